@@ -1,0 +1,91 @@
+// A device that runs programs. Two will exist: kernels/cpu (reference and embedded default) and kernels/cuda.
+//
+// Life: Create (backend_factory.h) -> Allocate once -> Prepare each program once -> Run many times.
+// A backend is driven by one thread at a time. Errors: INVALID_ARGUMENT from Prepare names op, operand, what it
+// was and what was wanted, and nothing is changed; RESOURCE_EXHAUSTED from Allocate; INTERNAL from Run.
+
+#ifndef KERNELS_BACKEND_H_
+#define KERNELS_BACKEND_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/program.h"
+
+namespace vitscale {
+
+using ArenaBytes = std::array<int64_t, kArenaCount>;
+
+// What changes from step to step; everything else is fixed when a program is prepared.
+struct StepScalars {
+  int64_t step = 0;           // optimizer count before the update: 0 on the first step
+  float schedule = 1.0f;      // s(k), multiplies learning rate and weight decay
+  float beta2 = 0.0f;         // Adafactor: min(cap, 1 - (step + 1)^-0.8)
+  float gradient_scale = 1.0f;  // 1 / batch_global
+  int apply = 1;              // the gate: 0 leaves parameters, moments and averages untouched
+};
+
+// Told, in program order and from the thread that called Run, what the program has reached. Must not block.
+class MarkerSink {
+ public:
+  virtual ~MarkerSink() = default;
+  virtual void OnGradientsReady(int bucket) = 0;
+  virtual void OnPhase(const std::string& name) = 0;
+};
+
+// A program bound to one backend: shapes checked, workspaces assigned, variants chosen.
+class PreparedProgram {
+ public:
+  virtual ~PreparedProgram() = default;
+};
+
+struct BackendInfo {
+  std::string name;             // "cpu"
+  std::string device;           // "AMD EPYC …", for people
+  std::string instruction_set;  // "avx2", "avx512", "avx512_bf16"; "sm_90"
+  bool bf16_matmul = false;     // multiplied in hardware
+  int threads = 0;
+  std::string libraries;        // "oneDNN 2.6.3": part of the numeric class
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual BackendInfo info() const = 0;
+
+  // Gives every arena its memory, zero-filled. Once.
+  virtual absl::Status Allocate(const ArenaBytes& bytes) = 0;
+
+  // Checks every op (CheckProgram) and then binds the program to this backend.
+  absl::StatusOr<std::unique_ptr<PreparedProgram>> Prepare(Program program);
+
+  // Runs to the end. `sink` may be null.
+  virtual absl::Status Run(PreparedProgram& program, const StepScalars& scalars,
+                           MarkerSink* sink) = 0;
+
+  // Host access to arena memory; sizes in bytes must be equal. Ordered after everything that was run.
+  virtual absl::Status Write(const TensorView& to, absl::Span<const std::byte> from) = 0;
+  virtual absl::Status Read(const TensorView& from, absl::Span<std::byte> to) = 0;
+
+  // The bytes of a whole arena or a part of it where the host can address them (always on the CPU), else empty.
+  // For collectives, checkpoints and synchronisation.
+  virtual absl::Span<std::byte> HostBytes(Arena arena) = 0;
+
+ protected:
+  virtual absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) = 0;
+};
+
+// Shapes, dtypes, alignment and bounds of every op. Backends share it, so both
+// give the same errors and kernels need no checks. INVALID_ARGUMENT: "op 12 LayerNorm: gamma is [7], want [64]".
+absl::Status CheckProgram(const Program& program);
+
+}  // namespace vitscale
+
+#endif  // KERNELS_BACKEND_H_
