@@ -1,0 +1,61 @@
+// Where everything lies that outlives one op: parameters and gradients (through the param table), buckets, what the
+// host writes before a micro-batch and what it reads after a step. MakePlan (worker/plan/plan.h) makes it, the
+// builders of vit.h read it.
+
+#ifndef WORKER_MODEL_LAYOUT_H_
+#define WORKER_MODEL_LAYOUT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/tensor.h"
+#include "worker/model/model_config.h"
+#include "worker/model/optimizer_config.h"
+#include "worker/model/param_table.h"
+
+namespace vitscale {
+
+// A slice of the gradient arena that is reduced as one. Whole tensors only; bucket 0 is ready first.
+struct Bucket {
+  int64_t offset_bytes = 0;
+  int64_t bytes = 0;
+};
+
+// Arena::kInput, for one micro-batch.
+struct InputViews {
+  TensorView images;    // [batch, source height, source width, channels], u8
+  TensorView augment;   // [batch, 3], i32: top, left, flip
+  Labels labels;        // kClassId: ids [batch], i32
+  TensorView valid;     // [batch], f32; read by evaluation only
+  TensorView position;  // [patches, width], f32, sincos2d only: written once (WriteConstants)
+};
+
+// Arena::kStatistics. Every view is [1].
+struct StatisticsViews {
+  TensorView loss_sum;             // f64: sum over the images of this rank's micro-batches of the step
+  TensorView correct;              // i64
+  TensorView gradient_square_sum;  // f64: of the reduced, scaled gradient before the clip
+  TensorView parameter_square_sum; // f64: after the update
+  TensorView update_square_sum;    // f64
+  TensorView digest;               // i64
+  TensorView eval_loss_sum;        // f64
+  TensorView eval_correct;         // i64
+};
+
+struct ModelLayout {
+  ModelConfig model;
+  Precision precision = Precision::kF32;  // never kAuto
+  OptimizerKind optimizer = OptimizerKind::kAdafactor;
+  bool polyak = false;
+  int64_t batch = 0;       // images of a micro-batch
+  float range_min = -1.0f, range_max = 1.0f;
+  ParamTable table;
+  std::vector<Bucket> buckets;
+  InputViews input;
+  StatisticsViews statistics;
+};
+
+}  // namespace vitscale
+
+#endif  // WORKER_MODEL_LAYOUT_H_

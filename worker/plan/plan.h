@@ -1,0 +1,97 @@
+// The plan of a replica: how large every arena is, where everything lies, what a step costs. Arithmetic over the
+// Program only: no backend is linked and the model is never allocated, so G/14 is planned in milliseconds on a
+// laptop. Client, server, trainer and vitscale-bench use the same one.
+
+#ifndef WORKER_PLAN_PLAN_H_
+#define WORKER_PLAN_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "worker/model/layout.h"
+#include "worker/model/model_config.h"
+#include "worker/model/optimizer_config.h"
+
+namespace vitscale {
+
+enum class RecomputeLevel : uint8_t { kNone, kGeluAndLayerNorm, kBlock };  // only kNone is built today
+
+struct PlanRequest {
+  ModelConfig model;
+  OptimizerKind optimizer = OptimizerKind::kAdafactor;
+  Precision precision = Precision::kF32;  // kAuto is refused: resolve it first
+  int64_t batch_micro = 0;                // images that go through the network at once
+  int64_t batch_global = 0;               // images per step over all workers; 0: batch_micro
+  int64_t bucket_bytes = int64_t{32} << 20;
+  bool polyak = false;
+  int source_height = 0, source_width = 0;  // of the images as read; 0: image_size
+  float range_min = -1.0f, range_max = 1.0f;
+  LabelKind labels = LabelKind::kClassId;
+  int64_t sparse_labels_per_image = 16;  // kSparse: capacity, averaged over a micro-batch
+  RecomputeLevel recompute = RecomputeLevel::kNone;
+};
+
+// Multiplications and additions of matmuls (2 per multiply-accumulate), attention included, for one image.
+struct Flops {
+  double trunk = 0;    // patch embedding and blocks: the count of arXiv 2106.04560 table 2
+  double forward = 0;  // with head and classifier
+  double training() const { return 3 * forward; }
+};
+
+struct Plan {
+  PlanRequest request;
+  ModelLayout layout;      // what the builders of worker/model/vit.h take
+  ArenaBytes arena_bytes;  // what Backend::Allocate takes
+  Flops flops;
+  int64_t step_activation_bytes = 0;    // of BuildStep; the arena holds the largest user
+  int64_t update_activation_bytes = 0;  // of BuildUpdate
+  int64_t eval_activation_bytes = 0;    // of BuildEval
+  int64_t compute_weight_bytes = 0;     // estimate: copies of matmul weights that a backend keeps, two directions
+  int64_t checkpoint_bytes = 0;         // parameters, momentum, second moment, average
+  int64_t gradient_bytes = 0;           // reduced per step
+  uint64_t hash = 0;                    // of everything that must agree between ranks
+
+  int64_t memory_bytes() const;  // all arenas and compute weights
+  // Bytes that one rank of `workers` sends per step: ring, 2 (n - 1) / n of the gradients.
+  int64_t WireBytes(int workers) const;
+};
+
+// INVALID_ARGUMENT for a model that does not validate, a batch that is not positive, a micro-batch that does not
+// divide the global batch, precision auto, a source smaller than the crop. UNIMPLEMENTED for a recompute level.
+absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
+
+// The greatest micro-batch that divides batch_global, leaves every one of `workers` the same number of micro-batches
+// (where `workers` divides batch_global), is at most kMicroBatchMax and fits into `memory_bytes` (0: not limited).
+// RESOURCE_EXHAUSTED when even one image does not fit; says what it needs and the smallest change that would fit.
+inline constexpr int64_t kMicroBatchMax = 256;
+absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers, int64_t memory_bytes);
+
+// OK, or RESOURCE_EXHAUSTED: what the plan needs, what there is, and the smallest change that would fit (a smaller
+// micro-batch; if one image is too much, another optimizer or model).
+absl::Status CheckFits(const Plan& plan, int64_t memory_bytes);
+
+// What the report can say only when somebody measured it.
+struct MeasuredRates {
+  double train_flops_per_second = 0;  // of one worker, achieved; 0: unknown
+  double wire_bytes_per_second = 0;   // of one worker's link, achieved; 0: unknown
+  int64_t memory_bytes = 0;           // of one worker; 0: unknown
+};
+
+// Seconds of one step of `workers` workers with nothing overlapped: an upper bound by the given rates. 0: unknown.
+double PredictedStepSeconds(const Plan& plan, int workers, const MeasuredRates& rates);
+
+// The text of `vitscale plan`, lines with a closing newline: model, parameters, FLOPs, memory by kind, wire,
+// checkpoint; step time and efficiency for each of `workers` only if `rates` are known.
+std::string PlanText(const Plan& plan, absl::Span<const int> workers, const MeasuredRates& rates = {});
+
+// "1.25 GiB", "33.2 MiB", "512 B".
+std::string HumanBytes(int64_t bytes);
+
+}  // namespace vitscale
+
+#endif  // WORKER_PLAN_PLAN_H_
