@@ -18,22 +18,11 @@
 #include "proto/spec/units.h"
 #include "worker/data/source.h"  // DataSourceConfig: a plain struct
 #include "worker/model/model_config.h"
+#include "worker/model/optimizer_config.h"
 #include "worker/plan/plan.h"
 #include "worker/plan/schedule.h"
 
 namespace vitscale {
-
-// The update rule. `learning_rate` is multiplied by the schedule's factor; decay is in AdamW's terms (lr * decay * p).
-struct OptimizerConfig {
-  OptimizerKind kind = OptimizerKind::kAdafactor;
-  double learning_rate = 0;
-  double beta1 = 0.9;
-  double beta2_cap = 0.999;  // Adafactor
-  double beta2 = 0.999;      // AdamW
-  double clip_norm = 1;      // 0: off
-  double weight_decay_body = 0.03;
-  double weight_decay_head = 3;
-};
 
 // The schedule with lengths that may still be in epochs; ResolveLengths gives the ScheduleConfig in steps.
 struct ScheduleLengths {
@@ -69,7 +58,7 @@ struct JobConfig {
   ScheduleLengths schedule;
   int batch_global = 0;
   int batch_micro = 0;  // 0: not chosen yet, see ChooseMicroBatch in worker/plan
-  PrecisionChoice precision = PrecisionChoice::kAuto;
+  Precision precision = Precision::kAuto;  // kAuto: resolved at placement
   DataSourceConfig train;
   std::string preprocess;  // "op|op"
   std::vector<EvalConfig> evals;
@@ -106,8 +95,13 @@ struct RunLengths {
 // length that rounds to no step.
 absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_images);
 
-// What the planner needs of a job. `precision` is the resolved one; batch_micro as in the job.
+// What the planner needs of a job. `precision` is the resolved one; the size of the source is left to the caller,
+// who knows it once the data is open.
 PlanRequest PlanRequestFor(const JobConfig& job, Precision precision);
+
+// Submit: the canonical spec with batch.micro filled by the planner's choice for a worker with `memory_bytes`
+// (0: not limited), unless it is given. Errors: those of ChooseMicroBatch.
+absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec, int64_t memory_bytes);
 
 }  // namespace vitscale
 
