@@ -6,8 +6,9 @@
 //
 // Errors: the first one ends the collective: that operation and every later one say it again. UNAVAILABLE: a peer
 // was lost, did not come within the time given, or asked for something else ("bucket 3: rank 1 has 4096 bytes, rank 0
-// 8192"); CANCELLED: Abort was called; INVALID_ARGUMENT: the caller contradicts itself (nothing was sent). After
-// an error the values of buckets under way are undefined: a step that failed must be computed anew.
+// 8192"); CANCELLED: Abort was called; FAILED_PRECONDITION: rank 0 refused this rank in the rendezvous;
+// INVALID_ARGUMENT: the caller contradicts itself (nothing was sent). After an error the values of buckets under
+// way are undefined: a step that failed must be computed anew.
 //
 // Results are the same bits on every rank. Sums of buckets depend on the number of ranks, not on timing.
 
