@@ -6,6 +6,7 @@
 // One exponential and one division per element, and no cancellation in the negative tail.
 
 #include "kernels/cpu/gelu.h"
+#include "kernels/cpu/simd_loop.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace vitscale::cpu::VITSCALE_SIMD {
@@ -28,24 +29,16 @@ VITSCALE_INLINE F32 Derivative(F32 x) {
 
 template <typename T>
 void ForwardRows(const T* pre, T* y, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) Store(y + i, Gelu(Load(pre + i)));
-  if (i < count) {
-    StorePartial(y + i, Gelu(LoadPartial(pre + i, count - i)), count - i);
-  }
+  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
+    Store(y + c, Gelu(Load(pre + c, lanes)), lanes);
+  });
 }
 
 template <typename T>
 void BackwardRows(const T* grad_y, const T* pre, T* grad_x, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    Store(grad_x + i, Load(grad_y + i) * Derivative(Load(pre + i)));
-  }
-  if (i < count) {
-    const int64_t left = count - i;
-    StorePartial(grad_x + i, LoadPartial(grad_y + i, left) * Derivative(LoadPartial(pre + i, left)),
-                 left);
-  }
+  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
+    Store(grad_x + c, Load(grad_y + c, lanes) * Derivative(Load(pre + c, lanes)), lanes);
+  });
 }
 
 }  // namespace

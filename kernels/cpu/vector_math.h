@@ -91,6 +91,10 @@ VITSCALE_INLINE F64 Widen(F32 x) {
   return {_mm512_cvtps_pd(_mm512_castps512_ps256(x.v)),
           _mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1))};
 }
+VITSCALE_INLINE F32 Narrow(F64 x) {
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(x.low)), _mm512_cvtpd_ps(x.high),
+                             1)};
+}
 VITSCALE_INLINE F64 operator+(F64 a, F64 b) {
   return {_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
 }
@@ -107,6 +111,9 @@ VITSCALE_INLINE F64 ZeroDouble() { return {_mm256_setzero_pd(), _mm256_setzero_p
 VITSCALE_INLINE F64 Widen(F32 x) {
   return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v)),
           _mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))};
+}
+VITSCALE_INLINE F32 Narrow(F64 x) {
+  return {_mm256_set_m128(_mm256_cvtpd_ps(x.high), _mm256_cvtpd_ps(x.low))};
 }
 VITSCALE_INLINE F64 operator+(F64 a, F64 b) {
   return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};

@@ -1,0 +1,3 @@
+#include "kernels/cpu/share_sum.h"
+
+VITSCALE_SIMD_TABLE(ShareSumKernels, kShareSumKernels, ShareSumKernelsFor)
