@@ -1,0 +1,33 @@
+// SGD with momentum on the CPU (heavy ball, Polyak 1964): m = beta1 m + g, without 1 - beta1 before g.
+
+#include <memory>
+
+#include "kernels/cpu/update_op.h"
+
+namespace vitscale::cpu {
+namespace {
+
+class SgdOp : public UpdateOp {
+ public:
+  SgdOp(const SgdApplyArgs& args, CpuOpBuilder& builder)
+      : UpdateOp(args, /*factored=*/false, /*prepare_items=*/0, builder) {}
+
+ protected:
+  UpdateScalars ScalarsOf(const StepScalars& step) const override {
+    UpdateScalars scalars;
+    scalars.beta1 = beta1_;
+    scalars.gradient_share = 1.0f;
+    return scalars;
+  }
+  void Update(const UpdateScalars& scalars, const UpdateTile& tile, UpdateSums* sums) override {
+    kernels_.sgd(scalars, SpanOf(tile), sums);
+  }
+};
+
+}  // namespace
+
+CpuOpOr MakeCpuOp(const SgdApplyArgs& args, CpuOpBuilder& builder) {
+  return std::make_unique<SgdOp>(args, builder);
+}
+
+}  // namespace vitscale::cpu

@@ -1,0 +1,71 @@
+// What the three optimizers share: the gate, the clip, tiles of elements, and norms in a fixed order.
+
+#ifndef KERNELS_CPU_UPDATE_OP_H_
+#define KERNELS_CPU_UPDATE_OP_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/cpu_op.h"
+#include "kernels/cpu/factored_shape.h"
+#include "kernels/cpu/optimizer.h"
+
+namespace vitscale::cpu {
+
+// One tensor of the update.
+struct UpdateTensor {
+  UpdateSpan all;
+  float learning_rate = 0.0f;
+  float weight_decay = 0.0f;
+  bool factored = false;
+  FactoredShape shape;  // when factored
+};
+
+// A piece of one tensor: elements, or rows along axis a (counted over outer * a) of a factored one. Never crosses `outer`.
+struct UpdateTile {
+  int tensor = 0;
+  int64_t begin = 0, end = 0;
+};
+
+// Phases: what Prepare says (before tiles), the tiles, and, when a norm is asked for, its sum over tiles.
+class UpdateOp : public CpuOp {
+ public:
+  int phases() const override { return tile_phase_ + 1 + (wants_sums_ ? 1 : 0); }
+  int64_t items(int phase) const override;
+  void Run(const RunContext& context, int phase, int64_t begin, int64_t end) override;
+
+ protected:
+  // `prepare_items`: of a phase that runs before the tiles; 0 for none. `factored`: cut factored tensors by rows.
+  UpdateOp(const OptimizerArgs& args, bool factored, int64_t prepare_items, CpuOpBuilder& builder);
+
+  // What all tensors share; learning rate and weight decay are filled in per tile.
+  virtual UpdateScalars ScalarsOf(const StepScalars& step) const = 0;
+  virtual void Prepare(const UpdateScalars& scalars, int64_t item) {}
+  virtual void Update(const UpdateScalars& scalars, const UpdateTile& tile, UpdateSums* sums) = 0;
+
+  // The elements of a tile that is not cut by rows.
+  UpdateSpan SpanOf(const UpdateTile& tile) const;
+  // The factor of the clip alone: 1, or clip_norm / norm.
+  double ClipFactor() const;
+
+  const OptimizerKernels& kernels_;
+  std::vector<UpdateTensor> tensors_;
+  float beta1_;
+
+ private:
+  void SumTiles();
+
+  float clip_norm_;
+  const double* square_sum_;
+  double* parameter_square_sum_;
+  double* update_square_sum_;
+  bool wants_sums_;
+  int tile_phase_;
+  int64_t prepare_items_;
+  std::vector<UpdateTile> tiles_;
+  UpdateSums* sums_ = nullptr;  // one per tile
+};
+
+}  // namespace vitscale::cpu
+
+#endif  // KERNELS_CPU_UPDATE_OP_H_
