@@ -5,6 +5,8 @@
 // structs into bytes and back and is the only place that sees protobuf. Times are wall clock; durations carry
 // their unit in their name. An absent sub-message is an empty std::optional.
 //
+// Strings are UTF-8: a peer refuses a whole message for one that is not.
+//
 // All structs compare by value: agent and trainer send their state whole, on change, and need to know what a
 // change is.
 
