@@ -44,7 +44,7 @@ absl::StatusOr<int64_t> LengthInSteps(const Length& length, int64_t batch_global
 absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);
 
 // The shortest of h, m, s, ms that is exact: 90 s is "90s", 7,200 s is "2h".
-std::string FormatDuration(absl::Duration duration);
+std::string DurationText(absl::Duration duration);
 
 // Bytes: "1024", "64Ki", "64Mi", "2Gi", "1Ti" (powers of 1,024), "64k", "64M", "2G", "1T" (powers of 1,000), with or
 // without a final B. Errors: INVALID_ARGUMENT.
