@@ -82,9 +82,12 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) = 0;
 };
 
-// Shapes, dtypes, alignment and bounds of every op. Backends share it, so both
+// Shapes, dtypes and alignment of every op, and what panel groups ask for. Backends share it, so both
 // give the same errors and kernels need no checks. INVALID_ARGUMENT: "op 12 LayerNorm: gamma is [7], want [64]".
 absl::Status CheckProgram(const Program& program);
+
+// That every operand lies inside its arena.
+absl::Status CheckBounds(const Program& program, const ArenaBytes& bytes);
 
 }  // namespace vitscale
 

@@ -1,0 +1,99 @@
+#include "kernels/cpu/executor.h"
+
+#include <algorithm>
+
+namespace vitscale::cpu {
+namespace {
+
+// So that what one op writes (a panel of MLP activations: rows * 4 width * 2 bytes) is still in a core's own cache
+// when the next op reads it, and matmuls are tall enough: 196 to 784 rows reach over 95 % of what one call on the
+// whole batch reaches.
+constexpr int64_t kPanelRows = 392;
+
+// The share of `thread` of [0, count): contiguous, sizes differ by at most one.
+struct Share {
+  Share(int64_t count, int thread, int threads)
+      : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
+  int64_t begin, end;
+};
+
+class Walk {
+ public:
+  Walk(const CpuProgram& program, ThreadPool& pool, const StepScalars& scalars, MarkerSink* sink,
+       int thread)
+      : program_(program), pool_(pool), sink_(thread == 0 ? sink : nullptr) {
+    context_.thread = thread;
+    context_.scalars = &scalars;
+    context_.scratch = program.scratch[thread].data();
+  }
+
+  void Run() {
+    for (const Step& step : program_.steps) {
+      switch (step.kind) {
+        case Step::Kind::kOp: Op(*step.ops[0]); break;
+        case Step::Kind::kGroup: Group(step); break;
+        case Step::Kind::kGradientsReady:
+          if (sink_ != nullptr) sink_->OnGradientsReady(step.bucket);
+          break;
+        case Step::Kind::kPhase:
+          if (sink_ != nullptr) sink_->OnPhase(step.phase);
+          break;
+      }
+    }
+  }
+
+ private:
+  void Phase(CpuOp& op, int phase) {
+    const Share share(op.items(phase), context_.thread, pool_.size());
+    if (share.begin < share.end) op.Run(context_, phase, share.begin, share.end);
+  }
+
+  void Op(CpuOp& op) {
+    for (int phase = 0; phase < op.phases(); ++phase) {
+      Phase(op, phase);
+      pool_.Barrier();
+    }
+  }
+
+  void Group(const Step& group) {
+    const int64_t panels = (group.batch + group.panel_items - 1) / group.panel_items;
+    const Share share(panels, context_.thread, pool_.size());
+    for (int64_t panel = share.begin; panel < share.end; ++panel) {
+      const int64_t begin = panel * group.panel_items;
+      const int64_t end = std::min(group.batch, begin + group.panel_items);
+      for (const auto& op : group.ops) op->Run(context_, 0, begin, end);
+    }
+    pool_.Barrier();
+    LaterPhases(group);
+  }
+
+  // Phase 1 of all ops needs phase 0 of all threads and nothing else, so that they share one barrier.
+  void LaterPhases(const Step& group) {
+    int phases = 1;
+    for (const auto& op : group.ops) phases = std::max(phases, op->phases());
+    for (int phase = 1; phase < phases; ++phase) {
+      for (const auto& op : group.ops) {
+        if (phase < op->phases()) Phase(*op, phase);
+      }
+      pool_.Barrier();
+    }
+  }
+
+  const CpuProgram& program_;
+  ThreadPool& pool_;
+  MarkerSink* sink_;
+  RunContext context_;
+};
+
+}  // namespace
+
+int64_t PanelItems(int64_t batch, int64_t tokens_max) {
+  return std::clamp<int64_t>(kPanelRows / std::max<int64_t>(1, tokens_max), 1, batch);
+}
+
+void Execute(const CpuProgram& program, ThreadPool& pool, const StepScalars& scalars,
+             MarkerSink* sink) {
+  pool.Run([&](int thread) { Walk(program, pool, scalars, sink, thread).Run(); });
+}
+
+}  // namespace vitscale::cpu

@@ -1,0 +1,201 @@
+#include "kernels/cpu/tile_simd.h"
+
+namespace vitscale::cpu::VITSCALE_SIMD {
+namespace {
+
+// ---- 32-bit transpose --------------------------------------------------------------------------------------------
+
+#ifdef __AVX512F__
+VITSCALE_INLINE __m512 UnpackLow64(__m512 a, __m512 b) {
+  return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+VITSCALE_INLINE __m512 UnpackHigh64(__m512 a, __m512 b) {
+  return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+// Pairs, then pairs of pairs, within 128-bit lanes; then the lanes themselves in two shuffles.
+VITSCALE_INLINE void Transpose(F32 (&x)[16]) {
+  __m512 t[16], u[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(x[i].v, x[i + 1].v);
+    t[i + 1] = _mm512_unpackhi_ps(x[i].v, x[i + 1].v);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    u[i] = UnpackLow64(t[i], t[i + 2]);
+    u[i + 1] = UnpackHigh64(t[i], t[i + 2]);
+    u[i + 2] = UnpackLow64(t[i + 1], t[i + 3]);
+    u[i + 3] = UnpackHigh64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
+    const __m512 b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+    const __m512 c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
+    const __m512 d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
+    x[i].v = _mm512_shuffle_f32x4(a, c, 0x88);
+    x[i + 4].v = _mm512_shuffle_f32x4(b, d, 0x88);
+    x[i + 8].v = _mm512_shuffle_f32x4(a, c, 0xdd);
+    x[i + 12].v = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+}
+#else
+VITSCALE_INLINE void Transpose(F32 (&x)[8]) {
+  __m256 t[8], u[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(x[i].v, x[i + 1].v);
+    t[i + 1] = _mm256_unpackhi_ps(x[i].v, x[i + 1].v);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    x[i].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+    x[i + 4].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+  }
+}
+#endif
+
+// ---- from elements to units ----------------------------------------------------------------------------------------
+
+// Reads units out of a matrix of T. AlongRow: unit `kk` of one row. Across: one unit row of columns [column, +n).
+template <typename Unit, typename T>
+struct Reader;
+
+template <typename T>
+struct Reader<UnitF32, T> {
+  static constexpr int64_t kPerLane = 1;
+  VITSCALE_INLINE F32 AlongRow(const T* row, int64_t kk, int64_t k) {
+    return LoadPartial(row + kk, k - kk);
+  }
+  VITSCALE_INLINE F32 Across(const T* source, int64_t stride, int64_t kk, int64_t, int64_t column,
+                             int64_t n) {
+    return LoadPartial(source + kk * stride + column, n);
+  }
+};
+
+#ifdef __AVX512BF16__
+template <>
+struct Reader<UnitPair, Bf16> {
+  static constexpr int64_t kPerLane = 2;
+  VITSCALE_INLINE F32 AlongRow(const Bf16* row, int64_t kk, int64_t k) {
+    const int64_t left = k - 2 * kk;
+    const __mmask32 mask = left >= 32 ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
+    return {_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, row + 2 * kk))};
+  }
+  VITSCALE_INLINE F32 Across(const Bf16* source, int64_t stride, int64_t kk, int64_t k,
+                             int64_t column, int64_t n) {
+    const Bf16* p = source + 2 * kk * stride + column;
+    const __mmask16 mask = FirstLanes(n).m;
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
+    if (2 * kk + 1 == k) return {_mm512_castsi512_ps(low)};
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p + stride));
+    return {_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)))};
+  }
+};
+#endif
+
+template <typename Unit, typename T>
+int64_t UnitsOf(int64_t k) {
+  return (k + Reader<Unit, T>::kPerLane - 1) / Reader<Unit, T>::kPerLane;
+}
+
+template <typename Unit, typename T>
+void PackRows(const void* source, int64_t stride, int64_t k, int64_t columns, void* b) {
+  auto* to = static_cast<float*>(b);
+  const int64_t units = UnitsOf<Unit, T>(k), vectors = (columns + kLanes - 1) / kLanes;
+  const int64_t blocks = (vectors + kTileVectors - 1) / kTileVectors;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t begin = BlockBegin(vectors, block), end = BlockBegin(vectors, block + 1);
+    for (int64_t kk = 0; kk < units; ++kk) {
+      for (int64_t v = begin; v < end; ++v, to += kLanes) {
+        Store(to, Reader<Unit, T>::Across(static_cast<const T*>(source), stride, kk, k, v * kLanes,
+                                          columns - v * kLanes));
+      }
+    }
+  }
+}
+
+template <typename Unit, typename T>
+void InterleaveRows(const void* source, int64_t stride, int64_t k, int64_t columns, void* a) {
+  auto* to = static_cast<float*>(a);
+  const int64_t units = UnitsOf<Unit, T>(k);
+  for (int64_t kk = 0; kk < units; ++kk) {
+    for (int64_t column = 0; column < columns; column += kLanes, to += kLanes) {
+      Store(to, Reader<Unit, T>::Across(static_cast<const T*>(source), stride, kk, k, column,
+                                        columns - column));
+    }
+  }
+}
+
+// kLanes columns and kLanes units at a time.
+template <typename Unit, typename T>
+void PackColumns(const void* source, int64_t stride, int64_t k, int64_t columns, void* b) {
+  const auto* from = static_cast<const T*>(source);
+  const int64_t units = UnitsOf<Unit, T>(k), vectors = (columns + kLanes - 1) / kLanes;
+  const int64_t blocks = (vectors + kTileVectors - 1) / kTileVectors;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t begin = BlockBegin(vectors, block), width = BlockBegin(vectors, block + 1) - begin;
+    float* to = static_cast<float*>(b) + begin * kLanes * units;
+    for (int64_t v = 0; v < width; ++v) {
+      for (int64_t kk = 0; kk < units; kk += kLanes) {
+        F32 x[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) {
+          const int64_t column = (begin + v) * kLanes + i;
+          x[i] = column < columns ? Reader<Unit, T>::AlongRow(from + column * stride, kk, k) : Zero();
+        }
+        Transpose(x);
+        for (int64_t i = 0; i < kLanes; ++i) {
+          if (kk + i < units) Store(to + ((kk + i) * width + v) * kLanes, x[i]);
+        }
+      }
+    }
+  }
+}
+
+template <typename Unit, typename T>
+const void* Natural(const void* source, int64_t stride, int64_t rows, int64_t k, void* copy,
+                    int64_t* a_stride) {
+  constexpr int64_t kPerLane = Reader<Unit, T>::kPerLane;
+  if (sizeof(T) * kPerLane == sizeof(float) && stride % kPerLane == 0 && k % kPerLane == 0) {
+    *a_stride = stride / kPerLane;
+    return source;
+  }
+  const int64_t units = UnitsOf<Unit, T>(k);
+  for (int64_t row = 0; row < rows; ++row) {
+    float* to = static_cast<float*>(copy) + row * units;
+    for (int64_t kk = 0; kk < units; kk += kLanes) {
+      StorePartial(to + kk,
+                   Reader<Unit, T>::AlongRow(static_cast<const T*>(source) + row * stride, kk, k),
+                   units - kk);
+    }
+  }
+  *a_stride = units;
+  return copy;
+}
+
+template <typename Unit, typename T>
+constexpr TileKernels Table() {
+  TileKernels table;
+  table.units_per_lane = Reader<Unit, T>::kPerLane;
+  table.lanes = kLanes;
+  table.multiply = MultiplyAny<Unit>;
+  table.pack_rows = PackRows<Unit, T>;
+  table.interleave_rows = InterleaveRows<Unit, T>;
+  table.pack_columns = PackColumns<Unit, T>;
+  table.natural = Natural<Unit, T>;
+  return table;
+}
+
+}  // namespace
+
+extern const TileKernels kTileKernelsF32;
+extern const TileKernels kTileKernelsBf16;
+const TileKernels kTileKernelsF32 = Table<UnitF32, float>();
+#ifdef __AVX512BF16__
+const TileKernels kTileKernelsBf16 = Table<UnitPair, Bf16>();
+#else
+const TileKernels kTileKernelsBf16 = Table<UnitF32, Bf16>();
+#endif
+
+}  // namespace vitscale::cpu::VITSCALE_SIMD
