@@ -61,7 +61,7 @@ enum class TrainerExit {
   kNoProgress = 93,
 };
 
-// "preempted, checkpoint durable (75)", "killed by SIGKILL (137)", "exit code 3".
+// "preempted, checkpoint durable (exit code 75)", "killed by SIGKILL (137)", "exit code 3".
 std::string DescribeExit(int exit_code);
 // "prepare"; words of logs and errors.
 absl::string_view StageName(Stage stage);

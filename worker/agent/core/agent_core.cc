@@ -24,9 +24,9 @@ std::vector<Action> AgentCore::Handle(const Event& event, absl::Time now) {
   std::visit([&](const auto& e) { On(e, now, actions); }, event);
 
   session_.Advance(now, actions);
-  CheckOwnership(now, actions);
   const bool may_start = !leaving_ && now < OrphanOrderAt();
   trainer_.Reconcile(desired_, may_start, session_.heartbeat(), now, actions);
+  CheckOwnership(now, actions);
   CheckLeaving(now, actions);
   if (!exited_) {
     const ObservedState observed = Observed();
@@ -48,10 +48,8 @@ ObservedState AgentCore::Observed() const {
 
 absl::Time AgentCore::NextDeadline() const {
   if (exited_) return absl::InfiniteFuture();
-  absl::Time next = std::min(session_.NextDeadline(), trainer_.NextDeadline());
-  if (trainer_.lives()) {
-    next = std::min(next, trainer_.orphaned() ? OrphanKillAt() : OrphanOrderAt());
-  }
+  absl::Time next =
+      std::min({session_.NextDeadline(), trainer_.NextDeadline(), ownership_deadline_});
   if (leaving_) next = std::min({next, leave_deadline_, unkillable_deadline_, linger_deadline_});
   return next;
 }
@@ -153,12 +151,19 @@ absl::Time AgentCore::OrphanKillAt() const {
 }
 
 void AgentCore::CheckOwnership(absl::Time now, Actions& actions) {
+  ownership_deadline_ = absl::InfiniteFuture();
   if (!trainer_.lives()) return;
-  if (now >= OrphanOrderAt()) trainer_.Orphan(now, actions);
-  if (now >= OrphanKillAt()) {
-    trainer_.Kill(absl::StrCat("no coordinator for ", absl::FormatDuration(session_.orphan_window())),
-                  now, actions);
+  if (now < OrphanOrderAt()) {
+    ownership_deadline_ = OrphanOrderAt();
+    return;
   }
+  trainer_.Orphan(now, actions);
+  if (now < OrphanKillAt()) {
+    ownership_deadline_ = OrphanKillAt();
+    return;
+  }
+  trainer_.Kill(absl::StrCat("no coordinator for ", absl::FormatDuration(session_.orphan_window())),
+                now, actions);
 }
 
 // ---- leaving -----------------------------------------------------------------

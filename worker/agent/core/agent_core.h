@@ -83,6 +83,8 @@ class AgentCore {
   bool unsent_ = false;
   absl::Time promised_call_ = absl::InfiniteFuture();  // NextDeadline after the last event
 
+  absl::Time ownership_deadline_ = absl::InfiniteFuture();
+
   bool leaving_ = false;
   bool exited_ = false;
   int exit_code_ = 0;

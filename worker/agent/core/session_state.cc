@@ -154,6 +154,12 @@ void SessionState::MaybeSend(const link::ObservedState& observed, bool unsent_re
   send_forced_ = false;
 }
 
+bool SessionState::Acknowledged(link::ObservedState observed) const {
+  if (!last_sent_observed_ || acknowledged_message_ < last_message_) return false;
+  observed.spooled = last_sent_observed_->spooled;
+  return observed == *last_sent_observed_;
+}
+
 absl::Time SessionState::NextDeadline() const {
   switch (phase_) {
     case Phase::kWaiting:

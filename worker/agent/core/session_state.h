@@ -47,10 +47,8 @@ class SessionState {
   bool open() const { return phase_ == Phase::kOpen; }
   // The coordinator has answered in this session.
   bool heard() const { return open() && heard_; }
-  // The coordinator has acknowledged exactly this state in this session.
-  bool Acknowledged(const link::ObservedState& observed) const {
-    return last_sent_observed_ == observed && acknowledged_message_ >= last_message_;
-  }
+  // The coordinator has acknowledged this state in this session, whatever the spool held then.
+  bool Acknowledged(link::ObservedState observed) const;
   int64_t acknowledged_message() const { return acknowledged_message_; }
   int64_t last_message() const { return last_message_; }
   int64_t session() const { return session_; }

@@ -61,7 +61,6 @@ class TrainerControl {
 
   // A process of ours exists or its group is not empty yet.
   bool lives() const { return trainer_ && !trainer_->gone(); }
-  bool orphaned() const { return trainer_ && trainer_->orphaned; }
   int64_t trainer() const { return trainer_ ? trainer_->number : 0; }
   int rank() const { return trainer_ ? trainer_->rank : -1; }
 
