@@ -55,7 +55,7 @@ struct ModelConfig {
   int64_t head_input() const { return representation_size > 0 ? representation_size : width; }
 };
 
-// "S/16" -> its shape. The part before the slash is a size of VariantSizes(), case-sensitive ("s" and "S", "g" and
+// "S/16" -> its shape. The part before the slash is a size of VariantNames(), case-sensitive ("s" and "S", "g" and
 // "G" differ); after it stands the patch side, 1 to 256. NOT_FOUND names the nearest sizes. ViT-22B is not here: its
 // block is another one (attention and MLP in parallel, normalised queries and keys).
 absl::StatusOr<ModelShape> VariantByName(absl::string_view name);

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -82,6 +83,7 @@ class ParamTable {
   int64_t second_moment_count_ = 0;
   int64_t arena_elements_ = 0;
   int64_t second_moment_arena_elements_ = 0;
+  absl::flat_hash_map<std::string, int> by_name_;
 };
 
 // Adafactor's rule on a Flax shape: at least two axes and the second largest dim >= 32; among equal dims the later

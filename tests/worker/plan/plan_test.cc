@@ -1,0 +1,266 @@
+#include "worker/plan/plan.h"
+
+#include <numeric>
+
+#include "tests/status_matchers.h"
+#include "worker/model/vit.h"
+#include "worker/plan/cost.h"
+
+namespace vitscale {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+PlanRequest Request(const std::string& variant, int classes = 1000, int64_t batch = 32) {
+  PlanRequest request;
+  request.model.SetShape(VariantByName(variant).value());
+  request.model.classes = classes;
+  request.precision = Precision::kBf16;
+  request.batch_micro = batch;
+  return request;
+}
+Plan Planned(const PlanRequest& request) { return MakePlan(request).value(); }
+int64_t Bytes(const Plan& plan, Arena arena) { return plan.arena_bytes[static_cast<int>(arena)]; }
+
+// ---- FLOPs -------------------------------------------------------------------
+
+// GF of arXiv 2106.04560 table 2, at 224 and 384.
+constexpr struct { const char* name; double gf_224, gf_384; } kPaperFlops[] = {
+    {"s/28", 0.7, 2.0},     {"s/16", 2.2, 7.8},      {"S/32", 2.3, 6.9},      {"Ti/16", 2.5, 9.5},
+    {"B/32", 8.7, 26.0},    {"S/16", 9.2, 31.2},     {"B/28", 11.3, 30.5},    {"B/16", 35.1, 111.3},
+    {"L/16", 122.9, 382.8}, {"g/14", 533.1, 1596.4}, {"G/14", 965.3, 2859.9}};
+
+TEST(FlopsTest, TrunkWithElementwiseWorkEqualsThePaperTableWithinItsRounding) {
+  for (const auto& row : kPaperFlops) {
+    ModelConfig model = Request(row.name).model;
+    EXPECT_NEAR(FlopsOf(model).paper_table / 1e9, row.gf_224, 0.05) << row.name;
+    model.image_size = 384;
+    EXPECT_NEAR(FlopsOf(model).paper_table / 1e9, row.gf_384, 0.05) << row.name;
+  }
+}
+
+// What the matmuls leave out of the table is below 3 % even for the smallest models.
+TEST(FlopsTest, MatmulsAreNearlyAllOfThePaperTable) {
+  for (const auto& row : kPaperFlops) {
+    const Flops flops = FlopsOf(Request(row.name).model);
+    EXPECT_LT(flops.trunk, flops.paper_table);
+    EXPECT_GT(flops.trunk, 0.97 * flops.paper_table) << row.name;
+  }
+}
+
+class FlopsOfProgramsTest : public testing::TestWithParam<PoolKind> {};
+
+TEST_P(FlopsOfProgramsTest, EqualTheClosedForm) {
+  PlanRequest request = Request("mu/16", 10, 4);
+  request.model.pool = GetParam();
+  request.model.representation_size = 24;
+  const Plan plan = Planned(request);
+  const double width = request.model.width;
+  const double query = GetParam() == PoolKind::kMap ? 2 * width * width : 0;  // once per step, not per image
+  Program eval = BuildEval(plan.layout, true);
+  EXPECT_DOUBLE_EQ(CostOf(eval).flops, 4 * plan.flops.forward + query);
+  // Backward doubles every matmul but the patch embedding's, whose input has no gradient.
+  const double patches = 2.0 * request.model.patches() * request.model.patch_elements() * width;
+  Program step = BuildStep(plan.layout, {});
+  EXPECT_DOUBLE_EQ(CostOf(step).flops, 4 * (plan.flops.training() - patches) + 3 * query);
+}
+INSTANTIATE_TEST_SUITE_P(EveryHead, FlopsOfProgramsTest,
+                         testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls));
+
+// ---- memory ------------------------------------------------------------------
+
+TEST(PlanTest, LargestModelIsPlannedWithoutAllocatingIt) {
+  PlanRequest request = Request("G/14", 29593, 8);
+  const Plan plan = Planned(request);
+  EXPECT_EQ(plan.layout.table.parameter_count(), 1930404761);
+  // 7.19 GiB each of f32 parameters and gradients, 3.60 of momentum: arXiv 2106.04560 section 3.4 gives 2 B per
+  // parameter for the optimizer.
+  EXPECT_NEAR(Bytes(plan, Arena::kParameters) / double(1 << 30), 7.19, 0.005);
+  EXPECT_NEAR(Bytes(plan, Arena::kGradients) / double(1 << 30), 7.19, 0.005);
+  EXPECT_NEAR(Bytes(plan, Arena::kMomentum) / double(1 << 30), 3.60, 0.005);
+  EXPECT_NEAR(Bytes(plan, Arena::kSecondMoment) / double(1 << 30), 0.03, 0.005);
+}
+
+TEST(PlanTest, ActivationsPerImageOfABlockAreWhatBackwardReads) {
+  PlanRequest shallow = Request("S/16"), deep = Request("S/16");
+  shallow.model.depth = 10;
+  deep.model.depth = 11;
+  const double per_block = (Planned(deep).step_activation_bytes - Planned(shallow).step_activation_bytes) / 32.0;
+  // Per token: two f32 streams, bf16 of two norms, qkv, attention, pre-activation and hidden; three f32 pairs and
+  // heads of statistics.
+  const double width = 384, hidden = 1536, heads = 6;
+  const double per_token = 2 * 4 * width + 2 * (2 * width + 3 * width + width + 2 * hidden) + 4 * (4 + heads);
+  EXPECT_NEAR(per_block, 196 * per_token, 0.001 * per_block);
+}
+
+TEST(PlanTest, EvaluationNeedsNoMemoryPerBlock) {
+  PlanRequest shallow = Request("S/16"), deep = Request("S/16");
+  shallow.model.depth = 6;
+  EXPECT_EQ(Planned(deep).eval_activation_bytes, Planned(shallow).eval_activation_bytes);
+}
+
+TEST(PlanTest, ScratchHoldsAWholeState) {
+  for (OptimizerKind kind : {OptimizerKind::kAdafactor, OptimizerKind::kAdamW, OptimizerKind::kSgd}) {
+    PlanRequest request = Request("mu/16", 100000, 1);
+    request.optimizer = kind;
+    request.polyak = true;
+    const Plan plan = Planned(request);
+    EXPECT_GE(Bytes(plan, Arena::kGradients) + Bytes(plan, Arena::kActivations),
+              Bytes(plan, Arena::kParameters) + Bytes(plan, Arena::kMomentum) +
+                  Bytes(plan, Arena::kSecondMoment) + Bytes(plan, Arena::kAverage));
+  }
+}
+
+TEST(PlanTest, BucketsCoverTheGradientArenaWithWholeTensors) {
+  PlanRequest request = Request("Ti/16");
+  request.bucket_bytes = 1 << 20;
+  const Plan plan = Planned(request);
+  int64_t end = 0;
+  for (const Bucket& bucket : plan.layout.buckets) {
+    EXPECT_EQ(bucket.offset_bytes, end);
+    end += bucket.bytes;
+  }
+  EXPECT_EQ(end, Bytes(plan, Arena::kGradients));
+  for (const Parameter& p : plan.layout.table.parameters()) {
+    const TensorView gradient = plan.layout.table.GradientView(p);
+    int holders = 0;
+    for (const Bucket& b : plan.layout.buckets) {
+      holders += gradient.offset >= b.offset_bytes &&
+                 gradient.offset + gradient.bytes() <= b.offset_bytes + b.bytes;
+    }
+    EXPECT_EQ(holders, 1) << p.name;
+  }
+  EXPECT_GT(plan.layout.buckets.size(), 10u);
+}
+
+TEST(PlanTest, ATensorAboveTheBucketSizeHasABucketOfItsOwn) {
+  PlanRequest request = Request("mu/16", 1000, 1);
+  request.bucket_bytes = 64;
+  EXPECT_EQ(Planned(request).layout.buckets.size(), Planned(request).layout.table.parameters().size());
+}
+
+TEST(PlanTest, WireBytesAreThoseOfARing) {
+  const Plan plan = Planned(Request("Ti/16"));
+  EXPECT_EQ(plan.WireBytes(1), 0);
+  EXPECT_EQ(plan.WireBytes(2), plan.gradient_bytes);
+  EXPECT_NEAR(plan.WireBytes(4), 1.5 * plan.gradient_bytes, 1);
+}
+
+TEST(PlanTest, CheckpointHoldsAboutSixBytesPerParameter) {
+  const Plan plan = Planned(Request("B/16"));
+  EXPECT_EQ(plan.checkpoint_bytes, plan.layout.table.parameter_count() * 6 + 1343892 * 4);
+}
+
+TEST(PlanTest, HashChangesWithWhatRanksMustAgreeOn) {
+  const PlanRequest base = Request("mu/16", 10, 4);
+  const uint64_t hash = Planned(base).hash;
+  EXPECT_EQ(Planned(base).hash, hash);
+  const auto changed = [&](void (*change)(PlanRequest&)) {
+    PlanRequest request = base;
+    request.batch_global = 8;
+    const uint64_t before = Planned(request).hash;
+    change(request);
+    EXPECT_NE(Planned(request).hash, before);
+  };
+  changed([](PlanRequest& r) { r.batch_micro = 2; });
+  changed([](PlanRequest& r) { r.batch_global = 16; });
+  changed([](PlanRequest& r) { r.precision = Precision::kF32; });
+  changed([](PlanRequest& r) { r.optimizer = OptimizerKind::kSgd; });
+  changed([](PlanRequest& r) { r.model.depth = 2; });
+  changed([](PlanRequest& r) { r.model.loss = LossKind::kSoftmax; });
+  changed([](PlanRequest& r) { r.bucket_bytes = 4096; });
+  changed([](PlanRequest& r) { r.range_min = 0; });
+}
+
+// ---- refusals ----------------------------------------------------------------
+
+TEST(PlanTest, BadRequestsAreNamed) {
+  const auto expect = [](void (*spoil)(PlanRequest&), const char* text) {
+    PlanRequest request = Request("mu/16", 10, 4);
+    spoil(request);
+    EXPECT_THAT(MakePlan(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text)));
+  };
+  expect([](PlanRequest& r) { r.batch_micro = 0; }, "batch.micro is 0");
+  expect([](PlanRequest& r) { r.batch_global = 6; }, "batch.micro is 4, want a divisor of batch.global (6)");
+  expect([](PlanRequest& r) { r.precision = Precision::kAuto; }, "precision is auto");
+  expect([](PlanRequest& r) { r.source_height = 100; }, "source images are 100x224");
+  expect([](PlanRequest& r) { r.model.heads = 0; }, "model.heads");
+  expect([](PlanRequest& r) { r.bucket_bytes = 0; }, "bucket size is 0");
+  PlanRequest recompute = Request("mu/16", 10, 4);
+  recompute.recompute = RecomputeLevel::kBlock;
+  EXPECT_THAT(MakePlan(recompute), StatusIs(absl::StatusCode::kUnimplemented));
+}
+
+// ---- what fits ---------------------------------------------------------------
+
+TEST(FitTest, ChosenMicroBatchDealsOutEvenlyAndFits) {
+  PlanRequest request = Request("S/16");
+  request.batch_global = 256;
+  EXPECT_EQ(*ChooseMicroBatch(request, 2, 0), 128);
+  EXPECT_EQ(*ChooseMicroBatch(request, 1, 0), 256);
+  request.batch_global = 4096;
+  EXPECT_EQ(*ChooseMicroBatch(request, 2, 0), kMicroBatchMax);
+  request.batch_micro = 64;
+  const int64_t memory = Planned(request).memory_bytes();
+  EXPECT_EQ(*ChooseMicroBatch(request, 2, memory), 64);
+  EXPECT_EQ(*ChooseMicroBatch(request, 2, memory - 1), 32);
+}
+
+TEST(FitTest, WorkersThatDoNotDivideTheBatchStillGetAMicroBatchEach) {
+  PlanRequest request = Request("mu/16", 10, 1);
+  request.batch_global = 256;
+  EXPECT_EQ(*ChooseMicroBatch(request, 3, 0), 64);
+  EXPECT_THAT(ChooseMicroBatch(request, 257, 0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("257")));
+}
+
+TEST(FitTest, RefusalNamesTheSmallestChangeThatFits) {
+  PlanRequest request = Request("S/16", 1000, 64);
+  const Plan plan = Planned(request);
+  EXPECT_THAT(CheckFits(plan, plan.memory_bytes()), IsOk());
+  EXPECT_THAT(CheckFits(plan, plan.memory_bytes() - 1),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("smallest change that fits: batch.micro 32")));
+}
+
+TEST(FitTest, RefusalProposesAnotherOptimizerWhenOneImageIsTooMuch) {
+  PlanRequest adamw = Request("S/16", 1000, 1), adafactor = Request("S/16", 1000, 1);
+  adamw.optimizer = OptimizerKind::kAdamW;
+  const int64_t memory = Planned(adafactor).memory_bytes();
+  EXPECT_THAT(CheckFits(Planned(adamw), memory),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("adafactor")));
+  EXPECT_THAT(CheckFits(Planned(adafactor), 1 << 20),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       AllOf(HasSubstr("a smaller model"), HasSubstr(HumanBytes(memory)))));
+}
+
+// ---- report ------------------------------------------------------------------
+
+TEST(PlanTextTest, SaysCountsMemoryAndWireAndNoTimeWithoutMeasuredRates) {
+  const std::string text = PlanText(Planned(Request("G/14", 29593, 8)), {1, 8});
+  EXPECT_THAT(text, HasSubstr("1,930,404,761"));
+  EXPECT_THAT(text, HasSubstr("8,690,098"));
+  EXPECT_THAT(text, testing::ContainsRegex("gradients +7.191 GiB"));
+  EXPECT_THAT(text, HasSubstr("8 workers"));
+  EXPECT_THAT(text, Not(HasSubstr("efficiency")));
+}
+
+TEST(PlanTextTest, EfficiencyComesFromTheGivenRates) {
+  PlanRequest request = Request("S/16", 1000, 32);
+  request.batch_global = 128;
+  const Plan plan = Planned(request);
+  const MeasuredRates rates{.train_flops_per_second = 128 * plan.flops.training(),  // one worker: a second per step
+                            .wire_bytes_per_second = double(plan.gradient_bytes) / 0.5};
+  EXPECT_DOUBLE_EQ(PredictedStepSeconds(plan, 1, rates), 1);
+  EXPECT_DOUBLE_EQ(PredictedStepSeconds(plan, 2, rates), 0.5 + 0.5);
+  EXPECT_THAT(PlanText(plan, {2}, rates), HasSubstr("efficiency 50.0 %"));
+}
+
+TEST(HumanBytesTest, HasFourDigits) {
+  EXPECT_EQ(HumanBytes(512), "512 B");
+  EXPECT_EQ(HumanBytes(1536), "1.5 KiB");
+  EXPECT_EQ(HumanBytes(int64_t{5} << 30), "5 GiB");
+}
+
+}  // namespace
+}  // namespace vitscale

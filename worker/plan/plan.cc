@@ -1,0 +1,245 @@
+#include "worker/plan/plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/hash.h"
+#include "kernels/base/status.h"
+#include "worker/model/activations.h"
+#include "worker/model/vit.h"
+#include "worker/plan/cost.h"
+
+namespace vitscale {
+namespace {
+
+// Raised when programs change in a way that ranks of two builds must not mix.
+constexpr int kPlanVersion = 1;
+
+absl::Status Invalid(absl::string_view what) { return absl::InvalidArgumentError(what); }
+
+absl::Status CheckBatches(const PlanRequest& r) {
+  if (r.batch_micro < 1) return Invalid(absl::StrCat("batch.micro is ", r.batch_micro, ", want at least 1"));
+  if (r.batch_global < r.batch_micro || r.batch_global % r.batch_micro != 0) {
+    return Invalid(absl::StrCat("batch.micro is ", r.batch_micro, ", want a divisor of batch.global (",
+                                r.batch_global, ")"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRequest(const PlanRequest& r) {
+  VITSCALE_RETURN_IF_ERROR(ValidateModel(r.model));
+  VITSCALE_RETURN_IF_ERROR(CheckBatches(r));
+  if (r.precision == Precision::kAuto) {
+    return Invalid("precision is auto, want bf16 or f32: it is resolved before planning");
+  }
+  if (r.source_height < r.model.image_size || r.source_width < r.model.image_size) {
+    return Invalid(absl::StrCat("source images are ", r.source_height, "x", r.source_width,
+                                ", want at least model.image_size (", r.model.image_size, ")"));
+  }
+  if (r.bucket_bytes < kTensorAlignment) {
+    return Invalid(absl::StrCat("bucket size is ", r.bucket_bytes, " bytes, want at least ", kTensorAlignment));
+  }
+  if (r.labels == LabelKind::kSparse && r.sparse_labels_per_image < 1) {
+    return Invalid(absl::StrCat("sparse labels per image is ", r.sparse_labels_per_image, ", want at least 1"));
+  }
+  if (r.recompute != RecomputeLevel::kNone) return absl::UnimplementedError("recompute levels other than none");
+  return absl::OkStatus();
+}
+
+PlanRequest WithDefaults(PlanRequest r) {
+  if (r.batch_global == 0) r.batch_global = r.batch_micro;
+  if (r.source_height == 0) r.source_height = r.model.image_size;
+  if (r.source_width == 0) r.source_width = r.model.image_size;
+  return r;
+}
+
+// Lays tensors one after the other in one arena.
+class ArenaLayout {
+ public:
+  explicit ArenaLayout(Arena arena) : arena_(arena) {}
+  TensorView Add(std::string name, DType dtype, Shape shape) {
+    TensorView view{std::move(name), arena_, bytes_, dtype, std::move(shape)};
+    bytes_ += AlignUp(view.bytes());
+    return view;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  Arena arena_;
+  int64_t bytes_ = 0;
+};
+
+Labels LabelViews(const PlanRequest& r, ArenaLayout& arena) {
+  Labels labels;
+  labels.kind = r.labels;
+  switch (r.labels) {
+    case LabelKind::kClassId: labels.ids = arena.Add("labels", DType::kI32, {r.batch_micro}); break;
+    case LabelKind::kSparse:
+      labels.ids = arena.Add("labels", DType::kI32, {r.batch_micro * r.sparse_labels_per_image});
+      labels.offsets = arena.Add("label_offsets", DType::kI32, {r.batch_micro + 1});
+      break;
+    case LabelKind::kDense:
+      labels.dense = arena.Add("labels", DType::kF32, {r.batch_micro, r.model.classes});
+      break;
+  }
+  return labels;
+}
+
+InputViews InputLayout(const PlanRequest& r, ArenaLayout& arena) {
+  InputViews input;
+  input.images = arena.Add("images", DType::kU8,
+                           {r.batch_micro, r.source_height, r.source_width, r.model.channels});
+  input.augment = arena.Add("augment", DType::kI32, {r.batch_micro, 3});
+  input.labels = LabelViews(r, arena);
+  input.valid = arena.Add("valid", DType::kF32, {r.batch_micro});
+  if (r.model.position == PositionKind::kSincos2d) {
+    input.position = arena.Add("position", DType::kF32, {r.model.patches(), r.model.width});
+  }
+  return input;
+}
+
+StatisticsViews StatisticsLayout(ArenaLayout& arena) {
+  StatisticsViews s;
+  s.loss_sum = arena.Add("loss_sum", DType::kF64, {1});
+  s.correct = arena.Add("correct", DType::kI64, {1});
+  s.gradient_square_sum = arena.Add("gradient_square_sum", DType::kF64, {1});
+  s.parameter_square_sum = arena.Add("parameter_square_sum", DType::kF64, {1});
+  s.update_square_sum = arena.Add("update_square_sum", DType::kF64, {1});
+  s.digest = arena.Add("digest", DType::kI64, {1});
+  s.eval_loss_sum = arena.Add("eval_loss_sum", DType::kF64, {1});
+  s.eval_correct = arena.Add("eval_correct", DType::kI64, {1});
+  return s;
+}
+
+// Whole tensors in the order of the gradient arena, as many as fit; a tensor above the limit has a bucket of its own.
+std::vector<Bucket> MakeBuckets(const ParamTable& table, int64_t limit) {
+  std::vector<Bucket> buckets;
+  const auto& parameters = table.parameters();
+  for (auto p = parameters.rbegin(); p != parameters.rend(); ++p) {
+    const int64_t bytes = AlignUp(p->elements(), kParameterAlignment) * DTypeBytes(DType::kF32);
+    if (buckets.empty() || buckets.back().bytes + bytes > limit) {
+      buckets.push_back({p->gradient_offset * DTypeBytes(DType::kF32), 0});
+    }
+    buckets.back().bytes += bytes;
+  }
+  return buckets;
+}
+
+ModelLayout MakeLayout(const PlanRequest& r, ArenaLayout& input, ArenaLayout& statistics) {
+  ModelLayout layout;
+  layout.model = r.model;
+  layout.precision = r.precision;
+  layout.optimizer = r.optimizer;
+  layout.polyak = r.polyak;
+  layout.batch = r.batch_micro;
+  layout.range_min = r.range_min;
+  layout.range_max = r.range_max;
+  layout.table = ParamTable(r.model, r.optimizer);
+  layout.buckets = MakeBuckets(layout.table, r.bucket_bytes);
+  layout.input = InputLayout(r, input);
+  layout.statistics = StatisticsLayout(statistics);
+  return layout;
+}
+
+int64_t ComputeWeightBytes(const ModelLayout& layout) {
+  int64_t elements = 0;
+  const Program program = BuildPrepare(layout);
+  for (const Op& op : program.ops()) {
+    const auto* prepare = std::get_if<PrepareWeightsArgs>(&op);
+    if (prepare == nullptr) continue;
+    for (const WeightParts& weight : prepare->weights) {
+      for (const TensorView& part : weight) elements += part.elements();
+    }
+  }
+  constexpr int kDirections = 2;  // one copy packed for y = x W, one for grad_x = grad_y W^T
+  return elements * kDirections * DTypeBytes(ComputeDType(layout.precision));
+}
+
+void PlanActivations(Plan& plan) {
+  OptimizerConfig optimizer;
+  optimizer.kind = plan.request.optimizer;
+  // A second micro-batch has a few more small tensors than the first.
+  Program step = BuildStep(plan.layout, {false, true});
+  Program update = BuildUpdate(plan.layout, optimizer);
+  Program eval = BuildEval(plan.layout, true);
+  plan.step_activation_bytes = ActivationBytes(step);
+  plan.update_activation_bytes = ActivationBytes(update);
+  plan.eval_activation_bytes = ActivationBytes(eval);
+}
+
+void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {
+  const ParamTable& table = plan.layout.table;
+  ArenaBytes& bytes = plan.arena_bytes;
+  const auto at = [&bytes](Arena arena) -> int64_t& { return bytes[static_cast<int>(arena)]; };
+  bytes.fill(0);
+  at(Arena::kParameters) = table.arena_elements() * DTypeBytes(DType::kF32);
+  at(Arena::kGradients) = table.arena_elements() * DTypeBytes(DType::kF32);
+  at(Arena::kMomentum) = table.arena_elements() * DTypeBytes(DType::kBf16);
+  at(Arena::kSecondMoment) = table.second_moment_arena_elements() * DTypeBytes(DType::kF32);
+  if (plan.request.polyak) at(Arena::kAverage) = at(Arena::kParameters);
+  at(Arena::kInput) = input_bytes;
+  at(Arena::kStatistics) = statistics_bytes;
+  // Synchronisation takes a whole state into gradients and activations, idle then, before it copies over.
+  const int64_t state = at(Arena::kParameters) + at(Arena::kMomentum) + at(Arena::kSecondMoment) + at(Arena::kAverage);
+  at(Arena::kActivations) =
+      std::max({plan.step_activation_bytes, plan.update_activation_bytes, plan.eval_activation_bytes,
+                state - at(Arena::kGradients)});
+}
+
+int64_t CheckpointBytes(const Plan& plan) {
+  const int64_t parameters = plan.layout.table.parameter_count();
+  return parameters * (DTypeBytes(DType::kF32) * (plan.request.polyak ? 2 : 1) + DTypeBytes(DType::kBf16)) +
+         plan.layout.table.second_moment_count() * DTypeBytes(DType::kF32);
+}
+
+uint64_t HashOf(const Plan& plan) {
+  const PlanRequest& r = plan.request;
+  const ModelConfig& m = r.model;
+  std::string text = absl::StrJoin(
+      {int64_t{kPlanVersion}, int64_t{m.image_size}, int64_t{m.channels}, int64_t{m.patch}, int64_t{m.width},
+       int64_t{m.depth}, int64_t{m.heads}, int64_t{m.mlp_width}, int64_t{m.classes},
+       int64_t{m.representation_size}, int64_t{r.source_height}, int64_t{r.source_width},
+       static_cast<int64_t>(m.pool), static_cast<int64_t>(m.loss), static_cast<int64_t>(m.position),
+       static_cast<int64_t>(r.optimizer), static_cast<int64_t>(r.precision),
+       static_cast<int64_t>(r.labels), static_cast<int64_t>(r.recompute), r.batch_micro, r.batch_global,
+       r.bucket_bytes, int64_t{r.polyak}, r.sparse_labels_per_image},
+      " ");
+  absl::StrAppend(&text, " ", m.head_bias, " ", r.range_min, " ", r.range_max);
+  for (const Parameter& p : plan.layout.table.parameters()) {
+    absl::StrAppend(&text, " ", p.name, " ", p.offset_elements, " ", p.gradient_offset, " ",
+                    p.second_moment_offset);
+  }
+  return Hash64(text);
+}
+
+}  // namespace
+
+int64_t Plan::memory_bytes() const {
+  int64_t bytes = compute_weight_bytes;
+  for (int64_t arena : arena_bytes) bytes += arena;
+  return bytes;
+}
+
+int64_t Plan::WireBytes(int workers) const {
+  if (workers < 2) return 0;
+  return static_cast<int64_t>(2.0 * (workers - 1) / workers * static_cast<double>(gradient_bytes));
+}
+
+absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
+  Plan plan;
+  plan.request = WithDefaults(request);
+  VITSCALE_RETURN_IF_ERROR(CheckRequest(plan.request));
+  ArenaLayout input(Arena::kInput), statistics(Arena::kStatistics);
+  plan.layout = MakeLayout(plan.request, input, statistics);
+  plan.flops = FlopsOf(plan.request.model);
+  PlanActivations(plan);
+  PlanArenas(plan, input.bytes(), statistics.bytes());
+  plan.compute_weight_bytes = ComputeWeightBytes(plan.layout);
+  plan.checkpoint_bytes = CheckpointBytes(plan);
+  plan.gradient_bytes = plan.layout.table.arena_elements() * DTypeBytes(DType::kF32);
+  plan.hash = HashOf(plan);
+  return plan;
+}
+
+}  // namespace vitscale
