@@ -132,12 +132,16 @@ std::optional<Length> Checker::LengthOf(const std::string& field, absl::string_v
   return *length;
 }
 
-void Checker::Preprocess(const std::string& field, absl::string_view text) {
-  const auto ops = ParsePreprocess(text);
+void Checker::Preprocess(const std::string& field, absl::string_view text, bool random_allowed) {
+  const auto ops = ParsePreprocessOps(text);
   if (absl::IsUnimplemented(ops.status())) {
     Reserve(field, std::string(ops.status().message()));
   } else if (!ops.ok()) {
     Fail(field, std::string(ops.status().message()));
+  } else if (!random_allowed) {
+    for (const PreprocessOp& op : *ops) {
+      if (IsRandomOp(op)) Fail(field, absl::StrCat("op \"", op.name, "\" is random, wanted none in an evaluation"));
+    }
   }
 }
 

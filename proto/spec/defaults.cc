@@ -76,7 +76,7 @@ void FillEval(const Filler& filler, const std::string& path, const std::string& 
   Filler f = filler;
   f.Word(eval, &v1::Eval::kind, &v1::Eval::set_kind, v1::EVAL_KIND_CLASSIFY);
   if (eval->has_data()) FillSource(eval->mutable_data());
-  if (const auto ops = ParsePreprocess(train_preprocess); ops.ok()) {
+  if (const auto ops = ParsePreprocessOps(train_preprocess); ops.ok()) {
     f.Text(eval->mutable_preprocess(), absl::StrCat(path, ".preprocess"),
            FormatPreprocess(WithoutRandomOps(*ops)));
   }
@@ -96,7 +96,10 @@ void NormaliseLength(int64_t batch_global, std::string* text) {
 }
 
 void NormaliseOps(std::string* text) {
-  if (const auto ops = ParsePreprocess(*text); ops.ok()) *text = FormatPreprocess(*ops);
+  auto ops = ParsePreprocessOps(*text);
+  if (!ops.ok()) return;
+  if (ops->empty() || ops->back().name != "value_range") ops->push_back({"value_range", {-1, 1}});
+  *text = FormatPreprocess(*ops);
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ std::vector<Fault> CheckFilled(const v1::JobSpec& spec) {
   CheckHead(spec, &c);
   CheckModel(spec.model(), &c);
   CheckSource(spec.data().train(), "data.train", &c);
-  c.Preprocess("data.preprocess", spec.data().preprocess());
+  c.Preprocess("data.preprocess", spec.data().preprocess(), /*random_allowed=*/true);
   CheckOptimizer(spec.optimizer(), &c);
   CheckSchedule(spec.schedule(), spec.batch().global(), &c);
   CheckEvals(spec, &c);

@@ -90,7 +90,7 @@ absl::StatusOr<PreprocessOp> ParseOp(absl::string_view text) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<PreprocessOp>> ParsePreprocess(absl::string_view text) {
+absl::StatusOr<std::vector<PreprocessOp>> ParsePreprocessOps(absl::string_view text) {
   std::vector<PreprocessOp> ops;
   for (const absl::string_view part : absl::StrSplit(text, '|')) {
     VITSCALE_ASSIGN_OR_RETURN(PreprocessOp op, ParseOp(part));
@@ -99,6 +99,10 @@ absl::StatusOr<std::vector<PreprocessOp>> ParsePreprocess(absl::string_view text
       if (other.name == op.name) {
         return absl::InvalidArgumentError(absl::StrCat("op \"", op.name, "\" is given twice"));
       }
+    }
+    if (!ops.empty() && ops.back().name == "value_range") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("op \"", op.name, "\" stands after \"value_range\", which must be the last op"));
     }
     ops.push_back(std::move(op));
   }
@@ -116,10 +120,15 @@ std::string FormatPreprocess(const std::vector<PreprocessOp>& ops) {
   });
 }
 
+bool IsRandomOp(const PreprocessOp& op) {
+  const KnownOp* known = FindOp(op.name);
+  return known != nullptr && known->random;
+}
+
 std::vector<PreprocessOp> WithoutRandomOps(const std::vector<PreprocessOp>& ops) {
   std::vector<PreprocessOp> fixed;
   std::copy_if(ops.begin(), ops.end(), std::back_inserter(fixed),
-               [](const PreprocessOp& op) { return !FindOp(op.name)->random; });
+               [](const PreprocessOp& op) { return !IsRandomOp(op); });
   return fixed;
 }
 

@@ -18,12 +18,15 @@ struct PreprocessOp {
 };
 
 // Errors: INVALID_ARGUMENT; UNIMPLEMENTED for an op that this version knows of but does not run.
-absl::StatusOr<std::vector<PreprocessOp>> ParsePreprocess(absl::string_view text);
+absl::StatusOr<std::vector<PreprocessOp>> ParsePreprocessOps(absl::string_view text);
 
 // The one way to write it: no spaces, shortest numbers.
 std::string FormatPreprocess(const std::vector<PreprocessOp>& ops);
 
-// Without the ops that draw random numbers: what an evaluation uses by default.
+// Draws random numbers: not for evaluations.
+bool IsRandomOp(const PreprocessOp& op);
+
+// Without those ops: what an evaluation uses by default.
 std::vector<PreprocessOp> WithoutRandomOps(const std::vector<PreprocessOp>& ops);
 
 }  // namespace vitscale

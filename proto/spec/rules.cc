@@ -256,7 +256,7 @@ void CheckEvals(const v1::JobSpec& spec, Checker* c) {
       c->Reserve(path + ".kind", "fewshot is not run by this version, wanted classify");
     }
     CheckSource(eval.data(), path + ".data", c);
-    if (!eval.preprocess().empty()) c->Preprocess(path + ".preprocess", eval.preprocess());
+    if (!eval.preprocess().empty()) c->Preprocess(path + ".preprocess", eval.preprocess(), /*random_allowed=*/false);
     if (!eval.every().empty()) c->LengthOf(path + ".every", eval.every(), true);
     for (int s = 0; s < eval.shots_size(); ++s) {
       c->Range(absl::StrCat(path, ".shots[", s, "]"), int64_t{eval.shots(s)}, 1, 10000);

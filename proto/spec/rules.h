@@ -33,7 +33,7 @@ class Checker {
   bool Path(const std::string& field, absl::string_view text);
   // nullopt and a fault if it is no length; `positive`: zero is a fault.
   std::optional<Length> LengthOf(const std::string& field, absl::string_view text, bool positive);
-  void Preprocess(const std::string& field, absl::string_view text);
+  void Preprocess(const std::string& field, absl::string_view text, bool random_allowed);
 
   std::vector<Fault> faults;
 

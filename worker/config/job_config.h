@@ -16,7 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "proto/spec/units.h"
-#include "worker/data/source.h"  // DataSourceConfig: a plain struct
+#include "worker/data/data_config.h"
 #include "worker/model/model_config.h"
 #include "worker/model/optimizer_config.h"
 #include "worker/plan/plan.h"

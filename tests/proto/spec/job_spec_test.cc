@@ -30,7 +30,7 @@ model:
   head_bias: -2.2
 data:
   train: {format: idx, images: train-images-idx3-ubyte.gz, labels: train-labels-idx1-ubyte.gz}
-  preprocess: value_range(-1, 1) | flip_lr
+  preprocess: flip_lr | value_range( -1, 1.0 )
 optimizer: {lr: 2e-3}
 schedule: {warmup: 200 steps, timescale: 1000 steps, cooldown: 299520 images, total: 10 epochs}
 batch: {global: 256}
@@ -87,7 +87,7 @@ TEST(JobSpecTest, CanonicalFormHasEveryDefault) {
   EXPECT_EQ(spec.schedule().cooldown(), "1170 steps") << "images become steps";
   EXPECT_EQ(spec.schedule().total(), "10 epochs") << "epochs stay";
   EXPECT_EQ(spec.schedule().shift(), "0 steps");
-  EXPECT_EQ(spec.data().preprocess(), "value_range(-1,1)|flip_lr");
+  EXPECT_EQ(spec.data().preprocess(), "flip_lr|value_range(-1,1)");
   EXPECT_EQ(spec.evals(0).preprocess(), "value_range(-1,1)") << "without random ops";
   EXPECT_EQ(spec.evals(0).every(), "1 epochs");
   EXPECT_EQ(spec.checkpoint().keep().last(), 3);
@@ -200,6 +200,8 @@ INSTANTIATE_TEST_SUITE_P(Rules, BadValueTest, testing::Values(
     BadCase{"data.preprocess=value_range(1)", "was given 1 arguments, wanted 2"},
     BadCase{"data.preprocess=value_range(0,x)", "wanted a number"},
     BadCase{"data.preprocess=flip_lr|flip_lr", "given twice"},
+    BadCase{"data.preprocess=value_range(0,1)|flip_lr", "must be the last op"},
+    BadCase{"evals[0].preprocess=flip_lr", "\"flip_lr\" is random, wanted none in an evaluation"},
     BadCase{"data.preprocess=inception_crop(224)", "not run by this version"},
     BadCase{"optimizer.beta1=1", "wanted 0 to below 1"},
     BadCase{"optimizer.clip_norm=-1", "optimizer.clip_norm"},

@@ -1,0 +1,255 @@
+#include "worker/config/job_config.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/files.h"
+#include "kernels/base/status.h"
+#include "proto/spec/job_spec.h"
+#include "proto/spec/preprocess.h"
+
+namespace vitscale {
+namespace {
+
+constexpr int64_t kJobFileBytesMax = 1 << 20;
+
+// A length of a canonical spec; empty text is zero.
+Length LengthOf(const std::string& text) {
+  if (text.empty()) return Length{};
+  const auto length = ParseLength(text);
+  VITSCALE_CHECK(length.ok()) << "canonical length \"" << text << "\"";
+  return *length;
+}
+
+DataSourceConfig SourceOf(const v1::DataSource& source) {
+  DataSourceConfig config;
+  config.format =
+      source.format() == v1::DATA_FORMAT_SYNTHETIC ? DataFormat::kSynthetic : DataFormat::kIdx;
+  config.images = source.images();
+  config.labels = source.labels();
+  config.synthetic_images = source.synthetic_images();
+  config.take = source.take();
+  return config;
+}
+
+absl::StatusOr<ModelConfig> ModelOf(const v1::Model& spec) {
+  ModelConfig model;
+  if (spec.has_custom()) {
+    const v1::CustomShape& s = spec.custom();
+    model.SetShape({s.patch(), s.width(), s.depth(), s.heads(), s.mlp_width()});
+  } else {
+    VITSCALE_ASSIGN_OR_RETURN(const ModelShape shape, VariantByName(spec.variant()));
+    model.SetShape(shape);
+  }
+  model.image_size = spec.image_size();
+  model.channels = spec.channels();
+  model.classes = spec.classes();
+  model.pool = spec.pool() == v1::POOL_GAP   ? PoolKind::kGap
+               : spec.pool() == v1::POOL_CLS ? PoolKind::kCls
+                                             : PoolKind::kMap;
+  model.loss = spec.loss() == v1::LOSS_SOFTMAX ? LossKind::kSoftmax : LossKind::kSigmoid;
+  model.position = spec.position_embedding() == v1::POSITION_EMBEDDING_SINCOS2D ? PositionKind::kSincos2d
+                                                                                : PositionKind::kLearned;
+  model.head_bias = spec.head_bias();
+  model.representation_size = spec.representation_size();
+  VITSCALE_RETURN_IF_ERROR(ValidateModel(model));
+  return model;
+}
+
+OptimizerConfig OptimizerOf(const v1::Optimizer& spec) {
+  OptimizerConfig config;
+  config.kind = spec.name() == v1::OPTIMIZER_NAME_ADAMW ? OptimizerKind::kAdamW
+                : spec.name() == v1::OPTIMIZER_NAME_SGD ? OptimizerKind::kSgd
+                                                        : OptimizerKind::kAdafactor;
+  config.learning_rate = spec.lr();
+  config.beta1 = spec.beta1();
+  config.beta2_cap = spec.beta2_cap();
+  config.beta2 = spec.beta2();
+  config.clip_norm = spec.clip_norm();
+  config.decay_body = spec.weight_decay().body();
+  config.decay_head = spec.weight_decay().head();
+  return config;
+}
+
+ScheduleKind ScheduleKindOf(v1::ScheduleName name) {
+  switch (name) {
+    case v1::SCHEDULE_NAME_COSINE: return ScheduleKind::kCosine;
+    case v1::SCHEDULE_NAME_LINEAR: return ScheduleKind::kLinear;
+    case v1::SCHEDULE_NAME_CONSTANT: return ScheduleKind::kConstant;
+    default: return ScheduleKind::kRsqrt;
+  }
+}
+
+ScheduleLengths ScheduleOf(const v1::Schedule& spec) {
+  return {ScheduleKindOf(spec.name()), LengthOf(spec.warmup()), LengthOf(spec.timescale()),
+          LengthOf(spec.cooldown()),   LengthOf(spec.total()),  LengthOf(spec.shift())};
+}
+
+EvalConfig EvalOf(const v1::Eval& spec) {
+  return {spec.name(), SourceOf(spec.data()), spec.preprocess(), LengthOf(spec.every())};
+}
+
+Precision PrecisionOf(v1::Precision precision) {
+  switch (precision) {
+    case v1::PRECISION_BF16: return Precision::kBf16;
+    case v1::PRECISION_F32: return Precision::kF32;
+    default: return Precision::kAuto;
+  }
+}
+
+absl::StatusOr<JobConfig> ConfigOf(const v1::JobSpec& given) {
+  VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec spec, Canonicalize(given));
+  JobConfig job;
+  job.name = spec.name();
+  job.workers = spec.resources().workers().max();
+  VITSCALE_ASSIGN_OR_RETURN(job.model, ModelOf(spec.model()));
+  job.optimizer = OptimizerOf(spec.optimizer());
+  job.schedule = ScheduleOf(spec.schedule());
+  job.batch_global = spec.batch().global();
+  job.batch_micro = spec.batch().micro();
+  job.precision = PrecisionOf(spec.precision());
+  job.train = SourceOf(spec.data().train());
+  job.preprocess = spec.data().preprocess();
+  for (const v1::Eval& eval : spec.evals()) {
+    job.evals.push_back(EvalOf(eval));
+  }
+  const v1::Checkpoint& checkpoint = spec.checkpoint();
+  job.checkpoint = {checkpoint.dir(), LengthOf(checkpoint.every()), checkpoint.keep().last(),
+                    LengthOf(checkpoint.keep().every())};
+  job.on_divergence.policy = spec.on_divergence().policy() == v1::DIVERGENCE_POLICY_SKIP
+                                 ? DivergencePolicy::kSkip
+                                 : DivergencePolicy::kFail;
+  job.on_divergence.max = spec.on_divergence().max();
+  job.seed = spec.seed();
+  VITSCALE_ASSIGN_OR_RETURN(job.grace, ParseDuration(spec.grace()));
+  job.canonical_text = ToYaml(spec);
+  job.canonical_bytes = SpecBytes(spec);
+  return job;
+}
+
+absl::StatusOr<v1::JobSpec> SpecOfBytes(absl::string_view bytes) {
+  v1::JobSpec spec;
+  if (!spec.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("job spec: ", bytes.size(), " bytes that are no serialised JobSpec"));
+  }
+  return spec;
+}
+
+// Resolves lengths one after the other and names the field of the first that fails.
+class StepCounter {
+ public:
+  StepCounter(int64_t batch_global, int64_t train_images)
+      : batch_global_(batch_global), train_images_(train_images) {}
+
+  // `positive`: a given length must not round to no step.
+  int64_t Steps(absl::string_view field, const Length& length, bool positive = false) {
+    const auto steps = LengthInSteps(length, batch_global_, train_images_);
+    if (!steps.ok()) {
+      Fail(absl::InvalidArgumentError(absl::StrCat(field, ": ", steps.status().message())));
+      return 0;
+    }
+    if (positive && *steps == 0) {
+      Fail(absl::InvalidArgumentError(absl::StrCat(field, ": was \"", FormatLength(length),
+                                                   "\", which is no step of ", batch_global_, " images")));
+    }
+    return *steps;
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  void Fail(absl::Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+  const int64_t batch_global_, train_images_;
+  absl::Status status_;
+};
+
+absl::Status CheckFitsTotal(const ScheduleConfig& s) {
+  if (s.warmup + s.cooldown <= s.total) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("schedule: a warmup of ", s.warmup, " and a cooldown of ",
+                                                 s.cooldown, " steps are longer than the total of ", s.total,
+                                                 " steps"));
+}
+
+}  // namespace
+
+absl::StatusOr<JobConfig> JobConfigFromCanonical(absl::string_view serialized_job_spec) {
+  VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec spec, SpecOfBytes(serialized_job_spec));
+  return ConfigOf(spec);
+}
+
+absl::StatusOr<JobConfig> ParseJobConfig(absl::string_view text, absl::string_view source,
+                                         const std::vector<std::string>& overrides) {
+  const auto spec = ParseJobSpec(text, FormatOfPath(source), overrides);
+  if (!spec.ok()) return Annotate(spec.status(), source);
+  auto job = ConfigOf(*spec);
+  if (!job.ok()) return Annotate(job.status(), source);
+  return job;
+}
+
+absl::StatusOr<JobConfig> LoadJobConfig(const std::string& path, const std::vector<std::string>& overrides) {
+  VITSCALE_ASSIGN_OR_RETURN(const std::string text, PosixFileSystem().ReadFile(path, kJobFileBytesMax));
+  return ParseJobConfig(text, path, overrides);
+}
+
+absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_images) {
+  if (train_images < job.batch_global) {
+    return absl::InvalidArgumentError(absl::StrCat("data.train: has ", train_images,
+                                                   " images, wanted at least batch.global, which is ",
+                                                   job.batch_global));
+  }
+  StepCounter counter(job.batch_global, train_images);
+  RunLengths run;
+  const ScheduleLengths& s = job.schedule;
+  run.schedule = {s.kind,
+                  counter.Steps("schedule.warmup", s.warmup),
+                  counter.Steps("schedule.timescale", s.timescale, true),
+                  counter.Steps("schedule.cooldown", s.cooldown),
+                  counter.Steps("schedule.total", s.total, true),
+                  counter.Steps("schedule.shift", s.shift)};
+  run.total_steps = run.schedule.total;
+  run.steps_per_epoch = train_images / job.batch_global;
+  run.checkpoint_every = counter.Steps("checkpoint.every", job.checkpoint.every, true);
+  run.keep_every = counter.Steps("checkpoint.keep.every", job.checkpoint.keep_every,
+                                 !job.checkpoint.keep_every.zero());
+  for (size_t i = 0; i < job.evals.size(); ++i) {
+    const Length& every = job.evals[i].every;
+    run.eval_every.push_back(counter.Steps(absl::StrCat("evals[", i, "].every"), every, !every.zero()));
+  }
+  VITSCALE_RETURN_IF_ERROR(counter.status());
+  VITSCALE_RETURN_IF_ERROR(CheckFitsTotal(run.schedule));
+  VITSCALE_RETURN_IF_ERROR(ValidateSchedule(run.schedule));
+  return run;
+}
+
+PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
+  PlanRequest request;
+  request.model = job.model;
+  request.optimizer = job.optimizer.kind;
+  request.precision = precision;
+  request.batch_micro = job.batch_micro;
+  request.batch_global = job.batch_global;
+  if (const auto ops = ParsePreprocessOps(job.preprocess); ops.ok() && !ops->empty()) {
+    const PreprocessOp& range = ops->back();  // canonical: value_range is always there, last
+    request.range_min = static_cast<float>(range.arguments[0]);
+    request.range_max = static_cast<float>(range.arguments[1]);
+  }
+  return request;
+}
+
+absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec, int64_t memory_bytes) {
+  VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec given, SpecOfBytes(serialized_job_spec));
+  VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec spec, Canonicalize(given));
+  if (spec.batch().micro() > 0) return SpecBytes(spec);
+  VITSCALE_ASSIGN_OR_RETURN(const JobConfig job, ConfigOf(spec));
+  // f32 needs the most memory, so a choice for it holds whatever precision the placement resolves to.
+  const Precision precision = job.precision == Precision::kBf16 ? Precision::kBf16 : Precision::kF32;
+  VITSCALE_ASSIGN_OR_RETURN(const int64_t micro,
+                            ChooseMicroBatch(PlanRequestFor(job, precision), job.workers, memory_bytes));
+  spec.mutable_batch()->set_micro(static_cast<int32_t>(micro));
+  return SpecBytes(spec);
+}
+
+}  // namespace vitscale
