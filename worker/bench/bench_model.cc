@@ -1,0 +1,131 @@
+#include "worker/bench/bench_model.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/philox.h"
+#include "kernels/base/status.h"
+#include "worker/model/vit.h"
+
+namespace vitscale {
+namespace {
+
+template <typename T>
+absl::Status WriteView(Backend& backend, const TensorView& view, const std::vector<T>& values) {
+  return backend.Write(view, {reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T)});
+}
+
+absl::Status WriteInput(const ModelLayout& layout, Backend& backend) {
+  Draws draws(0, DrawPurpose::kBenchmark, 0, 0);
+  std::vector<uint8_t> images(layout.input.images.bytes());
+  for (uint8_t& pixel : images) pixel = static_cast<uint8_t>(draws.Bits());
+  std::vector<int32_t> labels(layout.batch);
+  for (int32_t& label : labels) label = static_cast<int32_t>(draws.Below(layout.model.classes));
+  VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.images, images));
+  VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.augment, std::vector<int32_t>(3 * layout.batch)));
+  VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.labels.ids, labels));
+  VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.valid, std::vector<float>(layout.batch, 1.0f)));
+  return WriteConstants(layout, backend);
+}
+
+absl::Status WriteParameters(const ModelLayout& layout, Backend& backend) {
+  for (size_t i = 0; i < layout.table.parameters().size(); ++i) {
+    const Parameter& p = layout.table.parameters()[i];
+    std::vector<float> values(p.elements());
+    InitializeParameter(layout.table, static_cast<int>(i), 0, absl::MakeSpan(values));
+    VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.table.ParameterView(p), values));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddModelFlags(CLI::App& command, BenchOptions& o) {
+  auto* variant = command.add_option("--variant", o.variant, "Named model, such as S/16");
+  const auto custom = [&](const char* flag, int& value, const char* help) {
+    command.add_option(flag, value, help)->excludes(variant)->check(CLI::PositiveNumber);
+  };
+  custom("--patch", o.custom.patch, "Side of a patch");
+  custom("--width", o.custom.width, "Channels of the residual stream");
+  custom("--depth", o.custom.depth, "Blocks");
+  custom("--heads", o.custom.heads, "Attention heads");
+  custom("--mlp-width", o.custom.mlp_width, "Hidden width of the MLP");
+  command.add_option("--image-size", o.image_size, "Side of the input")->capture_default_str();
+  command.add_option("--channels", o.channels, "Colour channels")->capture_default_str();
+  command.add_option("--classes", o.classes, "Classes")->capture_default_str();
+  command.add_option("--representation-size", o.representation, "Width of a tanh layer before the head");
+  command.add_option("--pool", o.pool, "Head")->check(CLI::IsMember({"map", "gap", "cls"}))->capture_default_str();
+  command.add_option("--loss", o.loss, "Loss")->check(CLI::IsMember({"sigmoid", "softmax"}))->capture_default_str();
+  command.add_option("--position", o.position, "Position embedding")
+      ->check(CLI::IsMember({"learned", "sincos2d"}))->capture_default_str();
+  command.add_option("--optimizer", o.optimizer, "Update rule")
+      ->check(CLI::IsMember({"adafactor", "adamw", "sgd"}))->capture_default_str();
+  command.add_option("--precision", o.precision, "Matmul inputs")
+      ->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
+  command.add_option("--isa", o.instruction_set, "Instruction set to force: avx2, avx512, avx512_bf16");
+  command.add_option("--batch", o.batch, "Images of a micro-batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command.add_option("--threads", o.threads, "Threads; 0: every core")->capture_default_str();
+  command.add_option("--steps", o.steps, "Timed repetitions")->check(CLI::PositiveNumber)->capture_default_str();
+  command.add_flag("--ceiling,!--no-ceiling", o.ceiling, "Measure the machine's peak for the shares (default on)");
+  command.add_flag("--json", o.json, "One JSON object instead of a table");
+}
+
+OptimizerKind OptimizerOf(const BenchOptions& o) {
+  if (o.optimizer == "adamw") return OptimizerKind::kAdamW;
+  return o.optimizer == "sgd" ? OptimizerKind::kSgd : OptimizerKind::kAdafactor;
+}
+
+absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
+  PlanRequest request;
+  ModelShape shape = o.custom;
+  if (!o.variant.empty()) {
+    VITSCALE_ASSIGN_OR_RETURN(shape, VariantByName(o.variant));
+  }
+  request.model.SetShape(shape);
+  request.model.image_size = o.image_size;
+  request.model.channels = o.channels;
+  request.model.classes = o.classes;
+  request.model.representation_size = o.representation;
+  request.model.pool = o.pool == "gap" ? PoolKind::kGap : o.pool == "cls" ? PoolKind::kCls : PoolKind::kMap;
+  request.model.loss = o.loss == "softmax" ? LossKind::kSoftmax : LossKind::kSigmoid;
+  request.model.position = o.position == "sincos2d" ? PositionKind::kSincos2d : PositionKind::kLearned;
+  request.optimizer = OptimizerOf(o);
+  request.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
+  request.batch_micro = o.batch;
+  return request;
+}
+
+absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
+  VITSCALE_ASSIGN_OR_RETURN(const PlanRequest request, RequestOf(options));
+  BenchReplica replica;
+  VITSCALE_ASSIGN_OR_RETURN(replica.plan, MakePlan(request));
+  BackendOptions backend;
+  backend.threads = options.threads;
+  backend.bf16 = request.precision == Precision::kBf16;
+  backend.instruction_set = options.instruction_set;
+  VITSCALE_ASSIGN_OR_RETURN(replica.backend, CreateBackend(backend));
+  VITSCALE_RETURN_IF_ERROR(replica.backend->Allocate(replica.plan.arena_bytes));
+  VITSCALE_RETURN_IF_ERROR(WriteParameters(replica.plan.layout, *replica.backend));
+  VITSCALE_RETURN_IF_ERROR(WriteInput(replica.plan.layout, *replica.backend));
+  return replica;
+}
+
+nlohmann::json Describe(const BenchOptions& o, const BenchReplica& replica) {
+  const ModelConfig& m = replica.plan.request.model;
+  const BackendInfo info = replica.backend->info();
+  return {{"model", o.variant.empty() ? absl::StrCat("custom ", m.patch, "/", m.width, "x", m.depth) : o.variant},
+          {"image_size", m.image_size}, {"channels", m.channels}, {"classes", m.classes}, {"pool", o.pool},
+          {"batch", o.batch}, {"precision", o.precision}, {"optimizer", o.optimizer},
+          {"parameters", replica.plan.layout.table.parameter_count()},
+          {"train_gflop_per_image", replica.plan.flops.training() / 1e9}, {"device", info.device},
+          {"instruction_set", info.instruction_set}, {"threads", info.threads}, {"libraries", info.libraries}};
+}
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+}  // namespace vitscale

@@ -1,0 +1,62 @@
+// What is measured: a model given by flags, and a replica of it on the CPU with random images.
+
+#ifndef WORKER_BENCH_BENCH_MODEL_H_
+#define WORKER_BENCH_BENCH_MODEL_H_
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend_factory.h"
+#include "nlohmann/json.hpp"
+#include "worker/plan/plan.h"
+
+namespace vitscale {
+
+struct BenchOptions {
+  std::string variant;  // empty: the custom shape
+  ModelShape custom;
+  int image_size = 224, channels = 3, classes = 1000, representation = 0;
+  std::string pool = "map", loss = "sigmoid", position = "learned";
+  std::string optimizer = "adafactor", precision = "bf16", instruction_set;
+  int64_t batch = 32;
+  int threads = 0;
+  int steps = 10;
+  bool json = false;
+  bool ceiling = true;  // measure what the machine could do, for the shares
+};
+
+// The flags that `step` and `op` share.
+void AddModelFlags(CLI::App& command, BenchOptions& options);
+
+absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& options);
+OptimizerKind OptimizerOf(const BenchOptions& options);
+
+// Parameters initialised, images, labels and weights in place.
+struct BenchReplica {
+  Plan plan;
+  std::unique_ptr<Backend> backend;
+};
+absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options);
+
+// Model, machine and settings, for the head of every report.
+nlohmann::json Describe(const BenchOptions& options, const BenchReplica& replica);
+
+double Median(std::vector<double> values);
+
+// Wall seconds of a call.
+template <typename Call>
+double SecondsOf(Call&& call) {
+  const auto start = std::chrono::steady_clock::now();
+  call();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace vitscale
+
+#endif  // WORKER_BENCH_BENCH_MODEL_H_
