@@ -73,7 +73,7 @@ Piece FieldPiece(const Message& m, const FieldDescriptor* f, int i, const Messag
     case FieldDescriptor::CPPTYPE_BOOL:
       return Plain((list ? r->GetRepeatedBool(m, f, i) : r->GetBool(m, f)) ? "true" : "false");
     case FieldDescriptor::CPPTYPE_ENUM:
-      return Text(EnumWord(*(list ? r->GetRepeatedEnum(m, f, i) : r->GetEnum(m, f))));
+      return Text(EnumShown(*(list ? r->GetRepeatedEnum(m, f, i) : r->GetEnum(m, f))));
     case FieldDescriptor::CPPTYPE_STRING:
       return Text(list ? r->GetRepeatedString(m, f, i) : r->GetString(m, f));
     case FieldDescriptor::CPPTYPE_MESSAGE:
@@ -219,6 +219,11 @@ void WriteJson(const Piece& piece, std::string* out) {
 
 std::string EnumWord(const EnumValueDescriptor& value) {
   return absl::AsciiStrToLower(absl::StripPrefix(value.name(), EnumPrefix(*value.type())));
+}
+
+std::string EnumShown(const EnumValueDescriptor& value) {
+  const bool of_job_file = absl::EndsWith(value.type()->file()->name(), "job_spec.proto");
+  return of_job_file ? EnumWord(value) : absl::AsciiStrToUpper(EnumWord(value));
 }
 
 const EnumValueDescriptor* EnumByWord(const EnumDescriptor& type, absl::string_view word) {

@@ -1,5 +1,5 @@
-// Messages for people and scripts: YAML and JSON with field names as in the .proto, enum words in lower case without
-// their prefix, timestamps as RFC 3339 in UTC, durations in seconds, 64-bit integers as numbers.
+// Messages for people and scripts: YAML and JSON with field names as in the .proto, enum words without their prefix
+// (those of the job file in lower case, states and intents in capitals), timestamps as RFC 3339 in UTC, durations in seconds, 64-bit integers as numbers.
 //
 // Protobuf's own JSON writes JOB_STATE_RUNNING and quotes 64-bit integers; both get in the way of `jq`.
 
@@ -13,8 +13,10 @@
 
 namespace vitscale {
 
-// "job_state" -> JOB_STATE_RUNNING is "running": the name of the value without the prefix of its type.
+// PRECISION_BF16 is "bf16": the name of the value without the prefix of its type, in lower case.
 std::string EnumWord(const google::protobuf::EnumValueDescriptor& value);
+// As people see it: "bf16" of the job file, but "RUNNING" of a job.
+std::string EnumShown(const google::protobuf::EnumValueDescriptor& value);
 // The value of a word ("bf16") or full name ("PRECISION_BF16"); null if there is none. _UNSPECIFIED has no word.
 const google::protobuf::EnumValueDescriptor* EnumByWord(
     const google::protobuf::EnumDescriptor& type, absl::string_view word);

@@ -12,6 +12,7 @@ namespace {
 TEST(MessageTextTest, EnumsAreWordsWithoutPrefix) {
   EXPECT_EQ(EnumWord(*v1::JobState_descriptor()->FindValueByNumber(v1::JOB_STATE_RUNNING)), "running");
   EXPECT_EQ(EnumWord(*v1::PositionEmbedding_descriptor()->FindValueByNumber(2)), "sincos2d");
+  EXPECT_EQ(EnumShown(*v1::JobState_descriptor()->FindValueByNumber(v1::JOB_STATE_RUNNING)), "RUNNING");
   EXPECT_EQ(EnumByWord(*v1::Device_descriptor(), "cpu")->number(), v1::DEVICE_CPU);
   EXPECT_EQ(EnumByWord(*v1::Device_descriptor(), "DEVICE_CPU")->number(), v1::DEVICE_CPU);
   EXPECT_EQ(EnumByWord(*v1::Device_descriptor(), "unspecified"), nullptr);
@@ -27,7 +28,7 @@ TEST(MessageTextTest, JsonHasPlainNumbersTimesAndWords) {
   job.mutable_last_step()->set_loss(std::numeric_limits<double>::quiet_NaN());
   job.set_message("say \"hi\"\n");
   EXPECT_EQ(MessageToJson(job),
-            R"({"id": "abc", "state": "queued", "message": "say \"hi\"\n", "total_steps": 9007199254740992, )"
+            R"({"id": "abc", "state": "QUEUED", "message": "say \"hi\"\n", "total_steps": 9007199254740992, )"
             R"("submit_time": "2023-11-14T22:13:20.250Z", "last_step": {"loss": "NaN"}})");
 }
 
