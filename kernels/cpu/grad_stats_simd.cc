@@ -57,7 +57,7 @@ double InnerRow(const StatsTile& tile, const float* gradient, float* row_sums) {
         Store(tile.column_sums + c, Load(tile.column_sums + c, lanes) + square, lanes);
       }
       Store(row_sums + k, sum, lanes);
-      total += ReduceAddDouble(sum);
+      total += ReduceAdd(Widen(sum));
     });
   }
   return total;
@@ -94,7 +94,7 @@ double SquareSum(const float* gradient, float scale, int64_t count) {
       const F32 g = Load(gradient + begin + c, lanes) * Set(scale);
       sums.part[slot] = MulAdd(g, g, sums.part[slot]);
     });
-    total += ReduceAddDouble(Fold(sums));
+    total += ReduceAdd(Widen(Fold(sums)));
   }
   return total;
 }

@@ -3,7 +3,8 @@
 // With t = e^-|z|, so that nothing overflows:
 //   -(y log sigmoid(z) + (1 - y) log sigmoid(-z)) = max(z, 0) - y z + log(1 + t)
 //   sigmoid(z) = 1 / (1 + t) for z >= 0, else t / (1 + t)
-// For a right answer (y = 1, z >> 0) the first two terms cancel exactly and the loss keeps its relative precision.
+// For a right answer (y = 1, z >> 0) the first two terms cancel exactly and the loss keeps its relative precision; so
+// does the gradient, which is not taken as sigmoid(z) - 1.
 // Every sum over classes is in f64, one partial sum per lane.
 
 #include <cmath>
@@ -60,8 +61,13 @@ double SigmoidPiece(const float* logits, const Y* labels, float weight, Grad* gr
     loss = loss + Log1pUnit(t);
     total = total + Widen(Keep(loss, lanes, Zero()));
     if constexpr (kPresent<Grad>) {
-      const F32 sigmoid = Select(z < Zero(), t, Set(1.0f)) / (t + Set(1.0f));
-      Store(grad + c, (sigmoid - y) * Set(weight), lanes);
+      const Mask negative = z < Zero();
+      F32 gradient = Select(negative, t, Set(1.0f)) / (t + Set(1.0f));  // sigmoid(z)
+      if constexpr (kPresent<Y>) {  // (1 - y) sigmoid(z) - y sigmoid(-z)
+        const F32 complement = Select(negative, Set(1.0f), t) / (t + Set(1.0f));
+        gradient = NegMulAdd(y, complement, (Set(1.0f) - y) * gradient);
+      }
+      Store(grad + c, gradient * Set(weight), lanes);
     }
   });
   return ReduceAdd(total);
@@ -111,7 +117,7 @@ void LabelSums(const float* logits, const float* labels, float maximum, int64_t 
   ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
     const F64 y = Widen(Load(labels + c, lanes));
     sum = sum + y;
-    gap = gap + y * Widen(Keep(Set(maximum) - Load(logits + c, lanes), lanes, Zero()));
+    gap = gap + y * (WideSet(maximum) - Widen(Keep(Load(logits + c, lanes), lanes, Set(maximum))));
   });
   *label_sum = ReduceAdd(sum);
   *gap_sum = ReduceAdd(gap);

@@ -99,11 +99,19 @@ VITSCALE_INLINE F32 Narrow(F64 x) {
 VITSCALE_INLINE F64 operator+(F64 a, F64 b) {
   return {_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
 }
+VITSCALE_INLINE F64 operator-(F64 a, F64 b) {
+  return {_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)};
+}
 VITSCALE_INLINE F64 operator*(F64 a, F64 b) {
   return {_mm512_mul_pd(a.low, b.low), _mm512_mul_pd(a.high, b.high)};
 }
 VITSCALE_INLINE double ReduceAdd(F64 a) {
-  return _mm512_reduce_add_pd(_mm512_add_pd(a.low, a.high));
+  const __m512d s = _mm512_add_pd(a.low, a.high);
+  // Builtins, because gcc 12 warns about its own _mm512_extractf64x4_pd.
+  const __m256d q = _mm256_add_pd(__builtin_shufflevector(s, s, 0, 1, 2, 3),
+                                  __builtin_shufflevector(s, s, 4, 5, 6, 7));
+  const __m128d h = _mm_add_pd(_mm256_castpd256_pd128(q), _mm256_extractf128_pd(q, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
 }
 VITSCALE_INLINE Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
 #else
@@ -119,6 +127,9 @@ VITSCALE_INLINE F32 Narrow(F64 x) {
 }
 VITSCALE_INLINE F64 operator+(F64 a, F64 b) {
   return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+}
+VITSCALE_INLINE F64 operator-(F64 a, F64 b) {
+  return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
 }
 VITSCALE_INLINE F64 operator*(F64 a, F64 b) {
   return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
