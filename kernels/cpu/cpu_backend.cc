@@ -1,0 +1,283 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
+#include "kernels/cpu/cpu_op.h"
+#include "kernels/cpu/executor.h"
+#include "kernels/cpu/packed_weights.h"
+
+namespace vitscale::cpu {
+namespace {
+
+constexpr int kThreadsMax = 1024;
+
+int AllowedCpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+std::string CpuName() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    const size_t colon = line.find(": ");
+    if (line.rfind("model name", 0) == 0 && colon != std::string::npos) {
+      return line.substr(colon + 2);
+    }
+  }
+  return "x86-64";
+}
+
+absl::StatusOr<Isa> ChooseIsa(const std::string& wanted) {
+  for (int i = 0; i < kIsaCount; ++i) {
+    const Isa isa = static_cast<Isa>(i);
+    if (wanted.empty() ? isa != BestIsa() : wanted != IsaName(isa)) continue;
+    if (IsaSupported(isa)) return isa;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "instruction set is ", IsaName(isa), ", want at most ",
+        IsaSupported(BestIsa()) ? IsaName(BestIsa()) : "a machine with AVX2, FMA and F16C"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("instruction set is '", wanted,
+                                                 "', want avx2, avx512 or avx512_bf16"));
+}
+
+using Arenas = std::array<Memory, kArenaCount>;
+
+// Binds the ops of one program one after the other.
+class Builder : public CpuOpBuilder {
+ public:
+  Builder(Isa isa, int threads, const Arenas& arenas, PackedWeights& weights, CpuProgram& program)
+      : isa_(isa), threads_(threads), arenas_(arenas), weights_(weights), program_(program) {}
+
+  Isa isa() const override { return isa_; }
+  int threads() const override { return threads_; }
+  int64_t batch() const override { return batch_; }
+  int64_t panel_items() const override { return panel_items_; }
+  PackedWeights& weights() override { return weights_; }
+  void RequestScratch(int64_t bytes) override {
+    program_.scratch_bytes = std::max(program_.scratch_bytes, bytes);
+  }
+
+  void BeginGroup(int64_t batch, int64_t panel_items) {
+    batch_ = batch;
+    panel_items_ = panel_items;
+  }
+  void EndGroup() { BeginGroup(0, 1); }
+  absl::Status status() const { return status_; }
+
+ protected:
+  void* Address(const TensorView& view) const override {
+    return arenas_[static_cast<int>(view.arena)].data() + view.offset;
+  }
+  void* ReserveBytes(int64_t bytes) override {
+    absl::StatusOr<cpu::Memory> memory =
+        cpu::Memory::Allocate(AlignUp(std::max<int64_t>(bytes, 1)), "partial sums");
+    if (!memory.ok()) {
+      status_.Update(memory.status());
+      return nullptr;
+    }
+    program_.reserved.push_back(*std::move(memory));
+    return program_.reserved.back().data();
+  }
+
+ private:
+  const Isa isa_;
+  const int threads_;
+  const Arenas& arenas_;
+  PackedWeights& weights_;
+  CpuProgram& program_;
+  int64_t batch_ = 0;
+  int64_t panel_items_ = 1;
+  absl::Status status_;
+};
+
+void MaxRows(void* context, TensorView& view, bool /*written*/) {
+  auto& rows = *static_cast<int64_t*>(context);
+  // Weights and other arenas have no rows of images.
+  if (view.arena == Arena::kActivations && view.shape.size() == 2) rows = std::max(rows, view.shape[0]);
+}
+
+// The tallest activation of the group that begins at `begin`.
+int64_t GroupRows(Program& program, size_t begin) {
+  int64_t rows = 0;
+  for (size_t i = begin; i < program.ops().size(); ++i) {
+    Op& op = program.mutable_ops()[i];
+    if (std::holds_alternative<PanelEndArgs>(op)) break;
+    VisitOperands(op, &rows, MaxRows);
+  }
+  return rows;
+}
+
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(BackendInfo info, Isa isa, int threads)
+      : info_(std::move(info)), isa_(isa), pool_(threads), weights_(isa) {}
+
+  BackendInfo info() const override { return info_; }
+  absl::Status Allocate(const ArenaBytes& bytes) override;
+  absl::Status Run(PreparedProgram& program, const StepScalars& scalars, MarkerSink* sink) override;
+  absl::Status Write(const TensorView& to, absl::Span<const std::byte> from) override;
+  absl::Status Read(const TensorView& from, absl::Span<std::byte> to) override;
+  absl::Span<std::byte> HostBytes(Arena arena) override;
+
+ protected:
+  absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) override;
+
+ private:
+  absl::StatusOr<absl::Span<std::byte>> Bytes(const TensorView& view, size_t size);
+  absl::Status AddSteps(Program& program, Builder& builder, CpuProgram& prepared);
+
+  const BackendInfo info_;
+  const Isa isa_;
+  ThreadPool pool_;
+  bool allocated_ = false;
+  ArenaBytes bytes_{};
+  Arenas arenas_;
+  PackedWeights weights_;
+};
+
+absl::Status CpuBackend::Allocate(const ArenaBytes& bytes) {
+  if (allocated_) return absl::FailedPreconditionError("arenas are allocated already, want once");
+  Arenas arenas;
+  for (int i = 0; i < kArenaCount; ++i) {
+    const char* name = ArenaName(static_cast<Arena>(i));
+    if (bytes[i] < 0) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": ", bytes[i], " bytes, want 0 or more"));
+    }
+    VITSCALE_ASSIGN_OR_RETURN(arenas[i], Memory::Allocate(bytes[i], name));
+  }
+  arenas_ = std::move(arenas);
+  bytes_ = bytes;
+  allocated_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram& prepared) {
+  bool in_group = false;
+  for (size_t i = 0; i < program.ops().size(); ++i) {
+    const Op& op = program.ops()[i];
+    if (const auto* begin = std::get_if<PanelBeginArgs>(&op)) {
+      Step& step = prepared.steps.emplace_back();
+      step.kind = Step::Kind::kGroup;
+      step.batch = begin->batch;
+      step.panel_items = PanelItems(begin->batch, GroupRows(program, i) / begin->batch);
+      builder.BeginGroup(step.batch, step.panel_items);
+      in_group = true;
+    } else if (std::holds_alternative<PanelEndArgs>(op)) {
+      builder.EndGroup();
+      in_group = false;
+    } else if (const auto* ready = std::get_if<GradientsReadyArgs>(&op)) {
+      Step& step = prepared.steps.emplace_back();
+      step.kind = Step::Kind::kGradientsReady;
+      step.bucket = ready->bucket;
+    } else if (const auto* phase = std::get_if<PhaseArgs>(&op)) {
+      Step& step = prepared.steps.emplace_back();
+      step.kind = Step::Kind::kPhase;
+      step.phase = phase->name;
+    } else {
+      if (!in_group) prepared.steps.emplace_back();
+      CpuOpOr bound = std::visit(
+          [&](const auto& args) -> CpuOpOr {
+            if constexpr (requires { MakeCpuOp(args, builder); }) return MakeCpuOp(args, builder);
+            return absl::InternalError("markers are no ops");
+          },
+          op);
+      VITSCALE_RETURN_IF_ERROR(
+          Annotate(bound.status(), absl::StrCat("op ", i, " ", OpName(op))));
+      prepared.steps.back().ops.push_back(*std::move(bound));
+      VITSCALE_RETURN_IF_ERROR(builder.status());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<PreparedProgram>> CpuBackend::DoPrepare(Program program) {
+  VITSCALE_RETURN_IF_ERROR(CheckBounds(program, bytes_));
+  auto prepared = std::make_unique<CpuProgram>();
+  Builder builder(isa_, pool_.size(), arenas_, weights_, *prepared);
+  VITSCALE_RETURN_IF_ERROR(AddSteps(program, builder, *prepared));
+  for (int thread = 0; thread < pool_.size(); ++thread) {
+    VITSCALE_ASSIGN_OR_RETURN(
+        Memory scratch, Memory::Allocate(AlignUp(prepared->scratch_bytes), "scratch of a thread"));
+    prepared->scratch.push_back(std::move(scratch));
+  }
+  return std::unique_ptr<PreparedProgram>(std::move(prepared));
+}
+
+absl::Status CpuBackend::Run(PreparedProgram& program, const StepScalars& scalars,
+                             MarkerSink* sink) {
+  VITSCALE_RETURN_IF_ERROR(weights_.PackNew());
+  Execute(static_cast<const CpuProgram&>(program), pool_, scalars, sink);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<absl::Span<std::byte>> CpuBackend::Bytes(const TensorView& view, size_t size) {
+  const absl::Span<std::byte> arena = HostBytes(view.arena);
+  const int64_t bytes = view.bytes();
+  if (!view.present() || view.offset + bytes > static_cast<int64_t>(arena.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(DebugString(view), " lies outside its arena of ",
+                                                   arena.size(), " bytes"));
+  }
+  if (size != static_cast<size_t>(bytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(view.name, " has ", bytes, " bytes, the host gave ", size));
+  }
+  return arena.subspan(static_cast<size_t>(view.offset), static_cast<size_t>(bytes));
+}
+
+absl::Status CpuBackend::Write(const TensorView& to, absl::Span<const std::byte> from) {
+  VITSCALE_ASSIGN_OR_RETURN(const absl::Span<std::byte> bytes, Bytes(to, from.size()));
+  if (!bytes.empty()) std::memcpy(bytes.data(), from.data(), bytes.size());
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::Read(const TensorView& from, absl::Span<std::byte> to) {
+  VITSCALE_ASSIGN_OR_RETURN(const absl::Span<std::byte> bytes, Bytes(from, to.size()));
+  if (!bytes.empty()) std::memcpy(to.data(), bytes.data(), bytes.size());
+  return absl::OkStatus();
+}
+
+absl::Span<std::byte> CpuBackend::HostBytes(Arena arena) {
+  const Memory& memory = arenas_[static_cast<int>(arena)];
+  return {memory.data(), static_cast<size_t>(memory.bytes())};
+}
+
+BackendInfo Describe(Isa isa, int threads) {
+  BackendInfo info;
+  info.name = "cpu";
+  info.device = CpuName();
+  info.instruction_set = IsaName(isa);
+  info.bf16_matmul = isa == Isa::kAvx512Bf16;
+  info.threads = threads > 0 ? threads : AllowedCpus();
+  info.libraries = DnnlVersion();
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& options) {
+  if (options.threads < 0 || options.threads > kThreadsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads is ", options.threads, ", want 0 to ", kThreadsMax));
+  }
+  VITSCALE_ASSIGN_OR_RETURN(const Isa isa, ChooseIsa(options.instruction_set));
+  BackendInfo info = Describe(isa, options.threads);
+  const int threads = info.threads;
+  return std::make_unique<CpuBackend>(std::move(info), isa, threads);
+}
+
+BackendInfo DescribeCpuBackend(const BackendOptions& options) {
+  const absl::StatusOr<Isa> isa = ChooseIsa(options.instruction_set);
+  return Describe(isa.ok() ? *isa : BestIsa(), options.threads);
+}
+
+}  // namespace vitscale::cpu

@@ -1,0 +1,182 @@
+// The oneDNN way of matmul.h. Primitives, memory objects and argument lists are made once per number of rows and
+// thread; a call sets five pointers. Works with oneDNN 2.6 and 3 (which removed matmul::desc).
+
+#include <omp.h>
+
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include <algorithm>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
+#include "kernels/cpu/matmul.h"
+
+namespace vitscale::cpu {
+namespace {
+
+using dnnl::memory;
+
+const dnnl::engine& Engine() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+memory::data_type Type(bool bf16) {
+  return bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+}
+
+struct Descs {
+  memory::desc x, weight, bias, y;
+  bool has_bias = false;
+};
+
+dnnl::matmul::primitive_desc MakePrimitiveDesc(const Descs& d) {
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+#if DNNL_VERSION_MAJOR >= 3
+  if (d.has_bias) return {Engine(), d.x, d.weight, d.bias, d.y, attr};
+  return {Engine(), d.x, d.weight, d.y, attr};
+#else
+  if (d.has_bias) return {dnnl::matmul::desc(d.x, d.weight, d.bias, d.y), attr, Engine()};
+  return {dnnl::matmul::desc(d.x, d.weight, d.y), attr, Engine()};
+#endif
+}
+
+// What oneDNN likes best for a right operand [k, columns], whatever the number of rows: so that all programs share
+// one copy.
+memory::desc WeightDesc(const WeightFormat& format, int64_t in, int64_t out) {
+  constexpr int64_t kRows = 392;
+  const int64_t k = format.transposed ? out : in, columns = format.transposed ? in : out;
+  Descs d;
+  d.x = memory::desc({kRows, k}, Type(format.bf16), memory::format_tag::ab);
+  d.weight = memory::desc({k, columns}, Type(format.bf16), memory::format_tag::any);
+  d.y = memory::desc({kRows, columns}, Type(format.bf16), memory::format_tag::ab);
+  return MakePrimitiveDesc(d).weights_desc();
+}
+
+class DnnlMatmulWay : public PackedMatmul {
+ public:
+  DnnlMatmulWay(const MatmulShape& shape, bool transposed, int threads) : shape_(shape) {
+    format_ = {shape.bf16, transposed, /*dnnl=*/true};
+    for (int64_t rows : shape.rows) sizes_.push_back(MakeSize(rows, threads));
+  }
+  const WeightFormat& format() const override { return format_; }
+  int64_t scratch_bytes() const override {
+    int64_t bytes = 0;
+    for (const Size& size : sizes_) bytes = std::max(bytes, size.scratch_bytes);
+    return bytes;
+  }
+
+  void Multiply(int thread, int64_t rows, const void* x, const void* packed, const float* bias,
+                void* y, std::byte* scratch) override {
+    const auto size = std::find_if(sizes_.begin(), sizes_.end(),
+                                   [&](const Size& s) { return s.rows == rows; });
+    VITSCALE_CHECK(size != sizes_.end()) << "matmul of " << rows << " rows was not prepared";
+    PerThread& t = size->threads[thread];
+    t.x.set_data_handle(const_cast<void*>(x));
+    t.weight.set_data_handle(const_cast<void*>(packed));
+    if (shape_.bias) t.bias.set_data_handle(const_cast<float*>(bias));
+    t.y.set_data_handle(y);
+    t.scratch.set_data_handle(scratch);
+    const dnnl_status_t status =
+        dnnl_primitive_execute(size->primitive.get(), t.stream.get(),
+                               static_cast<int>(t.args.size()), t.args.data());
+    VITSCALE_CHECK(status == dnnl_success) << "oneDNN matmul: status " << static_cast<int>(status);
+  }
+
+ private:
+  struct PerThread {
+    dnnl::stream stream;
+    memory x, weight, bias, y, scratch;
+    std::vector<dnnl_exec_arg_t> args;
+  };
+  struct Size {
+    int64_t rows = 0;
+    int64_t scratch_bytes = 0;
+    dnnl::matmul primitive;
+    std::vector<PerThread> threads;
+  };
+
+  Size MakeSize(int64_t rows, int threads) const {
+    const int64_t k = format_.transposed ? shape_.out : shape_.in;
+    const int64_t columns = format_.transposed ? shape_.in : shape_.out;
+    Descs d;
+    d.x = memory::desc({rows, k}, Type(shape_.bf16), memory::format_tag::ab);
+    d.weight = WeightDesc(format_, shape_.in, shape_.out);
+    d.has_bias = shape_.bias;
+    if (d.has_bias) d.bias = memory::desc({1, columns}, Type(false), memory::format_tag::ab);
+    d.y = memory::desc({rows, columns}, Type(shape_.y == TileOut::kBf16), memory::format_tag::ab);
+    const dnnl::matmul::primitive_desc desc = MakePrimitiveDesc(d);
+    Size size;
+    size.rows = rows;
+    size.scratch_bytes = static_cast<int64_t>(desc.scratchpad_desc().get_size());
+    size.primitive = dnnl::matmul(desc);
+    for (int i = 0; i < threads; ++i) size.threads.push_back(MakeThread(d, desc.scratchpad_desc()));
+    return size;
+  }
+
+  static PerThread MakeThread(const Descs& d, const memory::desc& scratchpad) {
+    PerThread t;
+    t.stream = dnnl::stream(Engine());
+    t.x = memory(d.x, Engine(), nullptr);
+    t.weight = memory(d.weight, Engine(), nullptr);
+    t.y = memory(d.y, Engine(), nullptr);
+    t.scratch = memory(scratchpad, Engine(), nullptr);
+    t.args = {{DNNL_ARG_SRC, t.x.get()},
+              {DNNL_ARG_WEIGHTS, t.weight.get()},
+              {DNNL_ARG_DST, t.y.get()},
+              {DNNL_ARG_SCRATCHPAD, t.scratch.get()}};
+    if (d.has_bias) {
+      t.bias = memory(d.bias, Engine(), nullptr);
+      t.args.push_back({DNNL_ARG_BIAS, t.bias.get()});
+    }
+    return t;
+  }
+
+  MatmulShape shape_;
+  WeightFormat format_;
+  std::vector<Size> sizes_;
+};
+
+}  // namespace
+
+PackedMatmulOr MakeDnnlMatmul(const MatmulShape& shape, bool transposed, int threads) {
+  omp_set_num_threads(1);  // a primitive remembers the number of threads that it was made with
+  try {
+    return std::make_unique<DnnlMatmulWay>(shape, transposed, threads);
+  } catch (const dnnl::error& error) {
+    return absl::InternalError(absl::StrCat("oneDNN matmul [", shape.in, ", ", shape.out,
+                                            "]: ", error.what()));
+  }
+}
+
+int64_t DnnlPackedBytes(const WeightFormat& format, int64_t in, int64_t out) {
+  return static_cast<int64_t>(WeightDesc(format, in, out).get_size());
+}
+
+void DnnlPackWeight(const WeightFormat& format, int64_t in, int64_t out, const void* blob,
+                    void* packed) {
+  memory::desc plain = format.transposed
+                           ? memory::desc({out, in}, Type(format.bf16), memory::format_tag::ba)
+                           : memory::desc({in, out}, Type(format.bf16), memory::format_tag::ab);
+  try {
+    memory from(plain, Engine(), const_cast<void*>(blob));
+    memory to(WeightDesc(format, in, out), Engine(), packed);
+    dnnl::stream stream(Engine());
+    dnnl::reorder(from, to).execute(stream, from, to);
+  } catch (const dnnl::error& error) {
+    VITSCALE_CHECK(false) << "oneDNN reorder [" << in << ", " << out << "]: " << error.what();
+  }
+}
+
+const char* DnnlVersion() {
+  static const std::string text = [] {
+    const dnnl_version_t* v = dnnl_version();
+    return absl::StrCat("oneDNN ", v->major, ".", v->minor, ".", v->patch);
+  }();
+  return text.c_str();
+}
+
+}  // namespace vitscale::cpu

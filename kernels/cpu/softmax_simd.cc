@@ -1,0 +1,77 @@
+#include "kernels/cpu/softmax.h"
+
+#include "kernels/cpu/simd_loop.h"
+#include "kernels/cpu/vector_math.h"
+
+namespace vitscale::cpu::VITSCALE_SIMD {
+namespace {
+
+constexpr float kLowest = -3.0e38f;
+
+float RowMax(const float* s, int64_t columns) {
+  F32 max = Set(kLowest);
+  ForVectors(columns, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
+    max = Max(max, Keep(Load(s + c, lanes), lanes, Set(kLowest)));  // NaN is kept: Max gives its second argument
+  });
+  return ReduceMax(max);
+}
+
+template <typename T>
+void ForwardRow(const ScoreRows& shape, float* s, T* p, float* max, float* sum) {
+  const F32 scale = Set(shape.scale), top = Set(*max = RowMax(s, shape.columns));
+  RowSums sums;
+  ForVectors(shape.columns, [&](int64_t c, auto lanes, int slot) VITSCALE_BODY {
+    const F32 e = Keep(Exp((Load(s + c, lanes) - top) * scale), lanes, Zero());
+    sums.part[slot] = sums.part[slot] + e;
+    Store(s + c, e, Full{});  // the stride leaves room for whole vectors
+  });
+  *sum = ReduceAdd(sums);
+  const F32 inverse = Set(1.0f / *sum);
+  ForVectors(shape.columns, [&](int64_t c, auto, int) VITSCALE_BODY {
+    Store(p + c, Load(s + c) * inverse, Full{});
+  });
+}
+
+template <typename T>
+void Forward(const ScoreRows& shape, float* s, T* p, float* max, float* sum) {
+  for (int64_t r = 0; r < shape.rows; ++r) {
+    ForwardRow(shape, s + r * shape.stride, p + r * shape.stride, max + r, sum + r);
+  }
+}
+
+template <typename T>
+void Backward(const ScoreRows& shape, const float* s, const float* grad_p,
+              const float* log_sum_exp, const float* delta, T* p, T* grad_s) {
+  const F32 scale = Set(shape.scale);
+  for (int64_t r = 0; r < shape.rows; ++r) {
+    const int64_t row = r * shape.stride;
+    const F32 shift = Set(log_sum_exp[r]), middle = Set(delta[r]);
+    ForVectors(shape.columns, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
+      const F32 e = Keep(Exp(Load(s + row + c, lanes) * scale - shift), lanes, Zero());
+      Store(p + row + c, e, Full{});
+      Store(grad_s + row + c, Keep(e * (Load(grad_p + row + c, lanes) - middle) * scale, lanes, Zero()),
+            Full{});
+    });
+  }
+}
+
+template <typename T>
+void RowDots(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t rows,
+             int64_t columns, float* dots) {
+  for (int64_t r = 0; r < rows; ++r) {
+    RowSums sums;
+    ForVectors(columns, [&](int64_t c, auto lanes, int slot) VITSCALE_BODY {
+      sums.part[slot] = MulAdd(Load(a + r * a_stride + c, lanes), Load(b + r * b_stride + c, lanes),
+                               sums.part[slot]);
+    });
+    dots[r] = ReduceAdd(sums);
+  }
+}
+
+}  // namespace
+
+extern const SoftmaxKernels kSoftmaxKernels;
+const SoftmaxKernels kSoftmaxKernels = {Forward<float>,  Forward<Bf16>,  Backward<float>,
+                                        Backward<Bf16>,  RowDots<float>, RowDots<Bf16>};
+
+}  // namespace vitscale::cpu::VITSCALE_SIMD
