@@ -1,0 +1,450 @@
+// The stage ladder of a job's gang: prepare, form, go, exit; what breaks a generation, and the fence between two.
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/core/convert.h"
+#include "server/core/core.h"
+
+namespace vitscale {
+
+// ---- views -------------------------------------------------------------------
+
+// The member's report about this attempt; null if there is none of its present incarnation.
+const v1::ObservedState* Core::ObservedOf(const JobEntry& job, const v1::Member& member) const {
+  const WorkerEntry* worker = FindWorker(member.worker_id());
+  if (worker == nullptr || worker->row.worker().incarnation() != member.incarnation()) return nullptr;
+  const v1::ObservedState& observed = worker->observed;
+  const bool about = observed.job_id() == job.row.job().id() &&
+                     observed.attempt() == job.row.gang().attempt();
+  return about ? &observed : nullptr;
+}
+
+bool Core::OwnershipExpired(const WorkerEntry* worker) const {
+  return worker == nullptr || now_.steady >= worker->owned_since + options_.orphan_window +
+                                                 options_.ownership_margin;
+}
+
+MemberView Core::ViewOf(const v1::Member& member) const {
+  const WorkerEntry* worker = FindWorker(member.worker_id());
+  MemberView view;
+  view.ownership_expired = OwnershipExpired(worker);
+  if (worker == nullptr) return view;
+  view.same_incarnation = worker->row.worker().incarnation() == member.incarnation();
+  view.device_lock_held = worker->row.device_lock_held() || worker->observed.device_free();
+  view.observed = worker->heard ? &worker->observed : nullptr;
+  return view;
+}
+
+// Nothing if the fenced generation can never step again; else when that will be so at the latest.
+std::optional<absl::Time> Core::FenceWait(const JobEntry& job) const {
+  if (!job.row.has_fence()) return std::nullopt;
+  std::vector<MemberView> views;
+  absl::Time expiry = now_.steady;
+  for (const v1::Member& member : job.row.fence().members()) {
+    views.push_back(ViewOf(member));
+    if (const WorkerEntry* worker = FindWorker(member.worker_id())) {
+      expiry = std::max(expiry, worker->owned_since + options_.orphan_window + options_.ownership_margin);
+    }
+  }
+  if (FenceOpen(job.row.job().id(), job.row.fence(), views)) return std::nullopt;
+  return expiry;
+}
+
+// The member's trainer is gone for good, or the device is no longer the job's.
+bool Core::MemberLeft(const JobEntry& job, const v1::Member& member) const {
+  const WorkerEntry* worker = FindWorker(member.worker_id());
+  if (OwnershipExpired(worker)) return true;
+  if (worker->row.worker().incarnation() != member.incarnation()) {
+    return worker->row.device_lock_held() || worker->observed.device_free();
+  }
+  if (!worker->heard) return false;
+  const v1::ObservedState* observed = ObservedOf(job, member);
+  if (observed != nullptr) return observed->exited();
+  // Idle, or at something else: there is no trainer of ours (any more).
+  return worker->observed.job_id().empty() || worker->observed.exited();
+}
+
+// ---- evaluation --------------------------------------------------------------
+
+void Core::Evaluate(JobEntry& job) {
+  if (!writable_ || !IsActive(job.row.job().state())) return;
+  if (CheckFinished(job) || CheckUserErrors(job)) return;
+  switch (job.row.gang().stage()) {
+    case v1::STAGE_PREPARE:
+      EvaluatePrepare(job);
+      break;
+    case v1::STAGE_FORM:
+      EvaluateForm(job);
+      break;
+    case v1::STAGE_GO:
+      EvaluateGo(job);
+      break;
+    default:
+      EvaluateExit(job);
+  }
+}
+
+bool Core::CheckFinished(JobEntry& job) {
+  for (const v1::Member& member : job.row.gang().members()) {
+    const v1::ObservedState* observed = ObservedOf(job, member);
+    if (observed == nullptr || !observed->finished()) continue;
+    v1::Job& row = *job.row.mutable_job();
+    row.set_step(std::max(row.step(), observed->step()));
+    if (!observed->checkpoint().empty()) row.set_checkpoint(observed->checkpoint());
+    AddJobEvent(job.row, "finished", absl::StrCat("worker:", member.worker_id()))
+        .set_message(absl::StrCat("all ", row.step(), " steps done, checkpoint ", row.checkpoint()));
+    Apply(job, JobEvent::kFinished, "finished", absl::StrCat("all ", row.step(), " steps done"));
+    EndAttempt(job, false);
+    return true;
+  }
+  return false;
+}
+
+// An error by fault of the spec or the data ends the job, whichever rank met it.
+bool Core::CheckUserErrors(JobEntry& job) {
+  for (const Loss& loss : job.losses) {
+    const ErrorClass error = ClassifyExit(loss.exit_code);
+    if (error.kind != ErrorKind::kUser) continue;
+    FailJob(job, error.code,
+            loss.error.empty() ? absl::StrCat("the trainer on ", loss.worker_id, " ended with code ",
+                                              loss.exit_code)
+                               : loss.error);
+    return true;
+  }
+  return false;
+}
+
+void Core::EvaluatePrepare(JobEntry& job) {
+  if (!CheckForming(job)) return;
+  for (const v1::Member& member : job.row.gang().members()) {
+    const v1::ObservedState* observed = ObservedOf(job, member);
+    if (observed == nullptr || observed->exited() || observed->stage() < v1::STAGE_PREPARE ||
+        observed->stage() > v1::STAGE_GO || observed->data_address().empty()) {
+      return;
+    }
+  }
+  job.row.mutable_gang()->set_stage(v1::STAGE_FORM);
+  MarkDirty(job);
+  TouchMembers(job);
+}
+
+void Core::EvaluateForm(JobEntry& job) {
+  if (!CheckForming(job)) return;
+  const Gang& gang = job.row.gang();
+  std::vector<const v1::ObservedState*> ready;
+  for (const v1::Member& member : gang.members()) {
+    const v1::ObservedState* observed = ObservedOf(job, member);
+    if (observed == nullptr || observed->exited() || observed->stage() != v1::STAGE_FORM ||
+        observed->generation() != gang.generation() || observed->data_address().empty()) {
+      return;
+    }
+    ready.push_back(observed);
+  }
+  if (const auto until = FenceWait(job)) {
+    job.stage_deadline = *until + options_.prepare_deadline;  // waiting for the fence is nobody's fault
+    return SetWake(job, std::min(job.wake, *until));
+  }
+  auto source = ChooseSource(ready, job.row.job().checkpoint(), job.row.job().lineage());
+  if (!source.ok()) {
+    return GiveUp(job, "checkpoint_unreadable", std::string(source.status().message()), true);
+  }
+  if (!job.row.job().has_numerics() && ready[0]->has_numerics()) {
+    *job.row.mutable_job()->mutable_numerics() = ready[0]->numerics();
+  }
+  if (ready[0]->total_steps() > 0) {
+    job.row.mutable_job()->set_total_steps(ready[0]->total_steps());
+  }
+  Go(job, *std::move(source));
+}
+
+// What PREPARE and FORM have in common. False if the job has left the stage.
+bool Core::CheckForming(JobEntry& job) {
+  Gang& gang = *job.row.mutable_gang();
+  if (!job.losses.empty()) {
+    const Loss& loss = job.losses.front();
+    const ErrorClass error = ClassifyExit(loss.exit_code);
+    MarkBroken(job, error.code,
+               absl::StrCat("the trainer on ", loss.worker_id, " ended with code ", loss.exit_code,
+                            loss.error.empty() ? "" : ": ", loss.error),
+               true, now_.steady + (error.symptom ? options_.cause_wait : absl::ZeroDuration()));
+  }
+  for (const v1::Member& member : gang.members()) {
+    const WorkerEntry* worker = FindWorker(member.worker_id());
+    if (worker != nullptr && worker->row.worker().incarnation() != member.incarnation()) {
+      MarkBroken(job, "lost_agent", absl::StrCat("the agent of ", member.worker_id(), " was restarted"),
+                 false, now_.steady);
+    }
+  }
+  if (job.broken_at <= now_.steady) {
+    ActOnBreak(job);
+    return false;
+  }
+  if (job.broken_at != absl::InfiniteFuture()) {
+    SetWake(job, job.broken_at);
+    return false;
+  }
+  if (CheckAbsent(job)) return false;
+  if (now_.steady >= job.stage_deadline) {
+    const bool preparing = gang.stage() == v1::STAGE_PREPARE;
+    GiveUp(job, preparing ? "prepare_deadline" : "form_deadline",
+           absl::StrCat("the workers were not ready within ",
+                        absl::FormatDuration(options_.prepare_deadline)),
+           true);
+    return false;
+  }
+  SetWake(job, std::min(job.wake, job.stage_deadline));
+  return true;
+}
+
+// Below min: a member whose agent stays away longer than the ready deadline ends the attempt.
+bool Core::CheckAbsent(JobEntry& job) {
+  for (const v1::Member& member : job.row.gang().members()) {
+    const WorkerEntry* worker = FindWorker(member.worker_id());
+    if (worker != nullptr && worker->session != 0 && worker->reachable) continue;
+    absl::Time since = job.formed_at;
+    if (worker != nullptr && worker->session == 0) since = std::max(since, worker->session_closed);
+    const absl::Time until = std::max(since + options_.ready_deadline, restart_grace_);
+    if (now_.steady >= until) {
+      GiveUp(job, "lost_worker", absl::StrCat("worker ", member.worker_id(), " is gone"), false);
+      return true;
+    }
+    SetWake(job, std::min(job.wake, until));
+  }
+  return false;
+}
+
+void Core::Go(JobEntry& job, v1::Source source) {
+  Gang& gang = *job.row.mutable_gang();
+  for (v1::Member& member : *gang.mutable_members()) {
+    member.set_data_address(ObservedOf(job, member)->data_address());
+  }
+  gang.set_stage(v1::STAGE_GO);
+  gang.set_purpose(v1::PURPOSE_TRAIN);
+  gang.set_first_step(SourceStep(source));
+  const std::string from = source.has_checkpoint() ? source.checkpoint() : "its seed";
+  *gang.mutable_source() = std::move(source);
+  Fence& fence = *job.row.mutable_fence();
+  fence.set_attempt(gang.attempt());
+  fence.set_generation(gang.generation());
+  *fence.mutable_members() = gang.members();
+  job.last_advance = now_.steady;
+  job.advanced_step = job.committed_step = gang.first_step();
+  job.slowest_step = absl::ZeroDuration();
+  job.stage_deadline = now_.steady + options_.prepare_deadline;
+  AddJobEvent(job.row, "generation_formed", "system")
+      .set_message(absl::StrCat("generation ", gang.generation(), " of ", gang.members_size(),
+                                " ranks starts from ", from));
+  MarkDirty(job);
+  TouchMembers(job);
+  SetWake(job, job.stage_deadline);
+}
+
+// ---- go ----------------------------------------------------------------------
+
+void Core::EvaluateGo(JobEntry& job) {
+  NoticeBreak(job);
+  if (job.broken_at <= now_.steady) return ActOnBreak(job);
+  if (job.broken_at != absl::InfiniteFuture()) SetWake(job, std::min(job.wake, job.broken_at));
+  const Gang& gang = job.row.gang();
+  for (const v1::Member& member : gang.members()) {
+    const v1::ObservedState* observed = ObservedOf(job, member);
+    if (observed == nullptr || observed->generation() != gang.generation() ||
+        observed->stage() != v1::STAGE_GO) {
+      continue;
+    }
+    if (job.row.job().state() == v1::JOB_STATE_RUNNING) return;
+    Apply(job, JobEvent::kTraining, "training",
+          absl::StrCat("generation ", gang.generation(), " trains"));
+    break;
+  }
+  if (job.row.job().state() == v1::JOB_STATE_STOPPING) return CheckStopDeadlines(job);
+  if (job.row.job().state() == v1::JOB_STATE_RUNNING) return;
+  if (now_.steady >= job.stage_deadline) {
+    return GiveUp(job, "go_deadline", "the generation did not begin to train in time", true);
+  }
+  SetWake(job, std::min(job.wake, job.stage_deadline));
+}
+
+// Signs that this generation cannot step any more.
+void Core::NoticeBreak(JobEntry& job) {
+  const Gang& gang = job.row.gang();
+  for (const Loss& loss : job.losses) {
+    const ErrorClass error = ClassifyExit(loss.exit_code);
+    if (error.kind == ErrorKind::kLeft && job.row.job().state() == v1::JOB_STATE_STOPPING) {
+      // Leaving ends with a barrier: who has left in good order has seen all others save.
+      if (gang.stage() == v1::STAGE_GO) {
+        job.stop_deadline = std::min(job.stop_deadline, now_.steady + options_.exit_grace);
+        ExitAll(job, false);
+      }
+      continue;
+    }
+    MarkBroken(job, error.code,
+               absl::StrCat("the trainer on ", loss.worker_id, " ended with code ", loss.exit_code,
+                            loss.error.empty() ? "" : ": ", loss.error),
+               true, now_.steady + (error.symptom ? options_.cause_wait : absl::ZeroDuration()));
+    if (!error.symptom) job.suspect = loss.worker_id;
+  }
+  bool any_reachable = false;
+  const v1::Member* unreachable = nullptr;
+  for (const v1::Member& member : gang.members()) {
+    const WorkerEntry* worker = FindWorker(member.worker_id());
+    if (worker != nullptr && worker->row.worker().incarnation() != member.incarnation()) {
+      MarkBroken(job, "lost_agent", absl::StrCat("the agent of ", member.worker_id(), " was restarted"),
+                 false, now_.steady);
+      continue;
+    }
+    if (worker == nullptr || !worker->reachable) {
+      unreachable = &member;
+    } else {
+      any_reachable = true;
+    }
+    const v1::ObservedState* observed = ObservedOf(job, member);
+    if (observed == nullptr) continue;
+    if (observed->collective_failed() && observed->generation() == gang.generation()) {
+      std::string text = absl::StrCat("the collective of ", member.worker_id(), " failed");
+      if (observed->suspects_size() > 0 && observed->suspects(0) < gang.members_size() &&
+          observed->suspects(0) >= 0) {
+        job.suspect = gang.members(observed->suspects(0)).worker_id();
+        absl::StrAppend(&text, ", suspect ", job.suspect);
+      }
+      MarkBroken(job, "collective_failed", text, true, now_.steady + options_.cause_wait);
+    }
+    // A restarted trainer has another listener than the one that was told to the others.
+    if (!observed->exited() && !observed->data_address().empty() &&
+        observed->data_address() != member.data_address()) {
+      MarkBroken(job, "lost_trainer", absl::StrCat("the trainer on ", member.worker_id(), " was replaced"),
+                 true, now_.steady);
+    }
+    if (observed->generation() > gang.generation()) {
+      MarkBroken(job, "stale_generation",
+                 absl::StrCat(member.worker_id(), " knows generation ", observed->generation()), false,
+                 now_.steady);
+    }
+  }
+  if (unreachable == nullptr) return;
+  if (now_.steady < restart_grace_) return SetWake(job, std::min(job.wake, restart_grace_));
+  if (!any_reachable) {
+    // A coordinator that hears of nobody is the one that is cut off, until the ownership has run out.
+    const WorkerEntry* worker = FindWorker(unreachable->worker_id());
+    if (OwnershipExpired(worker)) {
+      MarkBroken(job, "lost_worker", absl::StrCat("worker ", unreachable->worker_id(), " is lost"), false,
+                 now_.steady);
+    } else {
+      SetWake(job, std::min(job.wake, worker->owned_since + options_.orphan_window +
+                                          options_.ownership_margin));
+    }
+    return;
+  }
+  const absl::Time until =
+      job.last_advance + std::max(options_.advance_deadline, 3 * job.slowest_step);
+  if (now_.steady >= until) {
+    MarkBroken(job, "worker_unreachable",
+               absl::StrCat("worker ", unreachable->worker_id(), " is unreachable and no member advances"),
+               false, now_.steady);
+  } else {
+    SetWake(job, std::min(job.wake, until));
+  }
+}
+
+// The first sign starts the wait for the cause; a cause ends it and replaces a symptom's words.
+void Core::MarkBroken(JobEntry& job, const std::string& code, const std::string& text, bool counts,
+                      absl::Time act_at) {
+  if (act_at >= job.broken_at) return;
+  job.broken_at = act_at;
+  job.broken_code = code;
+  job.broken_text = text;
+  job.broken_counts = counts;
+}
+
+void Core::ActOnBreak(JobEntry& job) {
+  Gang& gang = *job.row.mutable_gang();
+  v1::Event& event = AddJobEvent(job.row, "generation_broken", "system");
+  event.set_reason(job.broken_code);
+  event.set_message(job.broken_text);
+  if (!job.suspect.empty()) event.set_worker_id(job.suspect);
+  const bool went = gang.stage() == v1::STAGE_GO;
+  const bool stepped = went && job.committed_step > gang.first_step();
+  const std::string code = job.broken_code, text = job.broken_text;
+  const bool counts = job.broken_counts;
+  job.broken_at = absl::InfiniteFuture();
+  job.losses.clear();
+  MarkDirty(job);
+  if (job.row.job().state() == v1::JOB_STATE_STOPPING) {
+    // Saving needs all ranks; the newest checkpoint has to do.
+    job.stop_deadline = std::min(job.stop_deadline, now_.steady + options_.exit_grace);
+    ExitAll(job, false);
+    return EvaluateExit(job);
+  }
+  if (stepped) gang.set_progressed(true);
+  gang.set_fruitless_generations(stepped ? 0 : gang.fruitless_generations() + (counts ? 1 : 0));
+  if (gang.fruitless_generations() >= 2) return GiveUp(job, code, text, true);
+  if (went && job.row.job().state() == v1::JOB_STATE_RUNNING) {
+    job.row.mutable_job()->set_recoveries(job.row.job().recoveries() + 1);
+  }
+  Apply(job, JobEvent::kBroken, code, text);
+  NewGeneration(job);
+}
+
+// The same workers form again. A break needs no back-off.
+void Core::NewGeneration(JobEntry& job) {
+  Gang& gang = *job.row.mutable_gang();
+  v1::Job& row = *job.row.mutable_job();
+  row.set_generation(std::max(row.generation(), job.seen_generation) + 1);
+  gang.set_generation(row.generation());
+  gang.set_stage(v1::STAGE_FORM);
+  gang.set_secret(NewId(32));
+  gang.clear_source();
+  gang.clear_purpose();
+  for (v1::Member& member : *gang.mutable_members()) {
+    member.clear_data_address();
+    WorkerEntry* worker = FindWorker(member.worker_id());
+    if (worker == nullptr) continue;
+    member.set_incarnation(worker->row.worker().incarnation());
+    if (worker->holding.has_value() && worker->holding->job_id == row.id()) {
+      worker->holding->generation = gang.generation();
+    }
+  }
+  job.formed_at = now_.steady;
+  job.stage_deadline = now_.steady + options_.prepare_deadline;
+  MarkDirty(job);
+  TouchMembers(job);
+  SetWake(job, now_.steady);  // judged again at once, with the members' present reports
+}
+
+// ---- exit --------------------------------------------------------------------
+
+void Core::EvaluateExit(JobEntry& job) { CheckStopDeadlines(job); }
+
+// STOPPING in any stage: ends when all have left; the deadlines raise the force.
+void Core::CheckStopDeadlines(JobEntry& job) {
+  const Gang& gang = job.row.gang();
+  const bool all_left =
+      std::all_of(gang.members().begin(), gang.members().end(),
+                  [&](const v1::Member& member) { return MemberLeft(job, member); });
+  const bool overdue = job.kill_at != absl::InfiniteFuture() &&
+                       now_.steady >= job.kill_at + options_.quarantine_after;
+  if (all_left || overdue) {
+    const v1::Intent intent = job.row.job().intent();
+    if (intent == v1::INTENT_PREEMPT || intent == v1::INTENT_DRAIN) {
+      job.row.mutable_job()->set_preemptions(job.row.job().preemptions() + 1);
+    }
+    if (intent == v1::INTENT_PREEMPT) *job.row.add_preempted() = ToProto(now_.wall);
+    while (job.row.preempted_size() > 8) job.row.mutable_preempted()->DeleteSubrange(0, 1);
+    const std::string reason = job.row.intent_reason().empty() ? IntentName(intent)
+                                                               : job.row.intent_reason();
+    Apply(job, JobEvent::kLeft, reason,
+          all_left ? "every worker has left" : "a worker did not leave in time");
+    return EndAttempt(job, true);
+  }
+  if (now_.steady >= job.stop_deadline) {
+    job.stop_deadline = absl::InfiniteFuture();
+    AddJobEvent(job.row, "stop_deadline", "system").set_message("the grace is over: trainers are killed");
+    ExitAll(job, true);
+  }
+  absl::Time wake = job.stop_deadline;
+  if (job.kill_at != absl::InfiniteFuture()) wake = std::min(wake, job.kill_at + options_.quarantine_after);
+  SetWake(job, std::min(job.wake, wake));
+}
+
+}  // namespace vitscale
