@@ -1,9 +1,12 @@
-// Adafactor on the CPU: the variant of arXiv:2106.04560, section 3.4 (big_vision optax.py, scale_by_adafactor;
-// optax factorized.py). Phase 0, one item per factored tensor: v_row and v_col from the sums of GradStats, and from
-// them the factors of rows and columns. Phase 1: gradient, momentum and master once.
+// Adafactor on the CPU: the variant of arXiv:2106.04560, section 3.4 (big_vision optax.py,
+// scale_by_adafactor; optax factorized.py). Phase 0, one item per factored tensor: v_row and v_col
+// from the sums of GradStats, and from them the factors of rows and columns. Phase 1: gradient,
+// momentum and master once.
 //
-//   u = g (v_row / mean(v_row))^-1/2 v_col^-1/2      computed as g * (sqrt(mean) / sqrt(v_row)) * (1 / sqrt(v_col)),
-//   which stays finite where the quotient would not: a gradient of zero gives an update of zero, never NaN.
+//   u = g (v_row / mean(v_row))^-1/2 v_col^-1/2
+//
+// is computed as g * (sqrt(mean) / sqrt(v_row)) * (1 / sqrt(v_col)), which stays finite where the
+// quotient would not: a gradient of zero gives an update of zero, never NaN.
 
 #include <cmath>
 #include <memory>
@@ -14,9 +17,10 @@
 namespace vitscale::cpu {
 namespace {
 
-// The decay of the momentum is taken as the f32 value of OptimizerArgs::beta1 (0.9f) times the widened bf16
-// momentum. In JAX, type promotion would turn a Python 0.9 next to a bf16 array into bf16(0.9) = 0.8984375, whose
-// steady-state updates are 1.5 % smaller; this is the place to change it should an oracle run show that it does.
+// The decay of the momentum is taken as the f32 value of OptimizerArgs::beta1 (0.9f) times the
+// widened bf16 momentum. In JAX, type promotion would turn a Python 0.9 next to a bf16 array into
+// bf16(0.9) = 0.8984375, whose steady-state updates are 1.5 % smaller; this is the place to change
+// it should an oracle run show that it does.
 float MomentumDecay(float beta1) { return beta1; }
 
 struct FactoredTensor {
@@ -37,8 +41,7 @@ class AdafactorOp : public UpdateOp {
       if (!tensors_[i].factored) continue;
       const FactoredShape& shape = tensors_[i].shape;
       factored_of_[i] = static_cast<int>(factored_.size());
-      factored_.push_back({static_cast<int>(i), sums,
-                           builder.Reserve<float>(shape.row_sum_count()),
+      factored_.push_back({static_cast<int>(i), sums, builder.Reserve<float>(shape.row_sum_count()),
                            builder.Reserve<float>(shape.column_sum_count())});
       sums += shape.moment_count();
     }

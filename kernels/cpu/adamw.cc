@@ -1,6 +1,7 @@
-// AdamW on the CPU, as optax.scale_by_adam with mu_dtype bf16: both moments are corrected for their bias, epsilon
-// stands outside the root, and the update uses the first moment before it is rounded. Weight decay is not
-// multiplied by the learning rate here: OptimizedTensor::weight_decay is what a step takes off.
+// AdamW on the CPU, as optax.scale_by_adam with mu_dtype bf16: both moments are corrected for their
+// bias, epsilon stands outside the root, and the update uses the first moment before it is rounded.
+// Weight decay is not multiplied by the learning rate here: OptimizedTensor::weight_decay is what a
+// step takes off.
 
 #include <cmath>
 #include <memory>

@@ -1,9 +1,10 @@
 // Digest on the CPU: the definition that every backend follows.
 //
-// An input is cut into blocks of 64 KiB. A block is a sequence of 64-bit little-endian words, the last one padded
-// with zero bytes; its hash is the sum (mod 2^64) of Mix(word ^ key(i)) over its words, where i is the place in the
-// block: a sum, so that any number of lanes may share a block. The digest folds, in order, for every input its length
-// in bytes and then the hashes of its blocks. Not for security.
+// An input is cut into blocks of 64 KiB. A block is a sequence of 64-bit little-endian words, the
+// last one padded with zero bytes; its hash is the sum (mod 2^64) of Mix(word ^ key(i)) over its
+// words, where i is the place in the block: a sum, so that any number of lanes may share a block.
+// The digest folds, in order, for every input its length in bytes and then the hashes of its
+// blocks. Not for security.
 
 #include <algorithm>
 #include <cstring>

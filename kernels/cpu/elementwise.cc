@@ -56,12 +56,18 @@ CpuOpOr MakeFill(const FillArgs& args, CpuOpBuilder& builder, T value) {
 
 CpuOpOr MakeCpuOp(const FillArgs& args, CpuOpBuilder& builder) {
   switch (args.y.dtype) {
-    case DType::kU8: return MakeFill<uint8_t>(args, builder, static_cast<uint8_t>(args.value));
-    case DType::kBf16: return MakeFill<uint16_t>(args, builder, ToBf16(static_cast<float>(args.value)));
-    case DType::kF32: return MakeFill<float>(args, builder, static_cast<float>(args.value));
-    case DType::kF64: return MakeFill<double>(args, builder, args.value);
-    case DType::kI32: return MakeFill<int32_t>(args, builder, static_cast<int32_t>(args.value));
-    case DType::kI64: return MakeFill<int64_t>(args, builder, static_cast<int64_t>(args.value));
+    case DType::kU8:
+      return MakeFill<uint8_t>(args, builder, static_cast<uint8_t>(args.value));
+    case DType::kBf16:
+      return MakeFill<uint16_t>(args, builder, ToBf16(static_cast<float>(args.value)));
+    case DType::kF32:
+      return MakeFill<float>(args, builder, static_cast<float>(args.value));
+    case DType::kF64:
+      return MakeFill<double>(args, builder, args.value);
+    case DType::kI32:
+      return MakeFill<int32_t>(args, builder, static_cast<int32_t>(args.value));
+    case DType::kI64:
+      return MakeFill<int64_t>(args, builder, static_cast<int64_t>(args.value));
   }
   return absl::InternalError("Fill: dtype out of range");
 }
@@ -81,17 +87,15 @@ CpuOpOr MakeCpuOp(const CastArgs& args, CpuOpBuilder& builder) {
   const RowTiling tiling = TileElements(builder, args.x.elements());
   if (args.x.dtype == args.y.dtype) return MakeCpuOp(CopyArgs{args.x, args.y}, builder);
   if (args.x.dtype == DType::kF32) {
-    return MakeElementwise(tiling, false,
-                           [=, x = builder.Memory<const float>(args.x),
-                            y = builder.Memory<Bf16>(args.y)](int64_t begin, int64_t end) {
-                             kernels->to_bf16(x + begin, y + begin, end - begin);
-                           });
+    return MakeElementwise(
+        tiling, false,
+        [=, x = builder.Memory<const float>(args.x), y = builder.Memory<Bf16>(args.y)](
+            int64_t begin, int64_t end) { kernels->to_bf16(x + begin, y + begin, end - begin); });
   }
-  return MakeElementwise(tiling, false,
-                         [=, x = builder.Memory<const Bf16>(args.x),
-                          y = builder.Memory<float>(args.y)](int64_t begin, int64_t end) {
-                           kernels->to_f32(x + begin, y + begin, end - begin);
-                         });
+  return MakeElementwise(
+      tiling, false,
+      [=, x = builder.Memory<const Bf16>(args.x), y = builder.Memory<float>(args.y)](
+          int64_t begin, int64_t end) { kernels->to_f32(x + begin, y + begin, end - begin); });
 }
 
 CpuOpOr MakeCpuOp(const PolyakAverageArgs& args, CpuOpBuilder& builder) {
@@ -99,11 +103,10 @@ CpuOpOr MakeCpuOp(const PolyakAverageArgs& args, CpuOpBuilder& builder) {
   const float* parameters = builder.Memory<const float>(args.parameters);
   float* average = builder.Memory<float>(args.average);
   const float decay = args.decay;
-  return MakeElementwise(TileElements(builder, args.average.elements()), true,
-                         [=](int64_t begin, int64_t end) {
-                           kernels->average(parameters + begin, decay, 1.0f - decay, average + begin,
-                                            end - begin);
-                         });
+  return MakeElementwise(
+      TileElements(builder, args.average.elements()), true, [=](int64_t begin, int64_t end) {
+        kernels->average(parameters + begin, decay, 1.0f - decay, average + begin, end - begin);
+      });
 }
 
 }  // namespace vitscale::cpu

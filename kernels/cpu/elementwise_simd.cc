@@ -1,4 +1,5 @@
-// Contract: elementwise.h. Bound by memory; written with vectors so that the rounding is the same everywhere.
+// Contract: elementwise.h. Bound by memory; written with vectors so that the rounding is the same
+// everywhere.
 
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/simd_loop.h"
@@ -8,9 +9,8 @@ namespace {
 
 template <typename X, typename Y>
 void Cast(const X* x, Y* y, int64_t count) {
-  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    Store(y + c, Load(x + c, lanes), lanes);
-  });
+  ForVectors(count, [&](int64_t c, auto lanes, int)
+                        VITSCALE_BODY { Store(y + c, Load(x + c, lanes), lanes); });
 }
 
 void Average(const float* parameters, float decay, float complement, float* average,

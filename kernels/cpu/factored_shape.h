@@ -1,13 +1,14 @@
-// How a factored tensor lies in memory, whatever its rank: [outer, a, mid, b, inner], where a and b are the two
-// factored axes in storage order and the rest are batch axes folded together. Per-head kernels, convolutions and
-// plain matrices are all this shape:
+// How a factored tensor lies in memory, whatever its rank: [outer, a, mid, b, inner], where a and b
+// are the two factored axes in storage order and the rest are batch axes folded together. Per-head
+// kernels, convolutions and plain matrices are all this shape:
 //
 //   [1664, 8192]       MLP        outer 1, a 1664, mid 1, b 8192, inner 1
 //   [1664, 16, 104]    query      outer 1, a 1664, mid 16, b 104, inner 1
 //   [16, 104, 1664]    out        outer 16, a 104, mid 1, b 1664, inner 1
 //   [32, 32, 3, 768]   embedding  outer 32, a 32, mid 3, b 768, inner 1
 //
-// "Column sums" run over a and are indexed [outer, mid, b, inner]; "row sums" run over b, [outer, a, mid, inner].
+// "Column sums" run over a and are indexed [outer, mid, b, inner]; "row sums" run over b and are
+// indexed [outer, a, mid, inner].
 
 #ifndef KERNELS_CPU_FACTORED_SHAPE_H_
 #define KERNELS_CPU_FACTORED_SHAPE_H_
@@ -38,9 +39,9 @@ inline FactoredShape FactoredShapeOf(const Shape& shape, const Factoring& factor
   const int second = std::max(factoring.axis_d0, factoring.axis_d1);
   FactoredShape result;
   for (int axis = 0; axis < static_cast<int>(shape.size()); ++axis) {
-    int64_t& part = axis < first    ? result.outer
-                    : axis == first ? result.a
-                    : axis < second ? result.mid
+    int64_t& part = axis < first     ? result.outer
+                    : axis == first  ? result.a
+                    : axis < second  ? result.mid
                     : axis == second ? result.b
                                      : result.inner;
     part *= shape[axis];

@@ -12,12 +12,10 @@
 namespace vitscale::cpu::VITSCALE_SIMD {
 namespace {
 
-constexpr float kSlope = 1.5957691216057308f;            // 2 sqrt(2 / pi)
+constexpr float kSlope = 1.5957691216057308f;  // 2 sqrt(2 / pi)
 constexpr float kCubic = 1.5957691216057308f * 0.044715f;
 
-VITSCALE_INLINE F32 Gelu(F32 x) {
-  return x * Sigmoid(x * MulAdd(x * x, Set(kCubic), Set(kSlope)));
-}
+VITSCALE_INLINE F32 Gelu(F32 x) { return x * Sigmoid(x * MulAdd(x * x, Set(kCubic), Set(kSlope))); }
 
 VITSCALE_INLINE F32 Derivative(F32 x) {
   const F32 square = x * x;
@@ -29,9 +27,8 @@ VITSCALE_INLINE F32 Derivative(F32 x) {
 
 template <typename T>
 void ForwardRows(const T* pre, T* y, int64_t count) {
-  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    Store(y + c, Gelu(Load(pre + c, lanes)), lanes);
-  });
+  ForVectors(count, [&](int64_t c, auto lanes, int)
+                        VITSCALE_BODY { Store(y + c, Gelu(Load(pre + c, lanes)), lanes); });
 }
 
 template <typename T>

@@ -1,8 +1,9 @@
 // GradStats on the CPU: every gradient is read once. Contract: GradStatsArgs in kernels/ops.h.
 //
-// Phase 0: tiles. A factored tensor is cut into a grid of row blocks and column blocks (factored_shape.h); a tile
-// writes the sums of its rows and columns and its share of the square sum into slots. Phase 1: item 0 adds up the
-// square sum, every other item the rows and columns of one tensor, all in index order.
+// Phase 0: tiles. A factored tensor is cut into a grid of row blocks and column blocks
+// (factored_shape.h); a tile writes the sums of its rows and columns and its share of the square
+// sum into slots. Phase 1: item 0 adds up the square sum, every other item the rows and columns of
+// one tensor, all in index order.
 
 #include <algorithm>
 #include <memory>
@@ -17,15 +18,17 @@ namespace vitscale::cpu {
 namespace {
 
 constexpr int64_t kTileRows = 256;
-constexpr int64_t kTileColumns = 2048;         // at most, and at least one value of b
+constexpr int64_t kTileColumns = 2048;           // at most, and at least one value of b
 constexpr int64_t kElementsPerTile = 64 * 1024;  // of tensors that are not factored
 
-// The grid of one factored tensor. Columns are cut at segments, or a segment into pieces where it is long.
+// The grid of one factored tensor. Columns are cut at segments, or a segment into pieces where it
+// is long.
 struct Grid {
   const float* gradient = nullptr;
   FactoredShape shape;
-  int64_t columns = 0;  // of a column block; the last block of a row (or of a segment cut into pieces) may have fewer
-  int64_t piece = 0;    // longest run of one segment in a block
+  // Of a column block; the last one of a row, or of a segment cut into pieces, may have fewer.
+  int64_t columns = 0;
+  int64_t piece = 0;  // longest run of one segment in a block
   int64_t row_blocks = 0;
   int64_t blocks_per_segment = 0;  // 1 when segments are whole
   int64_t column_blocks = 0;       // per row

@@ -1,8 +1,8 @@
 // Row and column sums of squares of gradients. Contract: optimizer.h.
 //
-// Four rows go together, so that a column sum is loaded and stored once for four rows. Row sums are f32 over at
-// most one tile's columns; whatever is longer is added up in f64. A square that overflows f32 makes the sum infinite:
-// such a gradient counts as not finite.
+// Four rows go together, so that a column sum is loaded and stored once for four rows. Row sums are
+// f32 over at most one tile's columns; whatever is longer is added up in f64. A square that
+// overflows f32 makes the sum infinite: such a gradient counts as not finite.
 
 #include "kernels/cpu/grad_stats_simd.h"
 
@@ -66,9 +66,8 @@ double InnerRow(const StatsTile& tile, const float* gradient, float* row_sums) {
 }  // namespace
 
 double FactoredStats(const StatsTile& tile) {
-  ForVectors(tile.columns, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    Store(tile.column_sums + c, Zero(), lanes);
-  });
+  ForVectors(tile.columns, [&](int64_t c, auto lanes, int)
+                               VITSCALE_BODY { Store(tile.column_sums + c, Zero(), lanes); });
   double total = 0.0;
   int64_t row = 0;
   if (tile.inner == 1) {

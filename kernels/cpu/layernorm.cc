@@ -1,7 +1,8 @@
-// LayerNorm, ResidualLayerNorm and their backward on the CPU. Contract: kernels/ops.h; maths: layernorm_simd.cc.
+// LayerNorm, ResidualLayerNorm and their backward on the CPU. Contract: kernels/ops.h; maths:
+// layernorm_simd.cc.
 //
-// grad_gamma and grad_beta are summed in two stages: one slot per item (an image of a panel group, or a tile of
-// rows), then all slots in index order.
+// grad_gamma and grad_beta are summed in two stages: one slot per item (an image of a panel group,
+// or a tile of rows), then all slots in index order.
 
 #include "kernels/cpu/layernorm.h"
 
@@ -113,9 +114,9 @@ LayerNormRows CommonRows(const Args& args, CpuOpBuilder& builder) {
 
 CpuOpOr MakeCpuOp(const LayerNormArgs& args, CpuOpBuilder& builder) {
   const auto& forward = LayerNormKernelsFor(builder.isa()).forward;
-  return std::make_unique<LayerNormOp>(
-      CommonRows(args, builder), forward[static_cast<int>(RowType::kNone)][TypeIndex(args.y)],
-      builder.TileRows(args.x.rows()));
+  return std::make_unique<LayerNormOp>(CommonRows(args, builder),
+                                       forward[static_cast<int>(RowType::kNone)][TypeIndex(args.y)],
+                                       builder.TileRows(args.x.rows()));
 }
 
 CpuOpOr MakeCpuOp(const ResidualLayerNormArgs& args, CpuOpBuilder& builder) {

@@ -1,7 +1,8 @@
 // LayerNorm over rows: one call walks a few rows that share gamma and beta.
 //
-// Forward takes two passes over a row for its statistics (mean, then squares of the differences), which stay in L1.
-// Backward adds each row's share of grad_gamma and grad_beta to one slot per item; SumShares folds the slots.
+// Forward takes two passes over a row for its statistics (mean, then squares of the differences),
+// which stay in L1. Backward adds each row's share of grad_gamma and grad_beta to one slot per
+// item; share_sum.h folds the slots.
 
 #ifndef KERNELS_CPU_LAYERNORM_H_
 #define KERNELS_CPU_LAYERNORM_H_
@@ -12,7 +13,8 @@
 
 namespace vitscale::cpu {
 
-// Pointers to row 0 of the tensors; `begin` and `end` choose rows. Null where the operand is absent.
+// Pointers to row 0 of the tensors; `begin` and `end` choose rows. Null where the operand is
+// absent.
 struct LayerNormRows {
   const float* x = nullptr;
   const void* delta = nullptr;  // added to x first; the sum goes to `sum`
@@ -43,7 +45,8 @@ enum class RowType : uint8_t { kNone, kF32, kBf16 };
 struct LayerNormKernels {
   using Forward = void (*)(const LayerNormRows& rows, int64_t begin, int64_t end);
   // shares: [2, width], grad_gamma then grad_beta of rows [begin, end); overwritten.
-  using Backward = void (*)(const LayerNormGradRows& rows, int64_t begin, int64_t end, float* shares);
+  using Backward = void (*)(const LayerNormGradRows& rows, int64_t begin, int64_t end,
+                            float* shares);
 
   Forward forward[3][3];    // [type of delta][type of y]; y is never kNone
   Backward backward[3][3];  // [type of grad_y][type of grad_x_cast]; grad_y is never kNone

@@ -1,8 +1,10 @@
 // LayerNorm on rows that are in cache. Contract: LayerNormArgs and friends in kernels/ops.h.
 //
-//   forward   sum = x + delta;  mean, then sum of squared differences;  y = (x - mean) inv_std gamma + beta
+//   forward   sum = x + delta;  mean, then sum of squared differences
+//             y = (x - mean) inv_std gamma + beta
 //   backward  with h = (x - mean) inv_std and e = grad_y gamma:
-//             grad_x = grad_residual + inv_std (e - mean(e) - h mean(e h));  grad_gamma += grad_y h;  grad_beta += grad_y
+//             grad_x = grad_residual + inv_std (e - mean(e) - h mean(e h))
+//             grad_gamma += grad_y h;  grad_beta += grad_y
 
 #include <cmath>
 
@@ -12,7 +14,7 @@
 namespace vitscale::cpu::VITSCALE_SIMD {
 namespace {
 
-// ---- forward -------------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 template <typename Delta>
 VITSCALE_INLINE float RowSum(const float* x, const Delta* delta, float* sum, int64_t width) {
@@ -43,7 +45,8 @@ void Forward(const LayerNormRows& rows, int64_t begin, int64_t end) {
   const float scale = 1.0f / static_cast<float>(width);
   for (int64_t row = begin; row < end; ++row) {
     const int64_t at = row * width;
-    const Delta* delta = kPresent<Delta> ? Advance(static_cast<const Delta*>(rows.delta), at) : nullptr;
+    const Delta* delta =
+        kPresent<Delta> ? Advance(static_cast<const Delta*>(rows.delta), at) : nullptr;
     float* sum = kPresent<Delta> ? rows.sum + at : nullptr;
     const float mean = RowSum(rows.x + at, delta, sum, width) * scale;
     const float* x = kPresent<Delta> ? sum : rows.x + at;
@@ -59,7 +62,7 @@ void Forward(const LayerNormRows& rows, int64_t begin, int64_t end) {
   }
 }
 
-// ---- backward ------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 struct GradMeans {
   float e;   // mean of grad_y gamma
@@ -67,8 +70,8 @@ struct GradMeans {
 };
 
 template <typename GradY>
-VITSCALE_INLINE GradMeans RowMeans(const GradY* grad_y, const float* x, const float* gamma, float mean,
-                                   float inv_std, int64_t width, float* shares) {
+VITSCALE_INLINE GradMeans RowMeans(const GradY* grad_y, const float* x, const float* gamma,
+                                   float mean, float inv_std, int64_t width, float* shares) {
   RowSums e, eh;
   ForVectors(width, [&](int64_t c, auto lanes, int slot) VITSCALE_BODY {
     const F32 gradient = Load(grad_y + c, lanes);
@@ -86,7 +89,8 @@ VITSCALE_INLINE GradMeans RowMeans(const GradY* grad_y, const float* x, const fl
 template <typename GradY, typename Cast>
 void Backward(const LayerNormGradRows& rows, int64_t begin, int64_t end, float* shares) {
   const int64_t width = rows.width;
-  ForVectors(2 * width, [&](int64_t c, auto lanes, int) VITSCALE_BODY { Store(shares + c, Zero(), lanes); });
+  ForVectors(2 * width,
+             [&](int64_t c, auto lanes, int) VITSCALE_BODY { Store(shares + c, Zero(), lanes); });
   for (int64_t row = begin; row < end; ++row) {
     const int64_t at = row * width;
     const GradY* grad_y = static_cast<const GradY*>(rows.grad_y) + at;

@@ -1,10 +1,12 @@
 // SigmoidLoss and SoftmaxLoss on the CPU. Contract: LossArgs in kernels/ops.h; maths: loss_simd.cc.
 //
-// An item is an image. A row of logits is walked in chunks of classes, so that a chunk and its targets (written out
-// as a dense vector only where a label falls into the chunk) stay in L1 whatever the width of the head. Loss and
-// hit of every image go to a slot; the second phase adds them up in the order of the images.
+// An item is an image. A row of logits is walked in chunks of classes, so that a chunk and its
+// targets (written out as a dense vector only where a label falls into the chunk) stay in L1
+// whatever the width of the head. Loss and hit of every image go to a slot; the second phase adds
+// them up in the order of the images.
 //
-// A class id outside [0, classes) makes the loss NaN: it is never ignored and never writes out of bounds.
+// A class id outside [0, classes) makes the loss NaN: it is never ignored and never writes out of
+// bounds.
 
 #include "kernels/cpu/loss.h"
 
@@ -94,9 +96,12 @@ class LossOp : public CpuOp {
 
   Targets TargetsOf(int64_t image) const {
     switch (kind_) {
-      case LabelKind::kClassId: return {absl::MakeConstSpan(ids_ + image, 1), nullptr, 1.0f};
-      case LabelKind::kDense: return {{}, dense_ + image * classes_, 1.0f};
-      case LabelKind::kSparse: break;
+      case LabelKind::kClassId:
+        return {absl::MakeConstSpan(ids_ + image, 1), nullptr, 1.0f};
+      case LabelKind::kDense:
+        return {{}, dense_ + image * classes_, 1.0f};
+      case LabelKind::kSparse:
+        break;
     }
     const int64_t count = offsets_[image + 1] - offsets_[image];
     const float weight = softmax_ && count > 0 ? 1.0f / static_cast<float>(count) : 1.0f;
@@ -108,8 +113,8 @@ class LossOp : public CpuOp {
     return std::find(targets.ids.begin(), targets.ids.end(), index) != targets.ids.end();
   }
 
-  // The targets of classes [first, first + count) as a dense vector; null when all are zero. A class named twice
-  // is one target of the sigmoid loss and two of the softmax loss.
+  // The targets of classes [first, first + count) as a dense vector; null when all are zero. A
+  // class named twice is one target of the sigmoid loss and two of the softmax loss.
   const float* TargetsOfChunk(const Targets& targets, int64_t first, int64_t count,
                               float* scratch) const {
     if (targets.dense != nullptr) return targets.dense + first;

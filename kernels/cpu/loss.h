@@ -17,12 +17,13 @@ struct Greatest {
   int64_t index;  // from the start of the piece
 };
 
-// A piece is `count` >= 1 neighbouring classes. `labels` are the targets y of the piece; null means all zero.
+// A piece is `count` >= 1 neighbouring classes. `labels` are the targets y of the piece; null means
+// all zero.
 struct LossKernels {
   Greatest (*greatest)(const float* values, int64_t count);
 
-  // Returns the sum of -(y log sigmoid(z) + (1 - y) log sigmoid(-z)); grad = weight * (sigmoid(z) - y).
-  // Indexed by GradType.
+  // Returns the sum of -(y log sigmoid(z) + (1 - y) log sigmoid(-z)); grad = weight * (sigmoid(z) -
+  // y). Indexed by GradType.
   double (*sigmoid[3])(const float* logits, const float* labels, float weight, void* grad,
                        int64_t count);
 

@@ -3,9 +3,9 @@
 // With t = e^-|z|, so that nothing overflows:
 //   -(y log sigmoid(z) + (1 - y) log sigmoid(-z)) = max(z, 0) - y z + log(1 + t)
 //   sigmoid(z) = 1 / (1 + t) for z >= 0, else t / (1 + t)
-// For a right answer (y = 1, z >> 0) the first two terms cancel exactly and the loss keeps its relative precision; so
-// does the gradient, which is not taken as sigmoid(z) - 1.
-// Every sum over classes is in f64, one partial sum per lane.
+// For a right answer (y = 1, z >> 0) the first two terms cancel exactly and the loss keeps its
+// relative precision; so does the gradient, which is not taken as sigmoid(z) - 1. Every sum over
+// classes is in f64, one partial sum per lane.
 
 #include <cmath>
 
@@ -47,7 +47,7 @@ Greatest FindGreatest(const float* values, int64_t count) {
   return {value[winner], static_cast<int64_t>(lane_index[winner])};
 }
 
-// ---- sigmoid ---------------------------------------------------------------------------------------------------
+// ---- sigmoid ------------------------------------------------------------------------------------
 
 template <typename Grad, typename Y>
 double SigmoidPiece(const float* logits, const Y* labels, float weight, Grad* grad, int64_t count) {
@@ -81,7 +81,7 @@ double SigmoidRow(const float* logits, const float* labels, float weight, void* 
   return SigmoidPiece<Grad, float>(logits, labels, weight, to, count);
 }
 
-// ---- softmax ---------------------------------------------------------------------------------------------------
+// ---- softmax ------------------------------------------------------------------------------------
 
 double ExpSum(const float* logits, float maximum, int64_t count) {
   F64 total = ZeroDouble();

@@ -9,16 +9,17 @@
 
 namespace vitscale::cpu {
 
-// A piece of one factored gradient: `rows` rows along axis a (factored_shape.h), each a run of `columns` neighbours
-// made of whole segments. A segment is a run over axis b and what lies inside it.
+// A piece of one factored gradient: `rows` rows along axis a (factored_shape.h), each a run of
+// `columns` neighbours made of whole segments. A segment is a run over axis b and what lies inside
+// it.
 struct StatsTile {
   const float* gradient = nullptr;
   float scale = 1.0f;  // every g counts as scale * g
   int64_t rows = 0;
   int64_t row_stride = 0;  // elements
   int64_t columns = 0;
-  int64_t segment = 0;  // divides columns
-  int64_t inner = 1;    // divides segment
+  int64_t segment = 0;           // divides columns
+  int64_t inner = 1;             // divides segment
   float* column_sums = nullptr;  // [columns]
   float* row_sums = nullptr;     // [rows, columns / segment, inner], rows row_sum_stride apart
   int64_t row_sum_stride = 0;

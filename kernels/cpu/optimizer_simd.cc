@@ -1,11 +1,12 @@
 // The second pass of the optimizers: gradient, momentum and master are read once and written once.
-// Contract: optimizer.h. Rules: AdafactorApplyArgs, AdamWApplyArgs and SgdApplyArgs in kernels/ops.h.
+// Contract: optimizer.h. Rules: AdafactorApplyArgs, AdamWApplyArgs and SgdApplyArgs in
+// kernels/ops.h.
 //
 // Every rule gives u from the scaled gradient; then
 //   m = beta1 m + gradient_share u;   p = p - schedule (learning_rate m + weight_decay p)
-// where m is stored as bf16 and the update uses it before it is rounded. The first product is taken in f32: the
-// bf16 momentum is widened, and beta1 is not rounded to bf16 (a JAX program in which a Python scalar meets a bf16
-// array would do that; see adafactor.cc).
+// where m is stored as bf16 and the update uses it before it is rounded. The first product is taken
+// in f32: the bf16 momentum is widened, and beta1 is not rounded to bf16 (a JAX program in which a
+// Python scalar meets a bf16 array would do that; see adafactor.cc).
 
 #include "kernels/cpu/grad_stats_simd.h"
 #include "kernels/cpu/simd_loop.h"
@@ -14,7 +15,8 @@
 namespace vitscale::cpu::VITSCALE_SIMD {
 namespace {
 
-constexpr float kMomentEpsilon = 1e-30f;  // inside the moving average: big_vision optax.py, scale_by_adafactor
+// Inside the moving average: big_vision optax.py, scale_by_adafactor.
+constexpr float kMomentEpsilon = 1e-30f;
 
 // Sums of squares in f64, or nothing.
 struct NoSums {
@@ -52,7 +54,7 @@ VITSCALE_INLINE F32 NewMomentum(const UpdateScalars& s, F32 u, Bf16* momentum, L
   return m;
 }
 
-// ---- rules -----------------------------------------------------------------------------------------------------
+// ---- rules --------------------------------------------------------------------------------------
 
 template <typename Sums>
 void AdafactorSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
@@ -91,14 +93,15 @@ void AdafactorFactoredSpan(const UpdateScalars& s, const FactoredSpan& span, Upd
       const int64_t at = row * span.columns + c;
       if (span.inner == 1) {
         const F32 row_factor = Set(*factor);
-        FactoredRun(s, span.elements, at, span.segment, span.column_factors + c,
-                    [&](int64_t, auto) VITSCALE_BODY { return row_factor; }, sums);
+        FactoredRun(
+            s, span.elements, at, span.segment, span.column_factors + c,
+            [&](int64_t, auto) VITSCALE_BODY { return row_factor; }, sums);
         continue;
       }
       for (int64_t j = 0; j < span.segment; j += span.inner) {
-        FactoredRun(s, span.elements, at + j, span.inner, span.column_factors + c + j,
-                    [&](int64_t k, auto lanes) VITSCALE_BODY { return Load(factor + k, lanes); },
-                    sums);
+        FactoredRun(
+            s, span.elements, at + j, span.inner, span.column_factors + c + j,
+            [&](int64_t k, auto lanes) VITSCALE_BODY { return Load(factor + k, lanes); }, sums);
       }
     }
   }
@@ -130,7 +133,7 @@ void SgdSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
   sums.Finish(out);
 }
 
-// ---- factored second moments -----------------------------------------------------------------------------------
+// ---- factored second moments --------------------------------------------------------------------
 
 void DecayMoment(const float* sums, double scale, float beta2, float* v, int64_t count) {
   const F64 kept = WideSet(beta2), share = WideSet(1.0f - beta2), wide_scale = WideSet(scale);
@@ -147,10 +150,10 @@ void InverseSqrt(const float* v, float scale, float* out, int64_t count) {
   });
 }
 
-// ---- table -----------------------------------------------------------------------------------------------------
+// ---- table --------------------------------------------------------------------------------------
 
-#define VITSCALE_WITH_SUMS(Name, Span, Type)                                       \
-  void Name(const UpdateScalars& s, const Type& span, UpdateSums* sums) {          \
+#define VITSCALE_WITH_SUMS(Name, Span, Type)                                         \
+  void Name(const UpdateScalars& s, const Type& span, UpdateSums* sums) {            \
     sums == nullptr ? Span<NoSums>(s, span, sums) : Span<SquareSums>(s, span, sums); \
   }
 VITSCALE_WITH_SUMS(Adafactor, AdafactorSpan, UpdateSpan)
@@ -162,7 +165,7 @@ VITSCALE_WITH_SUMS(Sgd, SgdSpan, UpdateSpan)
 }  // namespace
 
 extern const OptimizerKernels kOptimizerKernels;
-const OptimizerKernels kOptimizerKernels = {FactoredStats, SquareSum,         DecayMoment, InverseSqrt,
-                                            Adafactor,     AdafactorFactored, AdamW,       Sgd};
+const OptimizerKernels kOptimizerKernels = {
+    FactoredStats, SquareSum, DecayMoment, InverseSqrt, Adafactor, AdafactorFactored, AdamW, Sgd};
 
 }  // namespace vitscale::cpu::VITSCALE_SIMD

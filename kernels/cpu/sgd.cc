@@ -1,4 +1,4 @@
-// SGD with momentum on the CPU (heavy ball, Polyak 1964): m = beta1 m + g, without 1 - beta1 before g.
+// SGD with momentum on the CPU (heavy ball, Polyak 1964): m = beta1 m + g, not (1 - beta1) g.
 
 #include <memory>
 

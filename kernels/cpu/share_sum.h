@@ -10,8 +10,8 @@
 namespace vitscale::cpu {
 
 struct ShareSumKernels {
-  // out[c] = (accumulate ? out[c] : 0) + sum over s of shares[s * stride + c], c < columns; summed in f64 in the
-  // order of s and rounded once.
+  // out[c] = (accumulate ? out[c] : 0) + sum over s of shares[s * stride + c], c < columns; summed
+  // in f64 in the order of s and rounded once.
   void (*sum)(const float* shares, int64_t count, int64_t stride, int64_t columns, bool accumulate,
               float* out);
 };

@@ -1,6 +1,7 @@
-// Walking a row of any length in vectors, for *_simd.cc files: full vectors first, four to a turn, then one masked
-// tail. A body is written once and compiled for both: body(column, lanes, slot), where `lanes` is Full or Tail and
-// `slot` (0 to 3, a constant after inlining) chooses one of four independent partial sums.
+// Walking a row of any length in vectors, for *_simd.cc files: full vectors first, four to a turn,
+// then one masked tail. A body is written once and compiled for both: body(column, lanes, slot),
+// where `lanes` is Full or Tail and `slot` (0 to 3, a constant after inlining) chooses one of four
+// independent partial sums.
 
 #ifndef KERNELS_CPU_SIMD_LOOP_H_
 #define KERNELS_CPU_SIMD_LOOP_H_

@@ -1,5 +1,5 @@
-// See update_op.h. The gate: nothing is touched, not even a norm, when StepScalars::apply is 0 or the norm of the
-// gradient is not finite.
+// See update_op.h. The gate: nothing is touched, not even a norm, when StepScalars::apply is 0 or
+// the norm of the gradient is not finite.
 
 #include "kernels/cpu/update_op.h"
 
@@ -30,7 +30,8 @@ UpdateTensor MakeTensor(const OptimizedTensor& tensor, bool factored, CpuOpBuild
 // Cuts [begin, end) into tiles of at most `size`.
 void AppendTiles(int tensor, int64_t begin, int64_t end, int64_t size,
                  std::vector<UpdateTile>& tiles) {
-  for (int64_t at = begin; at < end; at += size) tiles.push_back({tensor, at, std::min(at + size, end)});
+  for (int64_t at = begin; at < end; at += size)
+    tiles.push_back({tensor, at, std::min(at + size, end)});
 }
 
 std::vector<UpdateTile> MakeTiles(const std::vector<UpdateTensor>& tensors) {

@@ -1,4 +1,5 @@
-// What the three optimizers share: the gate, the clip, tiles of elements, and norms in a fixed order.
+// What the three optimizers share: the gate, the clip, tiles of elements, and norms in a fixed
+// order.
 
 #ifndef KERNELS_CPU_UPDATE_OP_H_
 #define KERNELS_CPU_UPDATE_OP_H_
@@ -21,13 +22,15 @@ struct UpdateTensor {
   FactoredShape shape;  // when factored
 };
 
-// A piece of one tensor: elements, or rows along axis a (counted over outer * a) of a factored one. Never crosses `outer`.
+// A piece of one tensor: elements, or rows along axis a (counted over outer * a) of a factored one.
+// Never crosses `outer`.
 struct UpdateTile {
   int tensor = 0;
   int64_t begin = 0, end = 0;
 };
 
-// Phases: what Prepare says (before tiles), the tiles, and, when a norm is asked for, its sum over tiles.
+// Phases: what Prepare says (before tiles), the tiles, and, when a norm is asked for, its sum over
+// tiles.
 class UpdateOp : public CpuOp {
  public:
   int phases() const override { return tile_phase_ + 1 + (wants_sums_ ? 1 : 0); }
@@ -35,7 +38,8 @@ class UpdateOp : public CpuOp {
   void Run(const RunContext& context, int phase, int64_t begin, int64_t end) override;
 
  protected:
-  // `prepare_items`: of a phase that runs before the tiles; 0 for none. `factored`: cut factored tensors by rows.
+  // `prepare_items`: of a phase that runs before the tiles; 0 for none. `factored`: cut factored
+  // tensors by rows.
   UpdateOp(const OptimizerArgs& args, bool factored, int64_t prepare_items, CpuOpBuilder& builder);
 
   // What all tensors share; learning rate and weight decay are filled in per tile.

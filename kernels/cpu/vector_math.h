@@ -1,14 +1,16 @@
-// Elementary functions of f32 vectors for *_simd.cc files: branch-free, the same bits on every call and lane count.
+// Elementary functions of f32 vectors for *_simd.cc files: branch-free, the same bits on every call
+// and lane count.
 //
-// Coefficients are minimax fits (Remez exchange, 40 digits, then rounded to f32). The bounds below are those of the
-// tests (vector_math_test.cc walks every exponent against f64); they hold with results rounded once more at the end.
+// Coefficients are minimax fits (Remez exchange, 40 digits, then rounded to f32). The bounds below
+// are those of cpu_vector_math_test.cc, which walks every exponent against f64.
 //
-//   Exp       1.1 ulp; NaN stays NaN; above 88.73 infinity; denormal results are right, below -104 zero
-//   Log1pUnit 1.4 ulp for t in [0, 1]: log(1 + t)
-//   Sigmoid   2.5 ulp down to x = -87; below that it stays under 2e-38
-//   Tanh      1.4 ulp
+//   Exp        1.1 ulp; NaN stays NaN; infinity from 88.73 on, zero below -104, denormals between
+//   Log1pUnit  1.4 ulp; log(1 + t) for t in [0, 1]
+//   Sigmoid    2.5 ulp down to x = -87; below that it stays under 2e-38
+//   Tanh       1.4 ulp
 //
-// Range reduction of Exp in two constants: Cody and Waite, Software Manual for the Elementary Functions, 1980, ch. 6.
+// Range reduction of Exp in two constants: Cody and Waite, Software Manual for the Elementary
+// Functions, 1980, ch. 6.
 
 #ifndef KERNELS_CPU_VECTOR_MATH_H_
 #define KERNELS_CPU_VECTOR_MATH_H_
@@ -45,7 +47,8 @@ VITSCALE_INLINE F32 Log1pUnit(F32 t) {
   return MulAdd(t * t, p, t);
 }
 
-// 1 / (1 + e^-x). The exponential is kept finite, so that 1 - Sigmoid(x) = e^-x * Sigmoid(x) is never 0 * infinity.
+// 1 / (1 + e^-x). The exponential is kept finite, so that 1 - Sigmoid(x) = e^-x * Sigmoid(x) is
+// never 0 * infinity.
 struct SigmoidParts {
   F32 value;       // 1 / (1 + e^-x)
   F32 complement;  // 1 - value, without cancellation
@@ -81,11 +84,13 @@ VITSCALE_INLINE F32 Tanh(F32 x) {
   return CopySign(Select(a < Set(0.625f), small, large), x);
 }
 
-// ---- sums in f64 ---------------------------------------------------------------------------------------------
-// One f64 per f32 lane, so that the order of a sum is the order of the vectors and then ReduceAdd's.
+// ---- sums in f64 --------------------------------------------------------------------------------
+// One f64 per f32 lane, so that a sum has the order of the vectors and then that of ReduceAdd.
 
 #ifdef __AVX512F__
-struct F64 { __m512d low, high; };
+struct F64 {
+  __m512d low, high;
+};
 VITSCALE_INLINE F64 ZeroDouble() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 VITSCALE_INLINE F64 WideSet(double x) { return {_mm512_set1_pd(x), _mm512_set1_pd(x)}; }
 VITSCALE_INLINE F64 Widen(F32 x) {
@@ -93,8 +98,8 @@ VITSCALE_INLINE F64 Widen(F32 x) {
           _mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1))};
 }
 VITSCALE_INLINE F32 Narrow(F64 x) {
-  return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(x.low)), _mm512_cvtpd_ps(x.high),
-                             1)};
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(x.low)),
+                             _mm512_cvtpd_ps(x.high), 1)};
 }
 VITSCALE_INLINE F64 operator+(F64 a, F64 b) {
   return {_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
@@ -115,7 +120,9 @@ VITSCALE_INLINE double ReduceAdd(F64 a) {
 }
 VITSCALE_INLINE Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
 #else
-struct F64 { __m256d low, high; };
+struct F64 {
+  __m256d low, high;
+};
 VITSCALE_INLINE F64 ZeroDouble() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
 VITSCALE_INLINE F64 WideSet(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
 VITSCALE_INLINE F64 Widen(F32 x) {

@@ -7,11 +7,10 @@
 namespace vitscale::cpu::VITSCALE_SIMD {
 namespace {
 
-#define VITSCALE_APPLY(Name, Function)                                    \
-  void Name(const float* x, float* y, int64_t count) {                    \
-    ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {     \
-      Store(y + c, Function(Load(x + c, lanes)), lanes);                  \
-    });                                                                   \
+#define VITSCALE_APPLY(Name, Function)                                                           \
+  void Name(const float* x, float* y, int64_t count) {                                           \
+    ForVectors(count, [&](int64_t c, auto lanes, int)                                            \
+                          VITSCALE_BODY { Store(y + c, Function(Load(x + c, lanes)), lanes); }); \
   }
 VITSCALE_APPLY(ExpArray, Exp)
 VITSCALE_APPLY(Log1pUnitArray, Log1pUnit)

@@ -1,4 +1,5 @@
-// The elementary functions of vector_math.h on arrays, for code that is not compiled per instruction set.
+// The elementary functions of vector_math.h on arrays, for code that is not compiled per
+// instruction set.
 
 #ifndef KERNELS_CPU_VECTOR_MATH_TABLE_H_
 #define KERNELS_CPU_VECTOR_MATH_TABLE_H_

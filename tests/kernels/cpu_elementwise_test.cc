@@ -17,8 +17,8 @@ INSTANTIATE_TEST_SUITE_P(EveryVariant, ElementwiseTest, testing::ValuesIn(AllVar
                          VariantName);
 
 TEST_P(ElementwiseTest, FillWritesTheValueInEveryDType) {
-  for (const DType dtype : {DType::kU8, DType::kBf16, DType::kF32, DType::kF64, DType::kI32,
-                            DType::kI64}) {
+  for (const DType dtype :
+       {DType::kU8, DType::kBf16, DType::kF32, DType::kF64, DType::kI32, DType::kI64}) {
     OpBench bench(GetParam(), 2);
     const TensorView y = bench.Output("y", dtype, {3, 17011});
     ASSERT_THAT(bench.Run(FillArgs{y, 3.0}), IsOk());
@@ -85,7 +85,7 @@ TEST_P(ElementwiseTest, PolyakAverageIsTheConvexSumAndObeysTheGate) {
   }
 }
 
-// ---- digest ----------------------------------------------------------------------------------------------------
+// ---- digest -------------------------------------------------------------------------------------
 
 std::vector<std::byte> DigestOf(const std::vector<Doubles>& inputs, int threads = 1,
                                 cpu::Isa isa = cpu::Isa::kAvx2) {

@@ -30,14 +30,15 @@ Problem MakeProblem(int64_t rows, int64_t width, DType dtype) {
   return p;
 }
 
-// A mean of n values in f32 has n / 64 + 12 additions on each path (4 partial sums of 8 or 16 lanes); the same again
-// for the squares. |h| is below 5 and gamma below 1.5. For width 1,664: 2 * 38 * 2^-24 * 7.5 < 4e-5; use 8e-6 for 256.
+// A mean of n values in f32 has at most n / 32 + 16 additions on each path (4 partial sums of 8 or
+// 16 lanes, then the fold); the same again for the squares. |h| is below 5 and gamma below 1.5.
 double F32Error(int64_t width) {
   return 2.0 * (static_cast<double>(width) / 32 + 16) * 0x1p-24 * 7.5;
 }
 
 class LayerNormTest : public testing::TestWithParam<Variant> {};
-INSTANTIATE_TEST_SUITE_P(EveryVariant, LayerNormTest, testing::ValuesIn(AllVariants()), VariantName);
+INSTANTIATE_TEST_SUITE_P(EveryVariant, LayerNormTest, testing::ValuesIn(AllVariants()),
+                         VariantName);
 
 struct Forward {
   OpBench bench;
@@ -60,7 +61,8 @@ TEST_P(LayerNormTest, ForwardMatchesTheReferenceAtEveryWidth) {
     Forward f(GetParam(), p);
     const auto want = reference::LayerNorm(p.x, p.gamma, p.beta, kEpsilon);
     ExpectNear(f.bench.Values(f.mean), want.mean, 0x1p-22, F32Error(width), "mean");
-    ExpectNear(f.bench.Values(f.y), want.y, HalfUlp(GetParam().dtype), width == 1 ? 1e-3 : F32Error(width), "y");
+    ExpectNear(f.bench.Values(f.y), want.y, HalfUlp(GetParam().dtype),
+               width == 1 ? 1e-3 : F32Error(width), "y");
     if (width > 1) {
       ExpectNear(f.bench.Values(f.inv_std), want.inv_std, F32Error(width), 0, "inv_std");
     }
@@ -117,7 +119,7 @@ TEST_P(LayerNormTest, ResidualFormAddsFirstAndMayWorkInPlace) {
   }
 }
 
-// ---- backward --------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 struct Backward {
   OpBench bench;
@@ -138,8 +140,7 @@ struct Backward {
     args.grad_x = residual ? args.grad_residual : bench.Output("grad_x", DType::kF32, shape);
     if (cast) args.grad_x_cast = bench.Output("grad_x_cast", variant.dtype, shape);
     const Doubles start(p.width, 3.0);
-    args.grad_gamma =
-        bench.Input("grad_gamma", DType::kF32, {p.width}, start, Arena::kGradients);
+    args.grad_gamma = bench.Input("grad_gamma", DType::kF32, {p.width}, start, Arena::kGradients);
     args.grad_beta = bench.Input("grad_beta", DType::kF32, {p.width}, start, Arena::kGradients);
     args.accumulate = accumulate;
     EXPECT_THAT(bench.Run(args), IsOk());
@@ -184,7 +185,8 @@ TEST_P(LayerNormTest, BitsDoNotDependOnTheNumberOfThreads) {
   }
 }
 
-// In a panel group the items are images, so the order of the sums is that of the images whatever the threads.
+// In a panel group the items are images, so the order of the sums is that of the images whatever
+// the threads.
 TEST_P(LayerNormTest, BackwardInsideAPanelGroupMatchesTheReference) {
   constexpr int64_t kBatch = 6;
   const Problem p = MakeProblem(kBatch * 10, 64, GetParam().dtype);
@@ -214,10 +216,20 @@ TEST(LayerNormReferenceTest, BackwardAgreesWithFiniteDifferences) {
     return sum;
   };
   const auto grad = reference::LayerNormGrad(p.grad_y, p.x, p.gamma, kEpsilon);
-  // Central differences with h = 1e-5: truncation below 1e-9, cancellation 1e-16 * 20 / 1e-5 = 2e-10.
-  ExpectNear(grad.grad_x, CentralDifferences([&](const Doubles& x) { return weighted(x, p.gamma, p.beta); }, p.x), 0, 1e-8);
-  ExpectNear(grad.grad_gamma, CentralDifferences([&](const Doubles& g) { return weighted(p.x, g, p.beta); }, p.gamma), 0, 1e-8);
-  ExpectNear(grad.grad_beta, CentralDifferences([&](const Doubles& b) { return weighted(p.x, p.gamma, b); }, p.beta), 0, 1e-8);
+  // Central differences with h = 1e-5: truncation below 1e-9, cancellation 1e-16 * 20 / 1e-5 =
+  // 2e-10.
+  ExpectNear(
+      grad.grad_x,
+      CentralDifferences([&](const Doubles& x) { return weighted(x, p.gamma, p.beta); }, p.x), 0,
+      1e-8);
+  ExpectNear(
+      grad.grad_gamma,
+      CentralDifferences([&](const Doubles& g) { return weighted(p.x, g, p.beta); }, p.gamma), 0,
+      1e-8);
+  ExpectNear(
+      grad.grad_beta,
+      CentralDifferences([&](const Doubles& b) { return weighted(p.x, p.gamma, b); }, p.beta), 0,
+      1e-8);
 }
 
 }  // namespace

@@ -17,10 +17,10 @@ enum class LossKind { kSigmoid, kSoftmax };
 struct Problem {
   int64_t batch = 0, classes = 0;
   Doubles logits;
-  Labels labels;          // kind only; the views are made by the bench
-  Doubles ids, offsets;   // kClassId, kSparse
-  Doubles dense;          // kDense
-  Doubles valid;          // empty: absent
+  Labels labels;         // kind only; the views are made by the bench
+  Doubles ids, offsets;  // kClassId, kSparse
+  Doubles dense;         // kDense
+  Doubles valid;         // empty: absent
 };
 
 // What the reference takes: one target per class.
@@ -70,8 +70,8 @@ Problem MakeProblem(LabelKind kind, int64_t batch, int64_t classes, bool valid) 
 struct LossRun {
   OpBench bench;
   LossArgs args;
-  LossRun(const Problem& p, LossKind loss, Variant variant, DType grad_type, bool accumulate = false,
-      int threads = 1)
+  LossRun(const Problem& p, LossKind loss, Variant variant, DType grad_type,
+          bool accumulate = false, int threads = 1)
       : bench(variant, threads) {
     const Shape shape = {p.batch, p.classes};
     args.logits = bench.Input("logits", DType::kF32, shape, p.logits);
@@ -79,8 +79,8 @@ struct LossRun {
     if (p.labels.kind == LabelKind::kDense) {
       args.labels.dense = bench.Input("dense", DType::kF32, shape, p.dense, Arena::kInput);
     } else {
-      args.labels.ids = bench.Input("ids", DType::kI32, {static_cast<int64_t>(p.ids.size())},
-                                    p.ids, Arena::kInput);
+      args.labels.ids = bench.Input("ids", DType::kI32, {static_cast<int64_t>(p.ids.size())}, p.ids,
+                                    Arena::kInput);
     }
     if (p.labels.kind == LabelKind::kSparse) {
       args.labels.offsets =
@@ -114,8 +114,8 @@ double CorrectImages(const Problem& p, LossKind loss) {
   double correct = 0;
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t at = first_greatest(p.logits, b);
-    const bool hit = p.labels.kind == LabelKind::kDense ? first_greatest(targets, b) == at
-                                                        : targets[at] > 0;
+    const bool hit =
+        p.labels.kind == LabelKind::kDense ? first_greatest(targets, b) == at : targets[at] > 0;
     correct += weights[b] != 0 && hit;
   }
   return correct;
@@ -126,17 +126,18 @@ class LossTest : public testing::TestWithParam<std::tuple<Variant, LossKind>> {
   Variant variant() { return std::get<0>(GetParam()); }
   LossKind loss() { return std::get<1>(GetParam()); }
 };
-INSTANTIATE_TEST_SUITE_P(
-    EveryVariant, LossTest,
-    testing::Combine(testing::ValuesIn(AllVariants()),
-                     testing::Values(LossKind::kSigmoid, LossKind::kSoftmax)),
-    [](const auto& info) {
-      return std::string(cpu::IsaName(std::get<0>(info.param).isa)) + "_with_" +
-             DTypeName(std::get<0>(info.param).dtype) +
-             (std::get<1>(info.param) == LossKind::kSigmoid ? "_sigmoid" : "_softmax");
-    });
+INSTANTIATE_TEST_SUITE_P(EveryVariant, LossTest,
+                         testing::Combine(testing::ValuesIn(AllVariants()),
+                                          testing::Values(LossKind::kSigmoid, LossKind::kSoftmax)),
+                         [](const auto& info) {
+                           return std::string(cpu::IsaName(std::get<0>(info.param).isa)) +
+                                  "_with_" + DTypeName(std::get<0>(info.param).dtype) +
+                                  (std::get<1>(info.param) == LossKind::kSigmoid ? "_sigmoid"
+                                                                                 : "_softmax");
+                         });
 
-// Each term carries at most 4 ulp (exp, log1p and two sums, or exp and a product); sums are exact in comparison.
+// Each term carries at most 4 ulp (exp, log1p and two sums, or exp and a product); sums are exact
+// in comparison.
 TEST_P(LossTest, MatchesTheReferenceForEveryLabelKindAndWidth) {
   for (const LabelKind kind : {LabelKind::kClassId, LabelKind::kSparse, LabelKind::kDense}) {
     for (const int64_t classes : {1, 2, 10, 100, 1024, 3001}) {
@@ -177,7 +178,8 @@ TEST_P(LossTest, PaddingIsNeverCountedWhateverItHolds) {
   const Problem clean = p;
   for (int64_t c = 0; c < 20; ++c) p.logits[1 * 20 + c] = NAN, p.logits[4 * 20 + c] = INFINITY;
   p.ids[1] = -1, p.ids[4] = 1 << 30;
-  LossRun run(p, loss(), variant(), variant().dtype), want(clean, loss(), variant(), variant().dtype);
+  LossRun run(p, loss(), variant(), variant().dtype),
+      want(clean, loss(), variant(), variant().dtype);
   EXPECT_EQ(run.loss(), want.loss());
   EXPECT_EQ(run.correct(), want.correct());
   EXPECT_EQ(run.grad(), want.grad());
@@ -188,9 +190,9 @@ TEST_P(LossTest, FirstOfEqualLogitsIsTheAnswer) {
   Problem p = MakeProblem(LabelKind::kClassId, 3, 40, false);
   p.logits.assign(p.logits.size(), -1.0);
   p.ids = {5, 0, 30};
-  p.logits[0 * 40 + 5] = p.logits[0 * 40 + 37] = 2.0;    // first is 5: right
-  p.logits[2 * 40 + 29] = p.logits[2 * 40 + 30] = 2.0;   // first is 29: wrong
-  LossRun run(p, loss(), variant(), kNoGradient);            // image 1: all equal, first is 0: right
+  p.logits[0 * 40 + 5] = p.logits[0 * 40 + 37] = 2.0;   // first is 5: right
+  p.logits[2 * 40 + 29] = p.logits[2 * 40 + 30] = 2.0;  // first is 29: wrong
+  LossRun run(p, loss(), variant(), kNoGradient);       // image 1: all equal, first is 0: right
   EXPECT_EQ(run.correct(), 2.0);
 }
 
@@ -202,7 +204,8 @@ TEST_P(LossTest, LargeLogitsNeitherOverflowNorLoseTheRightAnswer) {
   LossRun run(p, loss(), variant(), DType::kF32);
   EXPECT_NEAR(run.loss(), want.loss, 0x1p-22 * want.loss);
   ExpectNear(run.grad(), want.grad, 0x1p-21, 2e-38);
-  p.logits = {20.0, -20.0, -21.0, 20.0, -20.0, -21.0};  // both right: what is left is tiny but not lost
+  p.logits = {20.0, -20.0, -21.0,
+              20.0, -20.0, -21.0};  // both right: what is left is tiny but not lost
   LossRun right(p, loss(), variant(), DType::kF32);
   const double left = Reference(p, loss()).loss;
   // Softmax adds e^-40 to 1 in f64 and keeps 2^-53 absolute.

@@ -102,8 +102,8 @@ TEST_P(VectorMathTest, TanhIsWithinItsBoundEverywhere) {
 TEST(VectorMathBitsTest, EveryInstructionSetGivesTheSameBits) {
   const std::vector<float> x = FloatsBetween(-1e-6f, -200.0f);
   std::vector<float> first(x.size()), y(x.size());
-  for (const auto member : {&VectorMathKernels::exp, &VectorMathKernels::sigmoid,
-                            &VectorMathKernels::tanh}) {
+  for (const auto member :
+       {&VectorMathKernels::exp, &VectorMathKernels::sigmoid, &VectorMathKernels::tanh}) {
     (VectorMathKernelsFor(Isa::kAvx2).*member)(x.data(), first.data(), x.size());
     for (const Isa isa : AllInstructionSets()) {
       (VectorMathKernelsFor(isa).*member)(x.data(), y.data(), x.size());
@@ -112,7 +112,7 @@ TEST(VectorMathBitsTest, EveryInstructionSetGivesTheSameBits) {
   }
 }
 
-// ---- GELU ------------------------------------------------------------------------------------------------------
+// ---- GELU ---------------------------------------------------------------------------------------
 
 class GeluTest : public testing::TestWithParam<Variant> {
  protected:
@@ -174,8 +174,9 @@ class GeluTest : public testing::TestWithParam<Variant> {
 };
 INSTANTIATE_TEST_SUITE_P(EveryVariant, GeluTest, testing::ValuesIn(AllVariants()), VariantName);
 
-// gelu = x sigmoid(z): the roundings of z (three, relative) act on sigmoid as |z| (1 - sigmoid) times as much, and
-// x sigmoid(z) |z| stays below 0.6 where that matters: 2^-22 absolute covers it; the rest is relative.
+// gelu = x sigmoid(z): the roundings of z (three, relative) act on sigmoid as |z| (1 - sigmoid)
+// times as much, and x sigmoid(z) |z| stays below 0.6 where that matters: 2^-22 absolute covers it;
+// the rest is relative.
 TEST_P(GeluTest, ForwardMatchesTheReference) {
   Doubles want = Inputs();
   for (double& x : want) x = reference::Gelu(x);

@@ -1,5 +1,6 @@
-// The optimizers in f64, element by element with explicit indices, written from the published rules and without
-// a look at the kernels: big_vision optax.py (scale_by_adafactor), optax factorized.py, _clipping.py, transform.py.
+// The optimizers in f64, element by element with explicit indices, written from the published rules
+// and without a look at the kernels: big_vision optax.py (scale_by_adafactor), optax factorized.py,
+// _clipping.py, transform.py.
 //
 // Only the momentum is rounded (to bf16, nearest even), because the rule says so.
 
@@ -20,8 +21,8 @@ namespace vitscale::reference {
 
 using Values = std::vector<double>;
 
-// Axes of the factored second moment; {-1, -1}: not factored. optax: the two largest, of equal ones the later, and
-// only when the second largest has at least `minimum` elements.
+// Axes of the factored second moment; {-1, -1}: not factored. optax: the two largest, of equal ones
+// the later, and only when the second largest has at least `minimum` elements.
 inline Factoring FactoringOf(const Shape& shape, int64_t minimum = 32) {
   if (shape.size() < 2) return {};
   std::vector<int> order(shape.size());
@@ -129,8 +130,7 @@ inline Values FullUpdate(TensorState& t, const Values& g, double beta2) {
 inline void TakeOff(TensorState& t, const Values& m, const Values& direction, double schedule) {
   for (size_t i = 0; i < m.size(); ++i) {
     t.momentum[i] = FromBf16(ToBf16(static_cast<float>(m[i])));
-    t.parameter[i] -=
-        schedule * (t.learning_rate * direction[i] + t.weight_decay * t.parameter[i]);
+    t.parameter[i] -= schedule * (t.learning_rate * direction[i] + t.weight_decay * t.parameter[i]);
   }
 }
 
