@@ -80,6 +80,10 @@ class OpBench {
 void ExpectNear(const Doubles& actual, const Doubles& expected, double relative, double absolute,
                 absl::string_view what = "");
 
+// Every |actual[i] - expected[i]| <= bound[i].
+void ExpectWithin(const Doubles& actual, const Doubles& expected, const Doubles& bound,
+                  absl::string_view what = "");
+
 // `run(threads)` gives bytes; they must be equal for 1, 2 and 3 threads.
 void ExpectSameBitsForAnyThreads(const std::function<std::vector<std::byte>(int threads)>& run);
 
