@@ -61,6 +61,7 @@ void TrainerCore::On(const OrderEvent& event) {
     }
   }
   desired_ = desired;
+  if (observed_.stage == Stage::kUnspecified) observed_.stage = Stage::kIdle;
   observed_.job_id = desired.job_id;
   observed_.attempt = desired.attempt;
 }
@@ -74,7 +75,7 @@ void TrainerCore::Reconcile() {
   }
   if (!prepare_asked_) {
     prepare_asked_ = true;
-    return Do(PrepareOp{}, &link::Goodput::queued);
+    return Do(PrepareOp{*desired_}, &link::Goodput::queued);
   }
   if (busy_ || !facts_) return;
   if (desired_->stage >= Stage::kForm && desired_->generation > observed_.promised_generation) {
@@ -109,7 +110,7 @@ bool TrainerCore::GiveWay() {
 // From here on nothing of a lower generation can be applied: no operation is under way, and none will be started.
 void TrainerCore::Promise(int64_t generation) {
   if (mode_ != Mode::kOutside || observed_.promised_generation > 0) Note(DropCollectiveNote{});
-  AbandonSave();
+  AbandonSave(/*discard=*/false);
   mode_ = Mode::kOutside;
   aborted_ = broken_ = false;
   evals_due_.clear();
@@ -167,6 +168,7 @@ void TrainerCore::On(const Synchronised& event) {
   skipped_in_row_ = 0;
   history_.RollBackTo(event.step);
   for (link::StepRecord& record : history_.TakeMissing()) EmitStep(record);
+  if (!event.notice.empty() && reporter()) EmitEvent("numerics_changed", "resume", event.notice);
   mode_ = Mode::kTraining;
   if (GenerationIsOver()) return;
   if (event.step >= facts_->total_steps) return StartClosing(Ending::kFinished);
@@ -212,7 +214,7 @@ bool TrainerCore::Failed(const Outcome& outcome) {
 void TrainerCore::BreakGeneration(const Outcome& outcome) {
   const bool saving = save_.phase() != SaveTracker::Phase::kIdle;
   save_again_ |= saving || votes_checkpoint_ || acting_checkpoint_;
-  AbandonSave();
+  AbandonSave(/*discard=*/false);
   mode_ = Mode::kOutside;
   broken_ = true;
   evals_due_.clear();

@@ -92,6 +92,7 @@ class TrainerCore {
   bool EndsAfter(int64_t step) const { return acting_stop_ || step >= facts_->total_steps; }
   link::StepRecord MakeStepRecord(const Applied& event) const;
   void EmitStep(const link::StepRecord& record);
+  void EmitEvent(std::string kind, std::string reason, std::string message);
   void Emit(link::SpooledRecord record);
 
   // ---- core_save.cc: snapshot, parts, manifest, closing ----
@@ -100,7 +101,7 @@ class TrainerCore {
   void On(const ManifestWritten& event);
   SaveTracker::Verdict JudgeSave();
   void TakeSnapshot();
-  void AbandonSave();
+  void AbandonSave(bool discard);
   void ReportSaveFailure(int64_t step, const absl::Status& status);
   void StartClosing(Ending ending, std::string error = "");
   void ContinueClosing();

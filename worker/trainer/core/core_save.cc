@@ -45,10 +45,11 @@ void TrainerCore::On(const PartWritten& event) {
 // Looks at what the exchange showed about the save under way; the lowest rank commits it.
 SaveTracker::Verdict TrainerCore::JudgeSave() {
   const SaveTracker::Verdict verdict = save_.Judge(exchanged_.records);
-  if (verdict == SaveTracker::Verdict::kFailed) AbandonSave();
+  if (verdict == SaveTracker::Verdict::kFailed) AbandonSave(/*discard=*/reporter());
   if (verdict != SaveTracker::Verdict::kAllDurable) return verdict;
   if (reporter()) {
-    WriteManifestNote manifest{identity_.generation, save_.step(), {}, {}, save_digest_, false};
+    WriteManifestNote manifest{identity_.generation, save_.step(), {}, {}, save_digest_, false,
+                               desired_->pinned_checkpoints};
     for (const ControlRecord& record : exchanged_.records) {
       manifest.part_bytes.push_back(record.part_bytes);
       manifest.part_crc32c.push_back(record.part_crc32c);
@@ -61,9 +62,11 @@ SaveTracker::Verdict TrainerCore::JudgeSave() {
   return verdict;
 }
 
-void TrainerCore::AbandonSave() {
+// In a broken generation nothing is removed: another rank may have seen every part durable, and be writing the
+// manifest. Retention removes such folders later.
+void TrainerCore::AbandonSave(bool discard) {
   if (save_.phase() == SaveTracker::Phase::kWriting) {
-    Note(AbandonSaveNote{identity_.generation, save_.step()});
+    Note(AbandonSaveNote{identity_.generation, save_.step(), discard});
   }
   save_.Reset();
 }
@@ -89,15 +92,7 @@ void TrainerCore::On(const ManifestWritten& event) {
 }
 
 void TrainerCore::ReportSaveFailure(int64_t step, const absl::Status& status) {
-  link::Event event;
-  event.kind = "checkpoint_failed";
-  event.reason = "storage";
-  event.message = absl::StrCat("checkpoint of step ", step, ": ", status.message());
-  event.generation = identity_.generation;
-  event.step = step;
-  link::SpooledRecord spooled;
-  spooled.record = std::move(event);
-  Emit(std::move(spooled));
+  EmitEvent("checkpoint_failed", "storage", absl::StrCat("checkpoint of step ", step, ": ", status.message()));
 }
 
 void TrainerCore::StartClosing(Ending ending, std::string error) {

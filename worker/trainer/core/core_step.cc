@@ -171,6 +171,20 @@ void TrainerCore::EmitStep(const link::StepRecord& record) {
   Emit(std::move(spooled));
 }
 
+void TrainerCore::EmitEvent(std::string kind, std::string reason, std::string message) {
+  link::Event event;
+  event.kind = std::move(kind);
+  event.reason = std::move(reason);
+  event.message = std::move(message);
+  event.job_id = desired_->job_id;
+  event.attempt = desired_->attempt;
+  event.generation = identity_.generation;
+  event.step = observed_.step;
+  link::SpooledRecord spooled;
+  spooled.record = std::move(event);
+  Emit(std::move(spooled));
+}
+
 void TrainerCore::Emit(link::SpooledRecord record) {
   record.job_id = desired_->job_id;
   record.attempt = desired_->attempt;

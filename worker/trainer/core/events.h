@@ -40,7 +40,7 @@ enum class Fault { kNone, kCollective, kConfiguration, kData, kDevice, kStorage 
 
 // ---- operations ------------------------------------------------------------------------------------------------
 
-struct PrepareOp {};                   // plan, data, buffers, programs, as the newest order asks
+struct PrepareOp { link::DesiredState desired; };  // plan, data, buffers, programs
 struct ListOp {};                      // checkpoints that this rank can read
 struct SynchroniseOp {                 // meet the others, take over the state of `source`, compare digests
   link::DesiredState desired;
@@ -82,10 +82,12 @@ struct WriteManifestNote {             // lowest rank: commit the save, then ret
   std::vector<uint32_t> part_crc32c;
   uint64_t digest = 0;
   bool final = false;
+  std::vector<std::string> pinned;     // checkpoints that retention leaves
 };
-struct AbandonSaveNote {               // remove what this rank wrote of it
+struct AbandonSaveNote {
   int64_t generation = 0;
   int64_t step = 0;
+  bool discard = false;                // remove the folder: an exchange showed that it can never be completed
 };
 struct EmitNote { link::SpooledRecord record; };
 struct ExitNote {
@@ -115,6 +117,7 @@ struct Synchronised : Outcome {
   int64_t lineage = 0;
   std::string checkpoint;              // the state came from it; empty: initialisation
   bool checkpoint_bad = false;         // its bytes are damaged: never list it again
+  std::string notice;                  // "resumes, not bit-exact: …"; empty: nothing to say
 };
 struct Exchanged : Outcome {           // of StepOp and ClosingOp
   std::vector<ControlRecord> records;

@@ -1,0 +1,60 @@
+#include "worker/eval/classify.h"
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/base/status.h"
+
+namespace vitscale {
+namespace {
+
+// This rank's batches, in order.
+absl::StatusOr<std::vector<EvalSums>> RunOwnBatches(const ImageSource& source, BatchSequence sequence,
+                                                    EvalModel& model, int loader_threads) {
+  std::vector<EvalSums> sums;
+  const int64_t count = sequence.count;
+  LoaderOptions options;
+  options.threads = loader_threads;
+  BatchLoader loader(source, std::move(sequence), options);
+  Batch batch;
+  for (int64_t i = 0; i < count; ++i) {
+    VITSCALE_RETURN_IF_ERROR(loader.Next(&batch));
+    VITSCALE_ASSIGN_OR_RETURN(const EvalSums batch_sums, model.Evaluate(batch));
+    sums.push_back(batch_sums);
+  }
+  return sums;
+}
+
+}  // namespace
+
+absl::StatusOr<ClassifyResult> Classify(const ImageSource& source, int64_t batch, EvalModel& model,
+                                        Collective& collective, absl::Duration timeout,
+                                        bool* collective_failed, int loader_threads) {
+  *collective_failed = false;
+  const int world_size = collective.world_size();
+  VITSCALE_ASSIGN_OR_RETURN(
+      std::vector<EvalSums> own,
+      RunOwnBatches(source, EvalBatches(source.size(), batch, collective.rank(), world_size), model,
+                    loader_threads));
+  const int64_t batches = (source.size() + batch - 1) / batch;
+  own.resize((batches + world_size - 1) / world_size);  // ranks with one batch fewer: a zero at the end
+  const auto all = collective.AllGather(
+      absl::string_view(reinterpret_cast<const char*>(own.data()), own.size() * sizeof(EvalSums)), timeout);
+  *collective_failed = !all.ok();
+  if (!all.ok()) return all.status();
+  ClassifyResult result;
+  int64_t correct = 0;
+  for (int64_t i = 0; i < batches; ++i) {
+    EvalSums sums;
+    std::memcpy(&sums, (*all)[i % world_size].data() + i / world_size * sizeof(sums), sizeof(sums));
+    result.loss += sums.loss;
+    correct += sums.correct;
+  }
+  result.images = source.size();
+  result.loss /= static_cast<double>(result.images);
+  result.top1 = static_cast<double>(correct) / static_cast<double>(result.images);
+  return result;
+}
+
+}  // namespace vitscale

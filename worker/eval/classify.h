@@ -1,0 +1,47 @@
+// Loss and top-1 of a labelled set, over all ranks of a generation.
+//
+// The set is cut into batches by index; ranks take batches in turn; the last one is padded with images of weight 0.
+// Every image is counted once whatever the number of ranks, and the sums of batches are added in the order of
+// batches, in f64, on every rank: the result does not depend on the number of ranks to the last bit.
+
+#ifndef WORKER_EVAL_CLASSIFY_H_
+#define WORKER_EVAL_CLASSIFY_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "worker/collective/collective.h"
+#include "worker/data/loader.h"
+#include "worker/data/source.h"
+
+namespace vitscale {
+
+struct EvalSums {
+  double loss = 0;       // over images with weight 1
+  int64_t correct = 0;
+};
+
+// What runs one batch.
+class EvalModel {
+ public:
+  virtual ~EvalModel() = default;
+  virtual absl::StatusOr<EvalSums> Evaluate(const Batch& batch) = 0;
+};
+
+struct ClassifyResult {
+  int64_t images = 0;
+  double loss = 0;       // mean
+  double top1 = 0;       // share
+};
+
+// Every rank calls it with the same set and batch. `timeout` is for the exchange at the end, after the slowest rank.
+// `collective_failed` says whether an error came from the exchange. `loader_threads`: see LoaderOptions.
+absl::StatusOr<ClassifyResult> Classify(const ImageSource& source, int64_t batch, EvalModel& model,
+                                        Collective& collective, absl::Duration timeout,
+                                        bool* collective_failed, int loader_threads = 1);
+
+}  // namespace vitscale
+
+#endif  // WORKER_EVAL_CLASSIFY_H_

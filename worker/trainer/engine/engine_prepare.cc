@@ -1,0 +1,225 @@
+// PREPARE: job, data, checkpoint folder, plan, buffers, programs. See engine.h.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/hash.h"
+#include "kernels/base/log.h"
+#include "kernels/base/path.h"
+#include "kernels/base/status.h"
+#include "kernels/base/version.h"
+#include "worker/collective/gloo_collective.h"
+#include "worker/trainer/engine/deal.h"
+#include "worker/trainer/engine/engine.h"
+
+namespace vitscale {
+namespace {
+
+Precision FromLink(link::Precision precision) {
+  return precision == link::Precision::kBf16  ? Precision::kBf16
+         : precision == link::Precision::kF32 ? Precision::kF32
+                                              : Precision::kAuto;
+}
+
+link::Precision ToLink(Precision precision) {
+  return precision == Precision::kBf16 ? link::Precision::kBf16 : link::Precision::kF32;
+}
+
+Outcome Fails(absl::Status status, Fault fault) { return {std::move(status), fault, {}}; }
+
+}  // namespace
+
+CoreEvent Engine::DoPrepare(const PrepareOp& op) {
+  faults_.At("prepare", {});
+  Prepared done;
+  static_cast<Outcome&>(done) = OpenAll(op.desired);
+  if (done.status.ok()) done.facts = Facts();
+  return done;
+}
+
+Outcome Engine::OpenAll(const link::DesiredState& desired) {
+  if (absl::Status status = faults_.Parse(options_.setup.faults); !status.ok()) {
+    return Fails(status, Fault::kConfiguration);
+  }
+  auto listener = RendezvousListener::Open(options_.setup.data_address, options_.data_port);
+  if (!listener.ok()) return Fails(listener.status(), Fault::kCollective);
+  listener_ = *std::move(listener);
+  job_id_ = desired.job_id;
+  auto job = JobConfigFromCanonical(desired.spec_bytes);
+  if (!job.ok()) return Fails(job.status(), Fault::kConfiguration);
+  job_ = *std::move(job);
+  if (absl::Status status = OpenData(); !status.ok()) {
+    return Fails(status, absl::IsInvalidArgument(status) ? Fault::kConfiguration : Fault::kData);
+  }
+  if (absl::Status status = OpenCheckpoints(desired); !status.ok()) {
+    return Fails(Annotate(status, "checkpoint.dir"), Fault::kStorage);
+  }
+  return MakeReplica(desired);
+}
+
+absl::Status Engine::OpenData() {
+  SourceRequest request;
+  request.classes = job_.model.classes;
+  request.height = request.width = job_.model.image_size;
+  request.channels = job_.model.channels;
+  request.seed = 0;
+  VITSCALE_ASSIGN_OR_RETURN(preprocess_, ParsePreprocess(job_.preprocess, PreprocessUse::kTrain));
+  auto train = OpenSource(*options_.fs, options_.setup.data_roots, job_.train, request);
+  if (!train.ok()) return Annotate(train.status(), "data.train");
+  train_ = *std::move(train);
+  for (const EvalConfig& eval : job_.evals) {
+    EvalSet set;
+    const std::string noun = absl::StrCat("evals '", eval.name, "'");
+    const bool own = !eval.preprocess.empty();
+    auto preprocess = ParsePreprocess(own ? eval.preprocess : job_.preprocess,
+                                      own ? PreprocessUse::kEval : PreprocessUse::kEvalFromTrain);
+    if (!preprocess.ok()) return Annotate(preprocess.status(), noun);
+    set.preprocess = *preprocess;
+    request.seed = 1;  // a synthetic set for evaluation is not the one for training
+    auto source = OpenSource(*options_.fs, options_.setup.data_roots, eval.data, request);
+    if (!source.ok()) return Annotate(source.status(), noun);
+    set.source = *std::move(source);
+    evals_.push_back(std::move(set));
+  }
+  VITSCALE_ASSIGN_OR_RETURN(lengths_, ResolveLengths(job_, train_->size()));
+  VITSCALE_ASSIGN_OR_RETURN(order_, SampleOrder::Create(job_.seed, train_->size(), job_.batch_global));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::OpenCheckpoints(const link::DesiredState& desired) {
+  VITSCALE_ASSIGN_OR_RETURN(const std::string directory,
+                            ResolveBelow(*options_.fs, options_.setup.checkpoint_roots,
+                                         job_.checkpoint.dir, MustExist::kNo));
+  VITSCALE_ASSIGN_OR_RETURN(store_, CheckpointStore::Open(*options_.fs, directory, desired.job_id));
+  auto writer = std::make_unique<CheckpointWriter>(*store_, *options_.clock, faults_, options_.post);
+  absl::MutexLock lock(&mutex_);
+  writer_ = std::move(writer);
+  return absl::OkStatus();
+}
+
+// A run keeps the precision it began with; auto is resolved once, at the first placement.
+absl::StatusOr<Precision> Engine::ResolvePrecision(const link::DesiredState& desired,
+                                                   const BackendOptions& backend) const {
+  Precision before = desired.numerics ? FromLink(desired.numerics->precision) : Precision::kAuto;
+  if (before == Precision::kAuto) {
+    VITSCALE_ASSIGN_OR_RETURN(const std::vector<CheckpointEntry> usable, store_->Usable());
+    if (!usable.empty()) before = FromLink(usable.front().manifest.numerics.precision);
+  }
+  const Precision placed = FromLink(desired.precision);
+  const Precision wanted = job_.precision != Precision::kAuto ? job_.precision : placed;
+  if (before != Precision::kAuto && wanted != Precision::kAuto && wanted != before) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("precision: ", PrecisionName(wanted), " is wanted, but the run was begun in ",
+                     PrecisionName(before), " and goes on in it only"));
+  }
+  if (before != Precision::kAuto) return before;
+  if (wanted != Precision::kAuto) return wanted;
+  return DescribeCpu(backend).bf16_matmul ? Precision::kBf16 : Precision::kF32;
+}
+
+Outcome Engine::MakeReplica(const link::DesiredState& desired) {
+  BackendOptions backend;
+  backend.device = "cpu";
+  backend.threads = options_.setup.threads;
+  backend.instruction_set = desired.instruction_set.empty() ? options_.setup.instruction_set
+                                                            : desired.instruction_set;
+  auto precision = ResolvePrecision(desired, backend);
+  if (!precision.ok()) return Fails(precision.status(), Fault::kConfiguration);
+  precision_ = *precision;
+  backend.bf16 = precision_ == Precision::kBf16;
+
+  PlanRequest request = PlanRequestFor(job_, precision_);
+  request.source_height = train_->height();
+  request.source_width = train_->width();
+  request.range_min = preprocess_.range_min;
+  request.range_max = preprocess_.range_max;
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  if (request.batch_micro == 0) {
+    auto micro = ChooseMicroBatch(request, job_.workers, memory);
+    if (!micro.ok()) return Fails(micro.status(), Fault::kConfiguration);
+    request.batch_micro = *micro;
+  }
+  auto plan = MakePlan(request);
+  if (!plan.ok()) return Fails(plan.status(), Fault::kConfiguration);
+  if (absl::Status fits = CheckFits(*plan, memory); !fits.ok()) return Fails(fits, Fault::kConfiguration);
+  if (job_.batch_global / request.batch_micro < job_.workers) {
+    return Fails(absl::InvalidArgumentError(absl::StrCat(
+                     "batch: ", job_.batch_global / request.batch_micro, " micro-batches of ",
+                     request.batch_micro, " for ", job_.workers, " workers, want at least one each")),
+                 Fault::kConfiguration);
+  }
+  auto replica = Replica::Create(backend, *plan, job_.optimizer);
+  if (!replica.ok()) {
+    const bool user = absl::IsInvalidArgument(replica.status()) || absl::IsUnimplemented(replica.status());
+    return Fails(replica.status(), user ? Fault::kConfiguration : Fault::kDevice);
+  }
+  replica_ = *std::move(replica);
+  if (backend.bf16 && !replica_->info().bf16_matmul) {
+    VITSCALE_LOG(WARNING) << "this CPU does not multiply bf16: inputs are rounded to it and multiplied in f32, "
+                             "correctly but slowly";
+  }
+  const BackendInfo info = replica_->info();
+  run_hash_ = CombineHash(plan->hash, Hash64(job_.canonical_bytes));
+  run_hash_ = CombineHash(run_hash_, train_->size());
+  run_hash_ = CombineHash(run_hash_, Hash64(absl::StrCat(info.name, info.instruction_set, info.libraries,
+                                                         Revision())));
+  // Every rank of the gang can get a micro-batch more than another, so prepare what may be needed.
+  for (int rank : {0, job_.workers - 1}) {
+    const auto ranges = DealMicroBatches(job_.batch_global, request.batch_micro, job_.workers, rank);
+    if (absl::Status status = replica_->PrepareSteps(ranges.size()); !status.ok()) {
+      return Fails(status, Fault::kDevice);
+    }
+  }
+  return {};
+}
+
+link::NumericsRecord Engine::Numerics(int world_size, const std::string& collective) const {
+  const BackendInfo info = replica_->info();
+  link::NumericsRecord numerics;
+  numerics.backend = info.name;
+  numerics.build = Revision();
+  numerics.instruction_set = info.instruction_set;
+  numerics.libraries = absl::StrCat(info.libraries, info.libraries.empty() ? "" : ", ", GlooVersion());
+  numerics.precision = ToLink(precision_);
+  numerics.world_size = world_size;
+  numerics.batch_micro = static_cast<int>(replica_->plan().request.batch_micro);
+  numerics.collective = collective;
+  numerics.bucket_bytes = replica_->plan().request.bucket_bytes;
+  numerics.recompute = "none";
+  return numerics;
+}
+
+RunFacts Engine::Facts() const {
+  RunFacts facts;
+  facts.total_steps = lengths_.total_steps;
+  facts.batch_global = job_.batch_global;
+  facts.checkpoint_every = lengths_.checkpoint_every;
+  facts.eval_every = lengths_.eval_every;
+  facts.training_flops_per_image = replica_->plan().flops.training();
+  facts.plan_hash = run_hash_;
+  facts.job_hash = Hash64(job_id_);
+  facts.skip_non_finite = job_.on_divergence.policy == DivergencePolicy::kSkip;
+  facts.skips_max = job_.on_divergence.max;
+  facts.data_address = listener_->address();
+  facts.numerics = Numerics(job_.workers, job_.workers > 1 ? "gloo_ring" : "single");
+  return facts;
+}
+
+CoreEvent Engine::DoList() {
+  Listed done;
+  const auto usable = store_->Usable();
+  if (!usable.ok()) {
+    static_cast<Outcome&>(done) = Fails(Annotate(usable.status(), "list checkpoints"), Fault::kStorage);
+    return done;
+  }
+  constexpr size_t kListedMax = 10;
+  for (size_t i = 0; i < std::min(usable->size(), kListedMax); ++i) {
+    done.checkpoints.push_back(InfoOf((*usable)[i].manifest, (*usable)[i].path));
+  }
+  return done;
+}
+
+}  // namespace vitscale

@@ -1,0 +1,100 @@
+// Snapshots, manifests, and the emergency checkpoint of an orphan. See engine.h.
+
+#include <utility>
+
+#include "kernels/base/status.h"
+#include "kernels/base/version.h"
+#include "worker/trainer/engine/engine.h"
+
+namespace vitscale {
+
+// This rank's share of the state, copied: training goes on while it is written.
+std::vector<SnapshotTensor> Engine::CopyShare(int rank, int world_size) {
+  std::vector<StateTensor> state = replica_->State();
+  std::vector<int64_t> bytes;
+  for (const StateTensor& tensor : state) bytes.push_back(static_cast<int64_t>(tensor.bytes.size()));
+  const std::vector<int> owners = ShareParts(bytes, world_size);
+  std::vector<SnapshotTensor> share;
+  for (size_t i = 0; i < state.size(); ++i) {
+    if (owners[i] != rank) continue;
+    share.push_back({std::move(state[i].name), state[i].dtype, std::move(state[i].shape),
+                     std::vector<std::byte>(state[i].bytes.begin(), state[i].bytes.end())});
+  }
+  return share;
+}
+
+CoreEvent Engine::DoSnapshot(const SnapshotOp& op) {
+  const int world_size = collective()->world_size();
+  CheckpointWriter::Part part;
+  part.name = CheckpointName{generation_.attempt, op.generation, op.step, false};
+  part.rank = generation_.rank;
+  part.world_size = world_size;
+  part.tensors = CopyShare(generation_.rank, world_size);
+  writer_->WritePart(std::move(part));
+  return SnapshotTaken{};
+}
+
+CheckpointManifest Engine::ManifestFor(const CheckpointName& name, uint64_t digest) const {
+  CheckpointManifest manifest;
+  manifest.job_id = job_id_;
+  manifest.name = name;
+  manifest.lineage = generation_.lineage;
+  manifest.parent = parent_;
+  manifest.images = name.step * job_.batch_global;
+  manifest.digest = digest;
+  manifest.seed = job_.seed;
+  manifest.plan_hash = replica_->plan().hash;
+  const int world_size = std::max<int>(1, generation_.members.size());
+  manifest.numerics = Numerics(world_size, world_size > 1 ? "gloo_ring" : "single");
+  manifest.spec = job_.canonical_text;
+  manifest.version = VersionText();
+  return manifest;
+}
+
+void Engine::WriteManifest(const WriteManifestNote& note) {
+  CheckpointWriter::Manifest job;
+  job.manifest = ManifestFor({generation_.attempt, note.generation, note.step, false}, note.digest);
+  job.manifest.final = note.final;
+  const int world_size = static_cast<int>(note.part_bytes.size());
+  for (int rank = 0; rank < world_size; ++rank) {
+    job.manifest.files.push_back({PartFileName(rank, world_size), note.part_bytes[rank], note.part_crc32c[rank]});
+  }
+  job.retention.attempt = generation_.attempt;
+  job.retention.generation = note.generation;
+  job.retention.keep_last = job_.checkpoint.keep_last;
+  job.retention.keep_every_steps = lengths_.keep_every;
+  job.retention.pinned.insert(note.pinned.begin(), note.pinned.end());
+  writer_->WriteManifest(std::move(job));
+}
+
+void Engine::AbandonSave(const AbandonSaveNote& note) {
+  writer_->AbandonSave({generation_.attempt, note.generation, note.step, false}, note.discard);
+}
+
+// The whole state by this rank alone, under a name that no generation uses. Nothing else is touched.
+CoreEvent Engine::DoEmergencySave(const EmergencySaveOp& op) {
+  EmergencySaved done;
+  const CheckpointName name{generation_.attempt, generation_.generation, op.step, true};
+  const auto save = [&]() -> absl::Status {
+    writer_->Flush();
+    VITSCALE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
+    std::vector<NamedTensor> tensors;
+    for (StateTensor& tensor : replica_->State()) {
+      tensors.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
+    }
+    VITSCALE_RETURN_IF_ERROR(store_->Begin(name));
+    VITSCALE_ASSIGN_OR_RETURN(PartFile file, store_->WritePart(name, 0, 1, tensors));
+    CheckpointManifest manifest = ManifestFor(name, digest);
+    manifest.files.push_back(std::move(file));
+    manifest.time = options_.clock->Now();
+    VITSCALE_RETURN_IF_ERROR(store_->WriteManifest(manifest));
+    done.checkpoint = InfoOf(manifest, store_->PathOf(name));
+    return absl::OkStatus();
+  };
+  if (absl::Status status = save(); !status.ok()) {
+    static_cast<Outcome&>(done) = {Annotate(status, "emergency checkpoint"), Fault::kStorage, {}};
+  }
+  return done;
+}
+
+}  // namespace vitscale

@@ -1,0 +1,196 @@
+// GO: meet the other ranks, take over the state, make sure that it is the same everywhere. See engine.h.
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/hash.h"
+#include "kernels/base/log.h"
+#include "kernels/base/net.h"
+#include "kernels/base/status.h"
+#include "worker/collective/gloo_collective.h"
+#include "worker/collective/single_collective.h"
+#include "worker/trainer/core/gate.h"
+#include "worker/trainer/engine/deal.h"
+#include "worker/trainer/engine/engine.h"
+
+namespace vitscale {
+namespace {
+
+constexpr absl::Duration kSmallExchange = absl::Seconds(30);
+constexpr absl::Duration kLoadTimeout = absl::Minutes(10);  // the slowest rank's reading
+
+// A version as bytes of a fixed size.
+struct WireVersion {
+  int64_t established_generation = 0, step = 0;
+  uint64_t digest = 0;
+  int64_t lineage = 0;
+};
+
+}  // namespace
+
+std::shared_ptr<Collective> Engine::MakeCollective(const link::DesiredState& desired) const {
+  if (desired.members.size() <= 1) return MakeSingleCollective();
+  GlooOptions options;
+  options.identity.secret = desired.rendezvous ? desired.rendezvous->secret : "";
+  options.identity.job_hash = Hash64(job_id_);
+  options.identity.attempt = desired.attempt;
+  options.identity.generation = desired.generation;
+  options.identity.plan_hash = run_hash_;
+  options.rank = desired.rank;
+  options.world_size = static_cast<int>(desired.members.size());
+  options.data_address = options_.setup.data_address;
+  options.rank0_address = desired.members[0].data_address;
+  options.listener = listener_.get();
+  return MakeGlooCollective(std::move(options));
+}
+
+CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
+  generation_ = op.desired;
+  Synchronised done;
+  const int world_size = std::max<int>(1, generation_.members.size());
+  ranges_ = DealMicroBatches(job_.batch_global, replica_->plan().request.batch_micro, world_size,
+                             generation_.rank);
+  auto created = MakeCollective(generation_);
+  bool aborted = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    collective_ = created;
+    aborted = aborted_;
+  }
+  if (aborted) created->Abort();
+  faults_.At("synchronise", PlaceOf(-1));
+  const double seconds = generation_.rendezvous ? generation_.rendezvous->deadline_seconds : 0;
+  const auto fail = [&done](Outcome outcome) -> CoreEvent {
+    static_cast<Outcome&>(done) = std::move(outcome);
+    return done;
+  };
+  absl::Status status = created->Connect(absl::Seconds(seconds > 0 ? seconds : 10));
+  if (!status.ok()) return fail(CollectiveOutcome(status));
+  Fault fault = Fault::kCollective;
+  if (status = CheckShared(generation_, &fault); !status.ok()) {
+    return fail(fault == Fault::kCollective ? CollectiveOutcome(status) : Outcome{status, fault, {}});
+  }
+  if (Outcome loaded = Load(*generation_.source, &done); !loaded.status.ok()) return fail(loaded);
+  if (status = CompareVersions(&done); !status.ok()) return fail(CollectiveOutcome(status));
+  if (status = StartLoader(done.step); !status.ok()) return fail({status, Fault::kData, {}});
+  exchange_left_ = options_.clock->Monotonic();
+  return done;
+}
+
+// The lowest rank writes a file, everybody must read it; everybody learns who could not.
+absl::Status Engine::CheckShared(const link::DesiredState& desired, Fault* fault) {
+  const auto collective = this->collective();
+  if (collective->world_size() == 1) return absl::OkStatus();
+  const std::string secret = absl::StrCat(absl::Hex(Hash64(desired.rendezvous->secret), absl::kZeroPad16));
+  absl::Status own = absl::OkStatus();
+  if (desired.rank == 0) own = store_->WriteProbe(desired.attempt, desired.generation, secret);
+  VITSCALE_RETURN_IF_ERROR(collective->Barrier(kSmallExchange));
+  if (own.ok()) own = store_->ReadProbe(desired.attempt, desired.generation, secret);
+  VITSCALE_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                            collective->AllGather(own.ok() ? "y" : "n", kSmallExchange));
+  if (desired.rank == 0) {
+    const absl::Status removed = store_->RemoveProbe(desired.attempt, desired.generation);
+    if (!removed.ok()) VITSCALE_LOG(WARNING) << "probe file: " << removed.message();
+  }
+  std::vector<std::string> blind;
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank] != "y") blind.push_back(desired.members[rank].worker_id);
+  }
+  if (blind.empty()) return absl::OkStatus();
+  *fault = Fault::kConfiguration;
+  if (all[0] != "y") {
+    *fault = Fault::kStorage;
+    return absl::UnavailableError(absl::StrCat("checkpoint.dir '", store_->JobPath(), "' of worker ",
+                                               desired.members[0].worker_id, ": ", own.message()));
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("checkpoint.dir '", job_.checkpoint.dir, "' is not shared between workers ",
+                   desired.members[0].worker_id, " and ", absl::StrJoin(blind, ", ")));
+}
+
+Outcome Engine::Load(const link::Source& source, Synchronised* done) {
+  done->lineage = generation_.lineage;
+  parent_.clear();
+  if (source.kind == link::Source::Kind::kInitialise) {
+    if (absl::Status status = replica_->Initialise(job_.seed); !status.ok()) {
+      return {status, Fault::kDevice, {}};
+    }
+    done->step = 0;
+  } else if (source.kind == link::Source::Kind::kCheckpoint) {
+    done->checkpoint = source.checkpoint;
+    const absl::Status status = LoadCheckpoint(source.checkpoint, done);
+    if (absl::IsFailedPrecondition(status)) return {status, Fault::kConfiguration, {}};
+    // A damaged or vanished checkpoint breaks this generation; the next one is formed from another.
+    if (!status.ok()) {
+      done->checkpoint_bad = true;
+      return {Annotate(status, absl::StrCat("checkpoint ", source.checkpoint)), Fault::kCollective, {}};
+    }
+  } else {
+    return {absl::UnimplementedError("source: only initialisation and checkpoints are understood"),
+            Fault::kConfiguration,
+            {}};
+  }
+  const auto digest = replica_->Digest();
+  if (!digest.ok()) return {digest.status(), Fault::kDevice, {}};
+  done->digest = *digest;
+  return {};
+}
+
+absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointIdParts parts, ParseCheckpointId(id));
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest, store_->ReadManifest(parts.name));
+  const link::NumericsRecord now = Numerics(static_cast<int>(ranges_.empty() ? 1 : generation_.members.size()),
+                                            collective()->algorithm());
+  if (manifest.numerics.precision != now.precision) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "precision: checkpoint ", id, " was written with another one; a run keeps the precision it began with"));
+  }
+  std::vector<TensorTarget> targets;
+  for (StateTensor& tensor : replica_->State()) {
+    targets.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
+  }
+  replica_->StateWritten();
+  VITSCALE_RETURN_IF_ERROR(store_->Read(parts.name, targets));
+  VITSCALE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
+  if (manifest.digest != 0 && digest != manifest.digest) {
+    return absl::DataLossError(absl::StrCat("digest ", absl::Hex(digest), ", the manifest says ",
+                                            absl::Hex(manifest.digest)));
+  }
+  done->step = manifest.name.step;
+  parent_ = manifest.parent;
+  const std::vector<std::string> differences = NumericsDifferences(manifest.numerics, now);
+  if (!differences.empty()) {
+    done->notice = absl::StrCat("resumes, not bit-exact: ", absl::StrJoin(differences, "; "));
+    VITSCALE_LOG(WARNING) << done->notice;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::CompareVersions(Synchronised* done) {
+  const WireVersion own{generation_.generation, done->step, done->digest, done->lineage};
+  VITSCALE_ASSIGN_OR_RETURN(
+      const std::vector<std::string> all,
+      collective()->AllGather(absl::string_view(reinterpret_cast<const char*>(&own), sizeof(own)), kLoadTimeout));
+  std::vector<link::StateVersion> versions;
+  for (const std::string& bytes : all) {
+    WireVersion version;
+    std::memcpy(&version, bytes.data(), sizeof(version));
+    versions.push_back({version.established_generation, version.step, version.digest, version.lineage});
+  }
+  return CheckVersions(versions);
+}
+
+absl::Status Engine::StartLoader(int64_t step) {
+  const int64_t left = lengths_.total_steps - step;
+  if (left <= 0) return absl::OkStatus();
+  auto loader = std::make_shared<BatchLoader>(
+      *train_, TrainBatches(*order_, job_.seed, preprocess_, ranges_, step, left));
+  absl::MutexLock lock(&mutex_);
+  loader_ = std::move(loader);
+  if (aborted_) loader_->Cancel();
+  return absl::OkStatus();
+}
+
+}  // namespace vitscale

@@ -1,0 +1,183 @@
+#include "worker/trainer/engine/replica.h"
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
+#include "worker/checkpoint/checkpoint_store.h"
+#include "worker/model/vit.h"
+
+namespace vitscale {
+namespace {
+
+template <typename T>
+absl::Span<const std::byte> AsBytes(const std::vector<T>& values) {
+  return {reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T)};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Replica>> Replica::Create(const BackendOptions& options, const Plan& plan,
+                                                         const OptimizerConfig& optimizer) {
+  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(options));
+  VITSCALE_RETURN_IF_ERROR(backend->Allocate(plan.arena_bytes));
+  auto replica = std::unique_ptr<Replica>(new Replica(std::move(backend), plan, optimizer));
+  VITSCALE_RETURN_IF_ERROR(WriteConstants(replica->plan_.layout, *replica->backend_));
+  const ModelLayout& layout = replica->plan_.layout;
+  VITSCALE_ASSIGN_OR_RETURN(replica->update_,
+                            replica->backend_->Prepare(BuildUpdate(layout, optimizer)));
+  VITSCALE_ASSIGN_OR_RETURN(replica->prepare_, replica->backend_->Prepare(BuildPrepare(layout)));
+  VITSCALE_ASSIGN_OR_RETURN(replica->digest_, replica->backend_->Prepare(BuildDigest(layout)));
+  return replica;
+}
+
+absl::StatusOr<PreparedProgram*> Replica::StepProgramFor(bool first, bool last) {
+  for (StepProgram& step : steps_) {
+    if (step.first == first && step.last == last) return step.program.get();
+  }
+  VITSCALE_ASSIGN_OR_RETURN(auto program,
+                            backend_->Prepare(BuildStep(plan_.layout, MicroBatch{first, last})));
+  steps_.push_back({first, last, std::move(program)});
+  return steps_.back().program.get();
+}
+
+absl::Status Replica::PrepareSteps(int64_t count) {
+  for (int64_t number = 0; number < count; ++number) {
+    VITSCALE_RETURN_IF_ERROR(StepProgramFor(number == 0, number == count - 1).status());
+  }
+  return absl::OkStatus();
+}
+
+// ---- state -------------------------------------------------------------------------------------------------------
+
+absl::Status Replica::Initialise(uint64_t seed) {
+  for (const Arena arena : {Arena::kMomentum, Arena::kSecondMoment, Arena::kAverage}) {
+    const absl::Span<std::byte> bytes = backend_->HostBytes(arena);
+    if (!bytes.empty()) std::memset(bytes.data(), 0, bytes.size());
+  }
+  const ParamTable& table = plan_.layout.table;
+  const absl::Span<std::byte> bytes = backend_->HostBytes(Arena::kParameters);
+  const auto parameters = absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), table.arena_elements());
+  VITSCALE_RETURN_IF_ERROR(InitializeParameters(table, seed, parameters));
+  if (plan_.layout.polyak) {
+    const absl::Span<std::byte> average = backend_->HostBytes(Arena::kAverage);
+    std::memcpy(average.data(), bytes.data(), parameters.size() * sizeof(float));
+  }
+  StateWritten();
+  return absl::OkStatus();
+}
+
+std::vector<StateTensor> Replica::State() {
+  const ParamTable& table = plan_.layout.table;
+  std::vector<StateTensor> state;
+  const auto add = [&](const char* prefix, const Parameter& parameter, const TensorView& view) {
+    if (!view.present() || view.elements() == 0) return;
+    state.push_back({absl::StrCat(prefix, parameter.name), view.dtype, view.shape,
+                     backend_->HostBytes(view.arena).subspan(view.offset, view.bytes())});
+  };
+  for (const Parameter& parameter : table.parameters()) {
+    add(kParameterPrefix, parameter, table.ParameterView(parameter));
+    add(kMomentumPrefix, parameter, table.MomentumView(parameter));
+    add(kSecondMomentPrefix, parameter, table.SecondMomentView(parameter));
+    if (plan_.layout.polyak) add(kAveragePrefix, parameter, table.AverageView(parameter));
+  }
+  return state;
+}
+
+absl::StatusOr<uint64_t> Replica::Digest() {
+  VITSCALE_RETURN_IF_ERROR(backend_->Run(*digest_, {}, nullptr));
+  VITSCALE_ASSIGN_OR_RETURN(const int64_t digest, ReadScalar<int64_t>(plan_.layout.statistics.digest));
+  return static_cast<uint64_t>(digest);
+}
+
+// ---- a step ------------------------------------------------------------------------------------------------------
+
+absl::Status Replica::RefreshWeights() {
+  if (weights_current_) return absl::OkStatus();
+  VITSCALE_RETURN_IF_ERROR(backend_->Run(*prepare_, {}, nullptr));
+  weights_current_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status Replica::WriteInput(const Batch& batch, bool with_valid) {
+  const InputViews& input = plan_.layout.input;
+  VITSCALE_RETURN_IF_ERROR(backend_->Write(input.images, AsBytes(batch.images)));
+  VITSCALE_RETURN_IF_ERROR(backend_->Write(input.augment, AsBytes(batch.augment)));
+  VITSCALE_RETURN_IF_ERROR(backend_->Write(input.labels.ids, AsBytes(batch.labels)));
+  if (with_valid) VITSCALE_RETURN_IF_ERROR(backend_->Write(input.valid, AsBytes(batch.valid)));
+  return absl::OkStatus();
+}
+
+absl::Status Replica::RunMicroBatch(const Batch& batch, int64_t number, int64_t count, MarkerSink* sink) {
+  VITSCALE_ASSIGN_OR_RETURN(PreparedProgram * program, StepProgramFor(number == 0, number == count - 1));
+  VITSCALE_RETURN_IF_ERROR(RefreshWeights());
+  VITSCALE_RETURN_IF_ERROR(WriteInput(batch, /*with_valid=*/false));
+  return backend_->Run(*program, {}, sink);
+}
+
+absl::StatusOr<StepSums> Replica::Sums() {
+  StepSums sums;
+  VITSCALE_ASSIGN_OR_RETURN(sums.loss, ReadScalar<double>(plan_.layout.statistics.loss_sum));
+  VITSCALE_ASSIGN_OR_RETURN(sums.correct, ReadScalar<int64_t>(plan_.layout.statistics.correct));
+  return sums;
+}
+
+absl::Span<float> Replica::BucketValues(int bucket) {
+  const Bucket& slice = plan_.layout.buckets[bucket];
+  const absl::Span<std::byte> bytes =
+      backend_->HostBytes(Arena::kGradients).subspan(slice.offset_bytes, slice.bytes);
+  return absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));
+}
+
+absl::StatusOr<UpdateNorms> Replica::Update(const StepScalars& scalars) {
+  weights_current_ = false;
+  VITSCALE_RETURN_IF_ERROR(backend_->Run(*update_, scalars, nullptr));
+  const StatisticsViews& statistics = plan_.layout.statistics;
+  UpdateNorms norms;
+  VITSCALE_ASSIGN_OR_RETURN(norms.gradient, ReadScalar<double>(statistics.gradient_square_sum));
+  VITSCALE_ASSIGN_OR_RETURN(norms.parameter, ReadScalar<double>(statistics.parameter_square_sum));
+  VITSCALE_ASSIGN_OR_RETURN(norms.update, ReadScalar<double>(statistics.update_square_sum));
+  norms.gradient = std::sqrt(norms.gradient);
+  norms.parameter = std::sqrt(norms.parameter);
+  norms.update = std::sqrt(norms.update);
+  return norms;
+}
+
+// ---- evaluation --------------------------------------------------------------------------------------------------
+
+absl::Status Replica::PrepareEval(float range_min, float range_max) {
+  for (EvalProgram& eval : evals_) {
+    if (eval.range_min != range_min || eval.range_max != range_max) continue;
+    eval_ = eval.program.get();
+    return absl::OkStatus();
+  }
+  ModelLayout layout = plan_.layout;
+  layout.range_min = range_min;
+  layout.range_max = range_max;
+  VITSCALE_ASSIGN_OR_RETURN(auto program, backend_->Prepare(BuildEval(layout, /*first=*/true)));
+  evals_.push_back({range_min, range_max, std::move(program)});
+  eval_ = evals_.back().program.get();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EvalSums> Replica::Evaluate(const Batch& batch) {
+  VITSCALE_RETURN_IF_ERROR(RefreshWeights());
+  VITSCALE_RETURN_IF_ERROR(WriteInput(batch, /*with_valid=*/true));
+  VITSCALE_RETURN_IF_ERROR(backend_->Run(*eval_, {}, nullptr));
+  EvalSums sums;
+  VITSCALE_ASSIGN_OR_RETURN(sums.loss, ReadScalar<double>(plan_.layout.statistics.eval_loss_sum));
+  VITSCALE_ASSIGN_OR_RETURN(sums.correct, ReadScalar<int64_t>(plan_.layout.statistics.eval_correct));
+  return sums;
+}
+
+template <typename T>
+absl::StatusOr<T> Replica::ReadScalar(const TensorView& view) {
+  T value{};
+  VITSCALE_RETURN_IF_ERROR(
+      backend_->Read(view, absl::MakeSpan(reinterpret_cast<std::byte*>(&value), sizeof(value))));
+  return value;
+}
+
+}  // namespace vitscale

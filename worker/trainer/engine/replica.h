@@ -1,0 +1,111 @@
+// The model of one rank on one device: arenas, programs and state. Knows steps, not generations: the trainer decides
+// what is run, a replica runs it.
+//
+// Not thread-safe: one thread drives it. All errors of a device are INTERNAL.
+
+#ifndef WORKER_TRAINER_ENGINE_REPLICA_H_
+#define WORKER_TRAINER_ENGINE_REPLICA_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "kernels/backend_factory.h"
+#include "worker/data/loader.h"
+#include "worker/eval/classify.h"
+#include "worker/model/optimizer_config.h"
+#include "worker/plan/plan.h"
+
+namespace vitscale {
+
+// A tensor of the state (what survives a step) under the name it has in checkpoints, and its bytes on the host.
+struct StateTensor {
+  std::string name;  // "params/…", "momentum/…", "second_moment/…", "average/…"
+  DType dtype = DType::kF32;
+  Shape shape;
+  absl::Span<std::byte> bytes;
+};
+
+struct StepSums {
+  double loss = 0;      // over the images of this rank's micro-batches
+  int64_t correct = 0;
+};
+
+struct UpdateNorms {
+  double gradient = 0;  // of the mean gradient, before the clip; not finite: the update was skipped
+  double parameter = 0, update = 0;
+};
+
+class Replica : public EvalModel {
+ public:
+  // Allocates the arenas of `plan` on a new backend and prepares what does not depend on the number of ranks.
+  static absl::StatusOr<std::unique_ptr<Replica>> Create(const BackendOptions& backend,
+                                                         const Plan& plan,
+                                                         const OptimizerConfig& optimizer);
+
+  const Plan& plan() const { return plan_; }
+  BackendInfo info() const { return backend_->info(); }
+
+  // Prepares the programs of steps of `count` micro-batches; once per count.
+  absl::Status PrepareSteps(int64_t count);
+
+  // ---- state ----
+  // Parameters drawn from the seed, moments zero.
+  absl::Status Initialise(uint64_t seed);
+  // Every tensor of the state, in the order of the param table. Whoever writes into the bytes calls StateWritten.
+  std::vector<StateTensor> State();
+  void StateWritten() { weights_current_ = false; }
+  absl::StatusOr<uint64_t> Digest();
+
+  // ---- a step ----
+  // Part 1: micro-batch `number` of `count`. `sink` hears GradientsReady(bucket) during the last.
+  absl::Status RunMicroBatch(const Batch& batch, int64_t number, int64_t count, MarkerSink* sink);
+  absl::StatusOr<StepSums> Sums();
+  int buckets() const { return static_cast<int>(plan_.layout.buckets.size()); }
+  absl::Span<float> BucketValues(int bucket);
+  // Part 2. The gate is scalars.apply.
+  absl::StatusOr<UpdateNorms> Update(const StepScalars& scalars);
+
+  // ---- evaluation ----
+  // `range_*`: of the evaluation's preprocessing. Statistics of training stay as they are.
+  absl::Status PrepareEval(float range_min, float range_max);
+  absl::StatusOr<EvalSums> Evaluate(const Batch& batch) override;
+
+ private:
+  Replica(std::unique_ptr<Backend> backend, Plan plan, OptimizerConfig optimizer)
+      : backend_(std::move(backend)), plan_(std::move(plan)), optimizer_(optimizer) {}
+
+  struct StepProgram {
+    bool first = false, last = false;
+    std::unique_ptr<PreparedProgram> program;
+  };
+  struct EvalProgram {
+    float range_min = 0, range_max = 0;
+    std::unique_ptr<PreparedProgram> program;
+  };
+
+  absl::StatusOr<PreparedProgram*> StepProgramFor(bool first, bool last);
+  absl::Status RefreshWeights();
+  absl::Status WriteInput(const Batch& batch, bool with_valid);
+  template <typename T>
+  absl::StatusOr<T> ReadScalar(const TensorView& view);
+
+  std::unique_ptr<Backend> backend_;
+  const Plan plan_;
+  const OptimizerConfig optimizer_;
+  std::vector<StepProgram> steps_;
+  std::vector<EvalProgram> evals_;
+  PreparedProgram* eval_ = nullptr;  // chosen by PrepareEval
+  std::unique_ptr<PreparedProgram> update_, prepare_, digest_;
+  bool weights_current_ = false;     // compute copies are those of the parameters
+};
+
+}  // namespace vitscale
+
+#endif  // WORKER_TRAINER_ENGINE_REPLICA_H_
