@@ -1,0 +1,55 @@
+// What the groups of commands share. Internal to client/.
+
+#ifndef CLIENT_COMMAND_H_
+#define CLIENT_COMMAND_H_
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/context.h"
+
+namespace vitscale {
+
+// The tree and what was chosen from it: parsing sets `run`, RunCli calls it.
+struct Cli {
+  CLI::App& app;
+  Context& context;
+  std::function<absl::StatusOr<int>()> run;
+};
+
+// Adds a command whose flags live in `Flags`: `declare` binds them, `run` gets them when the command was chosen.
+template <typename Flags>
+CLI::App* AddCommand(Cli& cli, CLI::App& parent, const std::string& name, const std::string& what,
+                     const std::string& examples, const std::function<void(CLI::App&, Flags&)>& declare,
+                     std::function<absl::StatusOr<int>(Context&, const Flags&)> run) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = parent.add_subcommand(name, what);
+  declare(*command, *flags);
+  command->footer("\nExamples:\n" + examples + "\nGlobal flags (address, output, time-out): vitscale --help");
+  command->callback([&cli, flags, command, run = std::move(run)] {
+    if (!command->get_subcommands().empty()) return;  // one of its own commands was chosen
+    cli.run = [&cli, flags, run] { return run(cli.context, *flags); };
+  });
+  return command;
+}
+
+struct NoFlags {};
+
+void AddJobCommands(Cli& cli);     // submit, list, get, why, watch, wait, cancel, kill, pause, resume
+void AddRecordCommands(Cli& cli);  // logs, events, plot, summary, checkpoints, workers
+void AddLocalCommands(Cli& cli);   // plan, validate, completion, version
+
+// By id or unambiguous name.
+absl::StatusOr<v1::Job> FetchJob(ControlClient& client, const std::string& job);
+
+// Where a file cannot be written or a flag has a wrong form: INVALID_ARGUMENT "--flag: …".
+absl::Status FlagError(const std::string& flag, absl::string_view message);
+
+}  // namespace vitscale
+
+#endif  // CLIENT_COMMAND_H_

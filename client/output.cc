@@ -1,0 +1,78 @@
+#include "client/output.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/files.h"
+#include "proto/spec/fault.h"
+#include "proto/spec/message_text.h"
+
+namespace vitscale {
+namespace {
+
+constexpr int64_t kInputBytesMax = 1 << 20;
+
+}  // namespace
+
+void PrintMessage(Context& context, const google::protobuf::Message& message) {
+  if (context.format == OutputFormat::kJson) {
+    context.out << MessageToJson(message, {.zeros = true}) << "\n";
+  } else {
+    context.out << MessageToYaml(message);
+  }
+}
+
+void PrintList(Context& context, const std::vector<const google::protobuf::Message*>& messages,
+               const std::function<Table()>& table) {
+  switch (context.format) {
+    case OutputFormat::kTable:
+    case OutputFormat::kWide: context.out << table().Text(); return;
+    case OutputFormat::kCsv: context.out << table().Csv(); return;
+    case OutputFormat::kJson: {
+      context.out << "[";
+      const char* separator = "\n";
+      for (const auto* message : messages) {
+        context.out << separator << MessageToJson(*message, {.zeros = true});
+        separator = ",\n";
+      }
+      context.out << (messages.empty() ? "]\n" : "\n]\n");
+      return;
+    }
+    case OutputFormat::kYaml:
+      if (messages.empty()) context.out << "[]\n";
+      for (const auto* message : messages) {
+        const char* margin = "- ";
+        for (const absl::string_view line : absl::StrSplit(MessageToYaml(*message), '\n', absl::SkipEmpty())) {
+          context.out << margin << line << "\n";
+          margin = "  ";
+        }
+      }
+      return;
+  }
+}
+
+void PrintError(Context& context, const absl::Status& status) {
+  const std::vector<Fault> faults = StatusToFaults(status);
+  std::string message(status.message());
+  const size_t list = message.find(" faults: ");
+  if (faults.size() < 2 || list == std::string::npos) {
+    context.err << "error: " << message << "\n";
+    return;
+  }
+  context.err << "error: " << message.substr(0, list) << " faults:\n";
+  for (const Fault& fault : faults) {
+    context.err << "  " << FaultText(fault) << "\n";
+  }
+}
+
+absl::StatusOr<std::string> ReadInput(Context& context, const std::string& path) {
+  if (path != "-") return PosixFileSystem().ReadFile(path, kInputBytesMax);
+  std::string text(kInputBytesMax + 1, '\0');
+  context.in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(context.in.gcount()));
+  if (text.size() > kInputBytesMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("standard input: more than ", kInputBytesMax, " bytes"));
+  }
+  return text;
+}
+
+}  // namespace vitscale

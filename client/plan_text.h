@@ -1,0 +1,36 @@
+// `vitscale plan`: the planner's numbers for people and scripts. No I/O.
+
+#ifndef CLIENT_PLAN_TEXT_H_
+#define CLIENT_PLAN_TEXT_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/context.h"
+#include "worker/config/job_config.h"
+#include "worker/plan/plan.h"
+
+namespace vitscale {
+
+// The plan of a job for a worker with `memory_bytes` (0: not limited): micro-batch chosen as at submit where the job
+// leaves it open, precision auto planned as bf16. RESOURCE_EXHAUSTED when it cannot fit.
+absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes);
+
+std::string PlanJson(const Plan& plan, const std::vector<int>& workers);  // one line
+
+struct VariantRow {
+  std::string name;
+  ModelShape shape;
+  int64_t tokens = 0, parameters = 0;
+  Flops flops;
+  int64_t state_bytes = 0;  // parameters, momentum, second moment (Adafactor)
+};
+
+// Every named variant with a MAP head.
+absl::StatusOr<std::vector<VariantRow>> PlanVariants(int classes, int image_size);
+std::string VariantsText(const std::vector<VariantRow>& rows, OutputFormat format);
+
+}  // namespace vitscale
+
+#endif  // CLIENT_PLAN_TEXT_H_
