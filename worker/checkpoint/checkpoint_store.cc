@@ -173,6 +173,7 @@ absl::Status CheckpointStore::RemoveProbe(int64_t attempt, int64_t generation) {
 
 absl::Status CheckpointStore::Begin(const CheckpointName& name) {
   const absl::Status made = fs_->MakeDirectory(PathOf(name));
+  if (made.ok()) return fs_->SyncDirectory(JobPath());
   if (!absl::IsAlreadyExists(made)) return made;
   VITSCALE_ASSIGN_OR_RETURN(const bool complete,
                             fs_->Exists(JoinPath(PathOf(name), kManifestName)));

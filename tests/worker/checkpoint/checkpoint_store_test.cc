@@ -64,6 +64,18 @@ TEST_F(CheckpointStoreTest, WithoutManifestThereIsNoCheckpoint) {
   EXPECT_THAT(store_.ReadManifest(first_), StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST_F(CheckpointStoreTest, APartThatWasReportedDurableSurvivesAPowerCut) {
+  TestState state(1);
+  std::vector<PartFile> files;
+  for (int rank = 0; rank < 2; ++rank) {
+    ASSERT_THAT(store_.Begin(first_), IsOk());
+    files.push_back(*store_.WritePart(first_, rank, 2, state.Share(rank)));
+  }
+  fs_.Restart(AfterCrash::kLoseUnsynced);
+  ASSERT_THAT(store_.WriteManifest(TestManifest(first_, files)), IsOk());
+  EXPECT_EQ(Load(first_), 1);
+}
+
 TEST_F(CheckpointStoreTest, ManifestNeedsEveryPartWithItsSize) {
   TestState state(1);
   ASSERT_THAT(store_.Begin(first_), IsOk());
