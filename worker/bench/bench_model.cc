@@ -76,6 +76,10 @@ OptimizerKind OptimizerOf(const BenchOptions& o) {
 }
 
 absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
+  if (o.variant.empty() && o.custom.patch == 0) {
+    return absl::InvalidArgumentError(
+        "no model: want --variant, or --patch, --width, --depth, --heads and --mlp-width");
+  }
   PlanRequest request;
   ModelShape shape = o.custom;
   if (!o.variant.empty()) {

@@ -1,6 +1,7 @@
 #include "worker/bench/op_bench.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -82,15 +83,15 @@ class OpTimer {
     Tally& tally = tallies[KindOf(program)];
     const OpCost cost = CostOf(program);
     VITSCALE_ASSIGN_OR_RETURN(auto prepared, backend_.Prepare(std::move(program)));
-    std::vector<double> seconds;
+    double seconds = std::numeric_limits<double>::infinity();
     for (int i = 0; i <= repetitions_; ++i) {  // the first warms up
       absl::Status status;
       const double once = SecondsOf([&] { status = backend_.Run(*prepared, {}, nullptr); });
       VITSCALE_RETURN_IF_ERROR(status);
-      if (i > 0) seconds.push_back(once);
+      if (i > 0) seconds = std::min(seconds, once);
     }
     ++tally.count;
-    tally.seconds += Median(seconds);
+    tally.seconds += seconds;
     tally.cost.flops += cost.flops;
     tally.cost.bytes += cost.bytes;
     return absl::OkStatus();
