@@ -30,7 +30,9 @@ std::string Describe(const std::string& coordinator, const absl::Status& status)
                       status.ok() ? "it ended the session" : status.message());
 }
 
-// Calls that are not finished: the owner waits for them before it goes.
+// Calls that are not finished: the owner waits for them before it lets go of the channel. Each call is counted until
+// its context is destroyed: contexts hold the channel too, and the last holder of a channel must not be a
+// thread of gRPC, which would then wait for its own end (gRPC 1.51 aborts there).
 class Outstanding {
  public:
   void Add() {
@@ -128,17 +130,18 @@ class Stream : public grpc::ClientBidiReactor<v1::AgentMessage, v1::CoordinatorM
   }
 
   void OnDone(const grpc::Status& result) override {
-    const std::shared_ptr<Stream> self = std::move(self_);
+    std::shared_ptr<Stream> self = std::move(self_);
+    Outstanding& outstanding = outstanding_;
     bool silent;
     {
       absl::MutexLock lock(&mutex_);
       silent = silent_;
     }
-    const absl::Status status = ToAbsl(result);
-    if (!silent) {
+    if (const absl::Status status = ToAbsl(result); !silent) {
       sink_.event(SessionFailed{session_, StreamError(status), Describe(coordinator_, status)});
     }
-    outstanding_.Remove();
+    self.reset();
+    outstanding.Remove();
   }
 
  private:
@@ -157,7 +160,7 @@ class Stream : public grpc::ClientBidiReactor<v1::AgentMessage, v1::CoordinatorM
   bool silent_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// One call of Register; deletes itself when it is answered.
+// One call of Register, owned by its callback.
 struct RegisterCall {
   grpc::ClientContext context;
   v1::RegisterResponse response;
@@ -181,9 +184,11 @@ class GrpcCoordinator : public CoordinatorLink {
     auto call = std::make_shared<RegisterCall>();
     call->context.set_deadline(std::chrono::system_clock::now() + kRegisterDeadline);
     outstanding_.Add();
-    stub_->async()->Register(&call->context, &registration_, &call->response,
-                             [this, call, session](grpc::Status status) {
+    RegisterCall* const raw = call.get();  // the lambda may be gone, and `call` with it, when this returns
+    stub_->async()->Register(&raw->context, &registration_, &raw->response,
+                             [this, call = std::move(call), session](grpc::Status status) mutable {
                                OnRegistered(session, ToAbsl(status), call->response);
+                               call.reset();
                                outstanding_.Remove();
                              });
   }
