@@ -2,10 +2,12 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "google/rpc/status.pb.h"
 #include "kernels/base/net.h"
@@ -37,11 +39,19 @@ grpc::ChannelArguments ChannelOptions() {
   return arguments;
 }
 
+// "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Connection refused" in few words.
+std::string WhyUnavailable(const std::string& message) {
+  if (!absl::StartsWith(message, "failed to connect")) return message;
+  const size_t reason = message.rfind(": ");
+  return absl::StrCat(reason == std::string::npos ? message : message.substr(reason + 2),
+                      " (start vitscaled, or say where it is with --address)");
+}
+
 absl::Status FromWire(const grpc::Status& status, const std::string& address) {
   if (status.ok()) return absl::OkStatus();
   std::string message = status.error_message();
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
-    message = absl::StrCat("no coordinator at ", address, ": ", message);
+    message = absl::StrCat("no coordinator at ", address, ": ", WhyUnavailable(message));
   } else if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
     message = absl::StrCat("no answer from ", address, " in time");
   }

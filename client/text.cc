@@ -93,11 +93,13 @@ std::string Shorten(absl::string_view text, int width) {
 }
 
 std::string Thousands(int64_t number) {
-  std::string digits = absl::StrCat(number < 0 ? -number : number);
-  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(at, ",");
+  const std::string digits = absl::StrCat(number < 0 ? -number : number);
+  std::string out = number < 0 ? "-" : "";
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
+    out += digits[i];
   }
-  return number < 0 ? absl::StrCat("-", digits) : digits;
+  return out;
 }
 
 std::string Significant(double value, int digits) {

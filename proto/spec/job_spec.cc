@@ -80,7 +80,13 @@ void AddNewFaults(const Places& places, std::vector<Fault> more, std::vector<Fau
       said = said || (!field.empty() && (IsBelow(fault.field, field) || IsBelow(field, fault.field)));
     }
     if (said) continue;
-    if (const auto place = places.find(fault.field); place != places.end()) fault.place = place->second;
+    absl::string_view text = fault.text;
+    const auto place = places.find(fault.field);
+    if (place != places.end()) {
+      fault.place = place->second;
+    } else if (absl::ConsumePrefix(&text, "was 0, ")) {  // a required number that nobody gave
+      fault.text = absl::StrCat("is missing, ", text);
+    }
     faults->push_back(std::move(fault));
   }
 }

@@ -153,8 +153,8 @@ schedule: {total: 100, warmup: 5 steps}
 TEST(JobSpecTest, AnEmptyFileNamesEverythingThatIsRequired) {
   const auto faults = FaultsOf("");
   EXPECT_THAT(faults, testing::UnorderedElementsAre(
-      HasSubstr("batch.global: was 0"), HasSubstr("model: has neither variant nor custom"),
-      HasSubstr("model.classes: was 0, wanted 1 to"), HasSubstr("data.train.format: is missing"),
+      HasSubstr("batch.global: is missing, wanted 1 to"), HasSubstr("model: has neither variant nor custom"),
+      HasSubstr("model.classes: is missing, wanted 1 to"), HasSubstr("data.train.format: is missing"),
       HasSubstr("optimizer.lr: is missing"), HasSubstr("schedule.total: is missing")));
 }
 

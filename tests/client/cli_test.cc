@@ -1,0 +1,461 @@
+// Whole commands against a fake coordinator.
+
+#include "client/cli.h"
+
+#include <fstream>
+#include <memory>
+#include <numeric>
+#include <sstream>
+
+#include "absl/strings/str_split.h"
+#include "kernels/base/files.h"
+#include "nlohmann/json.hpp"
+#include "proto/spec/fault.h"
+#include "tests/client/fake_control_client.h"
+#include "tests/status_matchers.h"
+
+namespace vitscale {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+constexpr char kJob[] = R"(
+name: tiny
+model: {custom: {patch: 4, width: 32, depth: 2, heads: 2, mlp_width: 64}, image_size: 16, channels: 1, classes: 4}
+data: {train: {format: synthetic, synthetic_images: 1024}}
+optimizer: {lr: 1e-3}
+schedule: {total: 20 steps}
+batch: {global: 32}
+)";
+
+class CliTest : public testing::Test {
+ protected:
+  CliTest() {
+    AddJob("job1", "tiny", v1::JOB_STATE_SUCCEEDED);
+    for (int step = 1; step <= 20; ++step) {
+      v1::StepRecord record;
+      record.set_step(step);
+      record.set_images(step * 32);
+      record.set_loss(2.0 / step);
+      record.set_step_seconds(0.01);
+      coordinator_.steps.push_back(record);
+    }
+    for (int n = 1; n <= 5; ++n) {
+      v1::Event event;
+      event.set_sequence(n);
+      event.set_job_id("job1");
+      event.set_kind("placed");
+      event.set_message(absl::StrCat("event ", n));
+      coordinator_.events.push_back(event);
+      v1::LogLine line;
+      line.set_sequence(n);
+      line.set_rank(n % 2);
+      line.set_text(absl::StrCat("line ", n));
+      coordinator_.logs.push_back(line);
+    }
+    v1::EvalRecord eval;
+    eval.set_name("val");
+    eval.set_step(20);
+    (*eval.mutable_values())["top1"] = 0.875;
+    coordinator_.evals.push_back(eval);
+  }
+
+  v1::Job& AddJob(const std::string& id, const std::string& name, v1::JobState state) {
+    v1::Job& job = coordinator_.jobs[id];
+    job.set_id(id);
+    job.mutable_spec()->set_name(name);
+    job.set_state(state);
+    job.set_step(20);
+    job.set_total_steps(20);
+    job.set_intent(v1::INTENT_RUN);
+    return job;
+  }
+
+  int Run(std::vector<std::string> arguments, const std::string& input = "") {
+    out_.str("");
+    err_.str("");
+    in_ = std::istringstream(input);
+    Context context{.out = out_, .err = err_, .in = in_, .clock = clock_};
+    return RunWith(context, std::move(arguments));
+  }
+  int RunWith(Context& context, std::vector<std::string> arguments) {
+    context.out_is_terminal = terminal_;
+    context.sleep = [this](absl::Duration d) {
+      slept_.push_back(d);
+      clock_.Advance(d);
+    };
+    context.environment = [this](const char* name) { return environment_[name]; };
+    context.connect = [this](const std::string& address, absl::Duration) {
+      address_ = address;
+      return absl::StatusOr<std::unique_ptr<ControlClient>>(std::make_unique<FakeControlClient>(coordinator_));
+    };
+    return RunCli(arguments, context);
+  }
+  std::string out() const { return out_.str(); }
+  std::string err() const { return err_.str(); }
+  std::vector<std::string> Lines() const { return absl::StrSplit(out(), '\n', absl::SkipEmpty()); }
+
+  FakeCoordinator coordinator_;
+  FakeClock clock_;
+  std::ostringstream out_, err_;
+  std::istringstream in_;
+  std::map<std::string, std::string> environment_;
+  std::vector<absl::Duration> slept_;
+  std::string address_;
+  bool terminal_ = false;
+};
+
+// ---- command line ----------------------------------------------------------------------------------------------------
+
+TEST_F(CliTest, HelpTeachesWithExamplesAndGoesToStandardOutput) {
+  EXPECT_EQ(Run({"--help"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("vitscale submit job.yaml"), HasSubstr("Exit codes"), HasSubstr("VITSCALE_ADDRESS")));
+  EXPECT_EQ(Run({"submit", "--help"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("Examples:"), HasSubstr("--idempotency-key")));
+  EXPECT_EQ(Run({}), 0);
+  EXPECT_THAT(out(), HasSubstr("submit"));
+}
+
+TEST_F(CliTest, UsageErrorsAreExitCode2OnStandardError) {
+  EXPECT_EQ(Run({"lsit"}), 2);
+  EXPECT_THAT(err(), HasSubstr("no command \"lsit\", did you mean \"list\"?"));
+  EXPECT_EQ(Run({"get"}), 2);
+  EXPECT_EQ(Run({"list", "--nonsense"}), 2);
+  EXPECT_EQ(Run({"list", "-o", "xml"}), 2);
+  EXPECT_EQ(Run({"list", "--timeout", "soon"}), 2);
+  EXPECT_THAT(err(), HasSubstr("--timeout: was \"soon\""));
+  EXPECT_EQ(Run({"list", "--state", "runing"}), 2);
+  EXPECT_THAT(err(), HasSubstr("did you mean \"running\"?"));
+  EXPECT_EQ(Run({"checkpoints"}), 2);
+  EXPECT_THAT(out(), IsEmpty());
+}
+
+TEST_F(CliTest, TheAddressComesFromFlagThenEnvironmentThenDefault) {
+  Run({"list"});
+  EXPECT_THAT(address_, testing::AnyOf(HasSubstr("unix:"), HasSubstr("127.0.0.1:7480")));
+  environment_["VITSCALE_ADDRESS"] = "host:1";
+  Run({"list"});
+  EXPECT_EQ(address_, "host:1");
+  Run({"list", "--address", "host:2"});
+  EXPECT_EQ(address_, "host:2");
+}
+
+TEST_F(CliTest, StatusCodesBecomeExitCodes) {
+  EXPECT_EQ(Run({"get", "nothing"}), 3);
+  EXPECT_THAT(err(), HasSubstr("no job \"nothing\""));
+  coordinator_.down = absl::UnavailableError("no coordinator at x");
+  EXPECT_EQ(Run({"list"}), 4);
+  coordinator_.down = absl::DeadlineExceededError("late");
+  EXPECT_EQ(Run({"list"}), 124);
+  coordinator_.down = absl::InternalError("broken");
+  EXPECT_EQ(Run({"list"}), 1);
+}
+
+// ---- submit ----------------------------------------------------------------------------------------------------------
+
+TEST_F(CliTest, SubmitSendsTheSpecWithOverridesAndPrintsTheIdAloneWhenQuiet) {
+  EXPECT_EQ(Run({"submit", "-", "-q", "--set", "seed=7", "--name", "other", "--priority", "-5"}, kJob), 0) << err();
+  EXPECT_EQ(out(), "job1\n");
+  EXPECT_THAT(err(), IsEmpty());
+  ASSERT_EQ(coordinator_.submitted.size(), 1u);
+  const v1::SubmitJobRequest& request = coordinator_.submitted[0];
+  EXPECT_EQ(request.spec().seed(), 7u);
+  EXPECT_EQ(request.spec().name(), "other");
+  EXPECT_EQ(request.spec().priority(), -5);
+  EXPECT_THAT(request.request_id(), testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
+}
+
+TEST_F(CliTest, SubmitReportsAllFaultsOnePerLineAndSendsNothing) {
+  EXPECT_EQ(Run({"submit", "-"}, "modle: x\nbatch: {global: 0}\n"), 2);
+  EXPECT_THAT(err(), AllOf(HasSubstr("standard input: job spec: "), HasSubstr("\n  modle (line 1): unknown key"),
+                           HasSubstr("\n  batch.global (line 2): was 0")));
+  EXPECT_THAT(coordinator_.submitted, IsEmpty());
+  EXPECT_EQ(Run({"submit", "/no/such/file.yaml"}), 3);
+  EXPECT_THAT(err(), HasSubstr("/no/such/file.yaml"));
+}
+
+TEST_F(CliTest, FaultsFromTheCoordinatorArePrintedTheSameWay) {
+  coordinator_.submit = FaultsToStatus("job spec", {{"a.b", "was 1, wanted 2", "", false}, {"c", "bad", "", false}});
+  EXPECT_EQ(Run({"submit", "-"}, kJob), 2);
+  EXPECT_THAT(err(), AllOf(HasSubstr("\n  a.b: was 1, wanted 2\n"), HasSubstr("\n  c: bad\n")));
+}
+
+TEST_F(CliTest, DryRunPrintsTheCanonicalSpecAndAsksForValidationOnly) {
+  EXPECT_EQ(Run({"submit", "-", "--dry-run"}, kJob), 0);
+  EXPECT_TRUE(coordinator_.submitted[0].validate_only());
+  EXPECT_THAT(out(), HasSubstr("name: tiny"));
+}
+
+TEST_F(CliTest, AnIdempotencyKeyIsTheRequestIdAndIsNamedWhenItClashes) {
+  coordinator_.submit = absl::AlreadyExistsError("used for another request");
+  EXPECT_EQ(Run({"submit", "-", "--idempotency-key", "k1"}, kJob), 1);
+  EXPECT_EQ(coordinator_.submitted[0].request_id(), "k1");
+  EXPECT_THAT(err(), HasSubstr("idempotency key \"k1\""));
+}
+
+TEST_F(CliTest, SubmitWaitHasTheExitCodeOfTheJob) {
+  EXPECT_EQ(Run({"submit", "-", "--wait"}, kJob), 0);
+  coordinator_.jobs["job1"].set_state(v1::JOB_STATE_FAILED);
+  EXPECT_EQ(Run({"submit", "-", "--follow"}, kJob), 1);
+}
+
+// ---- looking ---------------------------------------------------------------------------------------------------------
+
+TEST_F(CliTest, ListSpeaksEveryFormat) {
+  AddJob("job2", "other", v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(Run({"list"}), 0);
+  EXPECT_THAT(Lines()[0], HasSubstr("ID    NAME   STATE"));
+  EXPECT_EQ(Lines().size(), 3u);
+  EXPECT_EQ(Run({"list", "-o", "json"}), 0);
+  const auto json = nlohmann::json::parse(out());
+  ASSERT_EQ(json.size(), 2u);
+  EXPECT_EQ(json[0]["id"], "job1");
+  EXPECT_EQ(json[1]["state"], "RUNNING");
+  EXPECT_EQ(Run({"list", "-o", "yaml"}), 0);
+  EXPECT_THAT(out(), HasSubstr("- id: job1\n"));
+  EXPECT_EQ(Run({"list", "-o", "wide"}), 0);
+  EXPECT_THAT(out(), HasSubstr("PRIORITY"));
+  EXPECT_EQ(Run({"list", "-o", "csv"}), 0);
+  EXPECT_THAT(out(), HasSubstr("job2,other,RUNNING"));
+  EXPECT_EQ(Run({"list", "--state", "running", "-o", "json"}), 0);
+  EXPECT_EQ(nlohmann::json::parse(out()).size(), 1u);
+}
+
+TEST_F(CliTest, ListPagesUpToItsLimitAndSaysThatThereIsMore) {
+  for (int i = 0; i < 30; ++i) AddJob(absl::StrCat("k", 100 + i), "many", v1::JOB_STATE_QUEUED);
+  EXPECT_EQ(Run({"list", "--limit", "10", "-o", "json"}), 0);
+  EXPECT_EQ(nlohmann::json::parse(out()).size(), 10u);
+  EXPECT_THAT(err(), HasSubstr("there are more"));
+}
+
+TEST_F(CliTest, GetShowsDetailsWithTheLastEventsAndJsonHasZeros) {
+  EXPECT_EQ(Run({"get", "tiny"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("state        SUCCEEDED"), HasSubstr("event 5")));
+  EXPECT_EQ(Run({"get", "job1", "-o", "json"}), 0);
+  const auto json = nlohmann::json::parse(out());
+  EXPECT_EQ(json["preemptions"], 0);
+  EXPECT_EQ(json["step"], 20);
+}
+
+TEST_F(CliTest, WhySaysTheReason) {
+  v1::Job& job = AddJob("job2", "waiting", v1::JOB_STATE_QUEUED);
+  job.set_reason("waiting_for_workers");
+  job.set_message("needs 2 workers, 1 is free");
+  EXPECT_EQ(Run({"why", "waiting"}), 0);
+  EXPECT_THAT(out(), HasSubstr("is QUEUED because of waiting_for_workers: needs 2 workers, 1 is free"));
+}
+
+TEST_F(CliTest, IntentsGoToEveryJobNamed) {
+  AddJob("job2", "other", v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(Run({"cancel", "job1", "other"}), 0);
+  ASSERT_EQ(coordinator_.intents.size(), 2u);
+  EXPECT_EQ(coordinator_.intents[1].intent(), v1::INTENT_CANCEL);
+  EXPECT_NE(coordinator_.intents[0].request_id(), coordinator_.intents[1].request_id());
+  EXPECT_EQ(Run({"resume", "job1"}), 0);
+  EXPECT_EQ(coordinator_.intents.back().intent(), v1::INTENT_RUN);
+  EXPECT_EQ(Run({"kill", "nothing", "job1"}), 3) << "the others are still done";
+  EXPECT_EQ(coordinator_.intents.back().intent(), v1::INTENT_KILL);
+}
+
+// ---- watching --------------------------------------------------------------------------------------------------------
+
+TEST_F(CliTest, WaitReflectsTheJob) {
+  EXPECT_EQ(Run({"wait", "tiny"}), 0);
+  EXPECT_THAT(out(), IsEmpty());
+  coordinator_.jobs["job1"].set_state(v1::JOB_STATE_FAILED);
+  EXPECT_EQ(Run({"wait", "tiny"}), 1);
+  coordinator_.jobs["job1"].set_state(v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(Run({"wait", "tiny"}), 103);
+  EXPECT_EQ(Run({"wait", "nothing"}), 3);
+}
+
+TEST_F(CliTest, WatchPrintsPlainLinesWhereThereIsNoTerminal) {
+  EXPECT_EQ(Run({"watch", "tiny"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("event 1"), HasSubstr("step 20/20  loss 0.1000"), HasSubstr("val at step 20: top1 87.50 %"),
+                           HasSubstr("job job1 (tiny) SUCCEEDED"), Not(HasSubstr("\x1b"))));
+}
+
+TEST_F(CliTest, WatchDrawsABarOnATerminalAndClearsItAtTheEnd) {
+  terminal_ = true;
+  EXPECT_EQ(Run({"watch", "tiny"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("█"), HasSubstr("\r\x1b[K")));
+  EXPECT_THAT(Lines().back(), HasSubstr("SUCCEEDED"));
+}
+
+TEST_F(CliTest, WatchAsJsonIsOneObjectALine) {
+  EXPECT_EQ(Run({"watch", "tiny", "-o", "json"}), 0);
+  int steps = 0;
+  for (const std::string& line : Lines()) steps += nlohmann::json::parse(line).contains("step");
+  EXPECT_EQ(steps, 20);
+}
+
+TEST_F(CliTest, WatchSurvivesARestartOfTheCoordinatorWithoutGapOrDuplicate) {
+  coordinator_.repeat = 4;
+  coordinator_.breaks = {{7, absl::UnavailableError("gone")}, {0, absl::UnavailableError("still gone")},
+                         {8, absl::InternalError("stream reset")}};
+  EXPECT_EQ(Run({"watch", "tiny", "-o", "json"}), 0) << err();
+  std::vector<int> steps, events, evals;
+  for (const std::string& line : Lines()) {
+    const auto json = nlohmann::json::parse(line);
+    if (json.contains("step")) steps.push_back(json["step"]["step"]);
+    if (json.contains("event")) events.push_back(json["event"]["sequence"]);
+    if (json.contains("eval")) evals.push_back(json["eval"]["step"]);
+  }
+  std::vector<int> all(20);
+  std::iota(all.begin(), all.end(), 1);
+  EXPECT_EQ(steps, all);
+  EXPECT_THAT(events, ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_THAT(evals, ElementsAre(20));
+  EXPECT_EQ(coordinator_.watches.back().after_event(), 5);
+  EXPECT_EQ(slept_.size(), 3u);
+  EXPECT_THAT(err(), AllOf(HasSubstr("connection lost (gone)"), HasSubstr("connected again")));
+}
+
+TEST_F(CliTest, WaitingStopsAtTheTimeOut) {
+  for (int i = 0; i < 1000; ++i) coordinator_.breaks.push_back({0, absl::UnavailableError("gone")});
+  EXPECT_EQ(Run({"wait", "tiny", "--timeout", "20s"}), 124);
+  absl::Duration slept;
+  for (const absl::Duration d : slept_) slept += d;
+  EXPECT_LE(slept, absl::Seconds(20));
+  EXPECT_LE(*std::max_element(slept_.begin(), slept_.end()), absl::Seconds(5));
+}
+
+TEST_F(CliTest, CompactedHistoryIsLeftOut) {
+  coordinator_.breaks = {{2, absl::UnavailableError("gone")}, {0, absl::OutOfRangeError("compacted")}};
+  EXPECT_EQ(Run({"wait", "tiny"}), 0) << err();
+}
+
+// ---- records ---------------------------------------------------------------------------------------------------------
+
+TEST_F(CliTest, LogsPrintLinesAndFilterByRank) {
+  EXPECT_EQ(Run({"logs", "tiny", "--rank", "1"}), 0);
+  EXPECT_EQ(Lines().size(), 3u);
+  EXPECT_THAT(Lines()[0], HasSubstr("[rank 1] line 1"));
+  coordinator_.breaks = {{2, absl::UnavailableError("gone")}};
+  coordinator_.repeat = 2;
+  EXPECT_EQ(Run({"logs", "tiny", "-f"}), 0);
+  EXPECT_EQ(Lines().size(), 5u) << out();
+}
+
+TEST_F(CliTest, LogsStepsPrintsEveryStepInEveryFormat) {
+  EXPECT_EQ(Run({"logs", "tiny", "--steps", "-o", "json"}), 0);
+  ASSERT_EQ(Lines().size(), 20u);
+  EXPECT_EQ(nlohmann::json::parse(Lines()[19])["step"], 20);
+  EXPECT_EQ(Run({"logs", "tiny", "--steps", "-o", "csv"}), 0);
+  ASSERT_EQ(Lines().size(), 21u) << "pages share one head";
+  EXPECT_THAT(Lines()[0], HasSubstr("step,images,loss,accuracy,learning_rate"));
+  EXPECT_THAT(Lines()[3], HasSubstr("3,96,0.6666666666666666,"));
+  EXPECT_EQ(Run({"logs", "tiny", "--steps", "--tail", "5"}), 0);
+  EXPECT_EQ(Lines().size(), 6u);
+}
+
+TEST_F(CliTest, EventsCanBeFollowed) {
+  EXPECT_EQ(Run({"events", "tiny", "-o", "json"}), 0);
+  EXPECT_EQ(nlohmann::json::parse(out()).size(), 5u);
+  coordinator_.breaks = {{2, absl::UnavailableError("gone")}};
+  EXPECT_EQ(Run({"events", "tiny", "-f", "--timeout", "3s"}), 124);
+  EXPECT_EQ(Lines().size(), 5u) << out();
+}
+
+TEST_F(CliTest, PlotAndSummaryWriteAPicture) {
+  TemporaryDirectory folder;
+  const std::string path = folder.path() + "/loss.svg";
+  EXPECT_EQ(Run({"plot", "tiny", "--output", path}), 0) << err();
+  EXPECT_EQ(out(), path + "\n");
+  std::ifstream in(path);
+  const std::string svg((std::istreambuf_iterator<char>(in)), {});
+  EXPECT_THAT(svg, HasSubstr("<polyline"));
+  EXPECT_EQ(Run({"plot", "tiny", "-o", "-"}), 0);
+  EXPECT_EQ(out(), svg);
+  EXPECT_EQ(Run({"plot", "tiny", "--output", folder.path() + "/no/where.svg"}), 3);
+  EXPECT_EQ(Run({"summary", "tiny", "-o", "json"}), 0);
+  const auto json = nlohmann::json::parse(out());
+  for (const char* key : {"top1", "loss", "images_per_second", "training_seconds", "checkpoint"}) {
+    EXPECT_TRUE(json.contains(key)) << key;
+  }
+  EXPECT_EQ(json["top1"], 0.875);
+}
+
+TEST_F(CliTest, CheckpointsAreListedAndPinned) {
+  for (const bool deleted : {false, true}) {
+    v1::CheckpointInfo info;
+    info.set_id(deleted ? "job1/old" : "job1/new");
+    info.set_deleted(deleted);
+    coordinator_.checkpoints.push_back(info);
+  }
+  EXPECT_EQ(Run({"checkpoints", "list", "tiny"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("job1/new"), Not(HasSubstr("job1/old"))));
+  EXPECT_EQ(Run({"checkpoints", "list", "tiny", "--deleted"}), 0);
+  EXPECT_THAT(out(), HasSubstr("job1/old"));
+  EXPECT_EQ(Run({"checkpoints", "pin", "job1/new"}), 0);
+  EXPECT_TRUE(coordinator_.pins[0].pinned());
+  EXPECT_EQ(Run({"checkpoints", "unpin", "job1/new"}), 0);
+  EXPECT_FALSE(coordinator_.pins[1].pinned());
+}
+
+TEST_F(CliTest, WorkersAreListedDrainedAndReleased) {
+  v1::Worker worker;
+  worker.set_id("w0");
+  worker.set_state(v1::WORKER_STATE_IDLE);
+  coordinator_.workers.push_back(worker);
+  EXPECT_EQ(Run({"workers"}), 0);
+  EXPECT_THAT(out(), HasSubstr("w0  IDLE"));
+  EXPECT_EQ(Run({"workers", "list", "-o", "json"}), 0);
+  EXPECT_EQ(nlohmann::json::parse(out())[0]["state"], "IDLE");
+  EXPECT_EQ(Run({"workers", "drain", "w0"}), 0);
+  EXPECT_TRUE(coordinator_.updates[0].drain());
+  EXPECT_EQ(Run({"workers", "drain", "w0", "--undo"}), 0);
+  EXPECT_FALSE(coordinator_.updates[1].drain());
+  EXPECT_EQ(coordinator_.updates[1].action_case(), v1::UpdateWorkerRequest::kDrain);
+  EXPECT_EQ(Run({"workers", "release", "w0"}), 0);
+  EXPECT_TRUE(coordinator_.updates[2].release());
+}
+
+// ---- without a coordinator -------------------------------------------------------------------------------------------
+
+TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
+  coordinator_.down = absl::UnavailableError("gone");
+  EXPECT_EQ(Run({"plan", "--variants", "--classes", "29593", "-o", "csv"}), 0) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("g/14,1408,40,6144,16,256,1078144921,"), HasSubstr("G/14,1664,48,8192,16,256,1930404761,")));
+  EXPECT_EQ(Run({"plan", "-"}, kJob), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("parameters"));
+  EXPECT_EQ(Run({"plan", "-", "-o", "json", "--workers", "1,4"}, kJob), 0);
+  const auto json = nlohmann::json::parse(out());
+  EXPECT_EQ(json["workers"].size(), 2u);
+  EXPECT_GT(json["parameters"], 0);
+  EXPECT_EQ(Run({"plan", "-", "--memory", "1Ki"}, kJob), 1);
+  EXPECT_EQ(Run({"plan"}), 2);
+}
+
+TEST_F(CliTest, ValidateSaysWhatIsWrongOrPrintsTheCanonicalForm) {
+  EXPECT_EQ(Run({"validate", "-", "--print"}, kJob), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("pool: map"));
+  EXPECT_EQ(Run({"validate", "-", "--set", "model.classes=0"}, kJob), 2);
+  EXPECT_THAT(err(), HasSubstr("model.classes (--set): was 0"));
+}
+
+TEST_F(CliTest, CompletionKnowsEveryCommand) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    EXPECT_EQ(Run({"completion", shell}), 0);
+    for (const char* word : {"submit", "watch", "unpin", "drain", "idempotency-key", "variants"}) {
+      EXPECT_THAT(out(), HasSubstr(word)) << shell;
+    }
+  }
+  EXPECT_EQ(Run({"completion", "tcsh"}), 2);
+}
+
+TEST_F(CliTest, VersionShowsBothSidesAndWorksWithoutACoordinator) {
+  EXPECT_EQ(Run({"version"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("client 0.1.0"), HasSubstr("server 9.9.9"), HasSubstr("term 4")));
+  coordinator_.down = absl::UnavailableError("gone");
+  EXPECT_EQ(Run({"version"}), 0);
+  EXPECT_THAT(out(), HasSubstr("client 0.1.0"));
+  EXPECT_THAT(err(), HasSubstr("gone"));
+}
+
+}  // namespace
+}  // namespace vitscale
