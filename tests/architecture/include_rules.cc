@@ -1,0 +1,127 @@
+#include "tests/architecture/include_rules.h"
+
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/match.h"
+
+namespace vitscale {
+namespace {
+
+using enum Layer;
+
+struct PathRule {
+  const char* prefix;
+  Layer layer;
+};
+// The first that fits.
+constexpr PathRule kPathRules[] = {
+    {"tests/", kTests},
+    {"kernels/base/", kBase},
+    {"kernels/backend.h", kProgram},
+    {"kernels/tensor.h", kProgram},
+    {"kernels/program.h", kProgram},
+    {"kernels/ops.h", kProgram},
+    {"kernels/backend_factory.h", kFactory},
+    {"kernels/", kKernels},
+    {"proto/spec/", kSpec},
+    {"proto/rpc/", kRpc},
+    {"proto/metrics/", kMetrics},
+    {"worker/model/", kModel},
+    {"worker/plan/", kModel},
+    {"worker/data/data_config.h", kJobStructs},
+    {"worker/config/", kConfig},
+    {"worker/link/", kLink},
+    {"worker/agent/", kAgent},
+    {"worker/", kEngine},
+    {"server/", kServer},
+    {"client/", kClient},
+    {"grpc/", kRpc},
+    {"grpcpp/", kRpc},
+    {"google/protobuf/", kMessages},
+};
+
+const std::map<Layer, std::set<Layer>>& Table() {
+  static const auto* table = new std::map<Layer, std::set<Layer>>{
+      {kBase, {kBase}},
+      {kProgram, {kBase, kProgram}},
+      {kFactory, {kBase, kProgram}},
+      {kKernels, {kBase, kProgram, kFactory, kKernels}},
+      {kSpec, {kBase, kMessages, kSpec}},
+      {kRpc, {kBase, kMessages, kRpc}},
+      {kMetrics, {kBase, kMessages, kMetrics}},
+      {kModel, {kBase, kProgram, kModel}},
+      {kJobStructs, {}},
+      {kConfig, {kBase, kMessages, kSpec, kModel, kJobStructs, kConfig}},
+      {kLink, {kBase, kProgram, kMessages, kModel, kConfig, kJobStructs, kLink}},
+      {kEngine, {kBase, kProgram, kFactory, kModel, kJobStructs, kConfig, kLink, kEngine}},
+      {kAgent, {kBase, kMessages, kRpc, kMetrics, kSpec, kLink, kAgent}},
+      {kServer, {kBase, kMessages, kRpc, kMetrics, kSpec, kModel, kJobStructs, kConfig, kServer}},
+      {kClient, {kBase, kMessages, kRpc, kSpec, kModel, kJobStructs, kConfig, kClient}},
+  };
+  return *table;
+}
+
+}  // namespace
+
+Layer LayerOf(absl::string_view path) {
+  if (absl::EndsWith(path, ".grpc.pb.h")) return kRpc;
+  if (absl::EndsWith(path, ".pb.h")) return kMessages;
+  for (const PathRule& rule : kPathRules) {
+    if (absl::StartsWith(path, rule.prefix)) return rule.layer;
+  }
+  return kOutside;
+}
+
+const char* LayerName(Layer layer) {
+  static constexpr const char* kNames[] = {
+      "kernels/base",     "kernels' program headers", "kernels' factory", "kernels",
+      "proto messages",   "gRPC",                     "proto/metrics",    "proto/spec",
+      "worker/model, worker/plan", "worker/data/data_config.h", "worker/config", "worker/link",
+      "the engine",       "worker/agent",             "server",           "client",
+      "tests",            "outside"};
+  return kNames[static_cast<int>(layer)];
+}
+
+const std::set<Layer>& MayInclude(Layer layer) {
+  static const auto* none = new std::set<Layer>;
+  const auto found = Table().find(layer);
+  return found == Table().end() ? *none : found->second;
+}
+
+const std::vector<LibraryRule>& LibraryRules() {
+  static const auto* rules = new std::vector<LibraryRule>{
+      {"sqlite3", {"server/store/"}},
+      {"gloo/", {"worker/collective/"}},
+      {"oneapi/", {"kernels/cpu/"}},
+      {"dnnl", {"kernels/cpu/"}},
+      {"yaml-cpp/", {"proto/spec/"}},
+      {"zlib", {"worker/data/"}},
+      {"civetweb", {"server/metrics/"}},
+      {"CivetServer", {"server/metrics/"}},
+      {"prometheus/", {"proto/metrics/", "server/metrics/", "worker/agent/"}},
+      {"google/protobuf/", {"proto/", "server/", "client/", "worker/agent/", "worker/config/", "worker/link/"}},
+  };
+  return *rules;
+}
+
+const std::vector<std::string>& CoreFolders() {
+  static const auto* folders =
+      new std::vector<std::string>{"server/core/", "worker/agent/core/", "worker/trainer/core/"};
+  return *folders;
+}
+
+bool IsForbiddenInCore(absl::string_view include) {
+  static constexpr const char* kForbidden[] = {
+      "thread",          "mutex",           "condition_variable", "future",      "chrono",
+      "random",          "fstream",         "filesystem",         "ctime",       "time.h",
+      "unistd.h",        "fcntl.h",         "poll.h",             "pthread.h",   "sqlite3.h",
+      "absl/time/clock.h", "kernels/base/clock.h", "kernels/base/files.h", "kernels/base/net.h",
+      "kernels/base/process_stats.h", "kernels/base/unique_fd.h"};
+  const bool named = std::any_of(std::begin(kForbidden), std::end(kForbidden),
+                                 [&](const char* name) { return include == name; });
+  return named || absl::StartsWith(include, "sys/") || absl::StartsWith(include, "absl/synchronization/") ||
+         absl::StartsWith(include, "server/store/") || LayerOf(include) == kRpc;
+}
+
+}  // namespace vitscale
