@@ -12,7 +12,8 @@ namespace {
 
 template <typename T>
 absl::Status WriteView(Backend& backend, const TensorView& view, const std::vector<T>& values) {
-  return backend.Write(view, {reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T)});
+  return backend.Write(
+      view, {reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T)});
 }
 
 absl::Status WriteInput(const ModelLayout& layout, Backend& backend) {
@@ -22,9 +23,11 @@ absl::Status WriteInput(const ModelLayout& layout, Backend& backend) {
   std::vector<int32_t> labels(layout.batch);
   for (int32_t& label : labels) label = static_cast<int32_t>(draws.Below(layout.model.classes));
   VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.images, images));
-  VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.augment, std::vector<int32_t>(3 * layout.batch)));
+  VITSCALE_RETURN_IF_ERROR(
+      WriteView(backend, layout.input.augment, std::vector<int32_t>(3 * layout.batch)));
   VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.labels.ids, labels));
-  VITSCALE_RETURN_IF_ERROR(WriteView(backend, layout.input.valid, std::vector<float>(layout.batch, 1.0f)));
+  VITSCALE_RETURN_IF_ERROR(
+      WriteView(backend, layout.input.valid, std::vector<float>(layout.batch, 1.0f)));
   return WriteConstants(layout, backend);
 }
 
@@ -53,20 +56,34 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
   command.add_option("--image-size", o.image_size, "Side of the input")->capture_default_str();
   command.add_option("--channels", o.channels, "Colour channels")->capture_default_str();
   command.add_option("--classes", o.classes, "Classes")->capture_default_str();
-  command.add_option("--representation-size", o.representation, "Width of a tanh layer before the head");
-  command.add_option("--pool", o.pool, "Head")->check(CLI::IsMember({"map", "gap", "cls"}))->capture_default_str();
-  command.add_option("--loss", o.loss, "Loss")->check(CLI::IsMember({"sigmoid", "softmax"}))->capture_default_str();
+  command.add_option("--representation-size", o.representation,
+                     "Width of a tanh layer before the head");
+  command.add_option("--pool", o.pool, "Head")
+      ->check(CLI::IsMember({"map", "gap", "cls"}))
+      ->capture_default_str();
+  command.add_option("--loss", o.loss, "Loss")
+      ->check(CLI::IsMember({"sigmoid", "softmax"}))
+      ->capture_default_str();
   command.add_option("--position", o.position, "Position embedding")
-      ->check(CLI::IsMember({"learned", "sincos2d"}))->capture_default_str();
+      ->check(CLI::IsMember({"learned", "sincos2d"}))
+      ->capture_default_str();
   command.add_option("--optimizer", o.optimizer, "Update rule")
-      ->check(CLI::IsMember({"adafactor", "adamw", "sgd"}))->capture_default_str();
+      ->check(CLI::IsMember({"adafactor", "adamw", "sgd"}))
+      ->capture_default_str();
   command.add_option("--precision", o.precision, "Matmul inputs")
-      ->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
-  command.add_option("--isa", o.instruction_set, "Instruction set to force: avx2, avx512, avx512_bf16");
-  command.add_option("--batch", o.batch, "Images of a micro-batch")->check(CLI::PositiveNumber)->capture_default_str();
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  command.add_option("--isa", o.instruction_set,
+                     "Instruction set to force: avx2, avx512, avx512_bf16");
+  command.add_option("--batch", o.batch, "Images of a micro-batch")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command.add_option("--threads", o.threads, "Threads; 0: every core")->capture_default_str();
-  command.add_option("--steps", o.steps, "Timed repetitions")->check(CLI::PositiveNumber)->capture_default_str();
-  command.add_flag("--ceiling,!--no-ceiling", o.ceiling, "Measure the machine's peak for the shares (default on)");
+  command.add_option("--steps", o.steps, "Timed repetitions")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_flag("--ceiling,!--no-ceiling", o.ceiling,
+                   "Measure the machine's peak for the shares (default on)");
   command.add_flag("--json", o.json, "One JSON object instead of a table");
 }
 
@@ -90,9 +107,12 @@ absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
   request.model.channels = o.channels;
   request.model.classes = o.classes;
   request.model.representation_size = o.representation;
-  request.model.pool = o.pool == "gap" ? PoolKind::kGap : o.pool == "cls" ? PoolKind::kCls : PoolKind::kMap;
+  request.model.pool = o.pool == "gap"   ? PoolKind::kGap
+                       : o.pool == "cls" ? PoolKind::kCls
+                                         : PoolKind::kMap;
   request.model.loss = o.loss == "softmax" ? LossKind::kSoftmax : LossKind::kSigmoid;
-  request.model.position = o.position == "sincos2d" ? PositionKind::kSincos2d : PositionKind::kLearned;
+  request.model.position =
+      o.position == "sincos2d" ? PositionKind::kSincos2d : PositionKind::kLearned;
   request.optimizer = OptimizerOf(o);
   request.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
   request.batch_micro = o.batch;
@@ -117,12 +137,21 @@ absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
 nlohmann::json Describe(const BenchOptions& o, const BenchReplica& replica) {
   const ModelConfig& m = replica.plan.request.model;
   const BackendInfo info = replica.backend->info();
-  return {{"model", o.variant.empty() ? absl::StrCat("custom ", m.patch, "/", m.width, "x", m.depth) : o.variant},
-          {"image_size", m.image_size}, {"channels", m.channels}, {"classes", m.classes}, {"pool", o.pool},
-          {"batch", o.batch}, {"precision", o.precision}, {"optimizer", o.optimizer},
+  return {{"model", o.variant.empty() ? absl::StrCat("custom ", m.patch, "/", m.width, "x", m.depth)
+                                      : o.variant},
+          {"image_size", m.image_size},
+          {"channels", m.channels},
+          {"classes", m.classes},
+          {"pool", o.pool},
+          {"batch", o.batch},
+          {"precision", o.precision},
+          {"optimizer", o.optimizer},
           {"parameters", replica.plan.layout.table.parameter_count()},
-          {"train_gflop_per_image", replica.plan.flops.training() / 1e9}, {"device", info.device},
-          {"instruction_set", info.instruction_set}, {"threads", info.threads}, {"libraries", info.libraries}};
+          {"train_gflop_per_image", replica.plan.flops.training() / 1e9},
+          {"device", info.device},
+          {"instruction_set", info.instruction_set},
+          {"threads", info.threads},
+          {"libraries", info.libraries}};
 }
 
 double Median(std::vector<double> values) {

@@ -19,7 +19,8 @@ constexpr int kRounds = 4096;
 volatile float g_sink;
 
 __attribute__((target("avx512f,avx512bf16"), noinline)) double Bf16Zmm() {
-  const __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f803f80), b = (__m512bh)_mm512_set1_epi32(0x38803880);
+  const __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f803f80),
+                 b = (__m512bh)_mm512_set1_epi32(0x38803880);
   __m512 sum[kAccumulators];
   for (auto& s : sum) s = _mm512_setzero_ps();
   for (int round = 0; round < kRounds; ++round) {
@@ -66,7 +67,8 @@ struct Loop {
   const char* instruction;
 };
 Loop BestLoop(Precision precision) {
-  if (precision == Precision::kBf16 && __builtin_cpu_supports("avx512bf16")) return {Bf16Zmm, "vdpbf16ps zmm"};
+  if (precision == Precision::kBf16 && __builtin_cpu_supports("avx512bf16"))
+    return {Bf16Zmm, "vdpbf16ps zmm"};
   if (__builtin_cpu_supports("avx512f")) return {FmaZmm, "fma zmm"};
   return {FmaYmm, "fma ymm"};
 }

@@ -14,8 +14,8 @@ struct Ceiling {
   std::string instruction;      // "vdpbf16ps zmm", "fma zmm", "fma ymm"
 };
 
-// bf16 where the machine multiplies it, else (and for f32) f32 FMA: then a bf16 program can do no better either.
-// `threads` of 0: every core. The median of five runs of `seconds` each.
+// bf16 where the machine multiplies it, else (and for f32) f32 FMA: then a bf16 program can do no
+// better either. `threads` of 0: every core. The median of five runs of `seconds` each.
 Ceiling MeasureCeiling(Precision precision, int threads, double seconds = 0.1);
 
 }  // namespace vitscale

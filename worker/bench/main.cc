@@ -1,8 +1,9 @@
-// vitscale-bench: what a step costs on this machine, op by op, and what the machine could do at most.
+// vitscale-bench: what a step costs on this machine, op by op, and what the machine could do at
+// most.
 //
-//   vitscale-bench step --variant S/16 --image-size 224 --batch 32 --precision bf16 --threads 2 --steps 10 --json
-//   vitscale-bench op --patch 4 --width 64 --depth 4 --heads 2 --mlp-width 256 --image-size 28 --channels 1 …
-//   vitscale-bench ceiling --precision bf16 --threads 1
+//   vitscale-bench step --variant S/16 --image-size 224 --batch 32 --precision bf16 --threads 2
+//   --steps 10 --json vitscale-bench op --patch 4 --width 64 --depth 4 --heads 2 --mlp-width 256
+//   --image-size 28 --channels 1 … vitscale-bench ceiling --precision bf16 --threads 1
 //
 // Exit codes: 0, 1 failed, 2 usage.
 
@@ -36,19 +37,21 @@ void PrintPhases(const json& report) {
   if (!report.contains("phases")) return;
   for (const auto& [phase, seconds] : report["phases"].items()) {
     const double share = seconds.get<double>() / report["step_seconds"].get<double>();
-    std::cout << absl::StrFormat("  %-22s %9.3f ms %6.1f %%\n", phase, 1e3 * seconds.get<double>(), 100 * share);
+    std::cout << absl::StrFormat("  %-22s %9.3f ms %6.1f %%\n", phase, 1e3 * seconds.get<double>(),
+                                 100 * share);
   }
 }
 
 void PrintTallies(const json& list, const char* title) {
-  std::cout << absl::StrFormat("\n%9s %6s %6s %9s %8s  %s\n", "ms", "share", "count", "GFLOP/s", "GB/s", title);
+  std::cout << absl::StrFormat("\n%9s %6s %6s %9s %8s  %s\n", "ms", "share", "count", "GFLOP/s",
+                               "GB/s", title);
   double total = 0;
   for (const json& row : list) {
     total += row["seconds"].get<double>();
-    std::cout << absl::StrFormat("%9.3f %5.1f%% %6d %9.1f %8.2f  %s\n", 1e3 * row["seconds"].get<double>(),
-                                 100 * row["share"].get<double>(), row["count"].get<int>(),
-                                 row["gflops"].get<double>(), row["gigabytes_per_second"].get<double>(),
-                                 row["name"].get<std::string>());
+    std::cout << absl::StrFormat(
+        "%9.3f %5.1f%% %6d %9.1f %8.2f  %s\n", 1e3 * row["seconds"].get<double>(),
+        100 * row["share"].get<double>(), row["count"].get<int>(), row["gflops"].get<double>(),
+        row["gigabytes_per_second"].get<double>(), row["name"].get<std::string>());
   }
   std::cout << absl::StrFormat("%9.3f  sum\n", 1e3 * total);
 }
@@ -73,9 +76,12 @@ int Print(const absl::StatusOr<json>& report, bool as_json) {
 }
 
 json CeilingReport(const std::string& precision, int threads) {
-  const Ceiling ceiling = MeasureCeiling(precision == "f32" ? Precision::kF32 : Precision::kBf16, threads, 0.3);
-  return {{"precision", precision}, {"instruction", ceiling.instruction},
-          {"gflops", ceiling.flops_per_second / 1e9}, {"threads", threads}};
+  const Ceiling ceiling =
+      MeasureCeiling(precision == "f32" ? Precision::kF32 : Precision::kBf16, threads, 0.3);
+  return {{"precision", precision},
+          {"instruction", ceiling.instruction},
+          {"gflops", ceiling.flops_per_second / 1e9},
+          {"threads", threads}};
 }
 
 int Main(int argc, char** argv) {
@@ -84,10 +90,12 @@ int Main(int argc, char** argv) {
   BenchOptions options;
   CLI::App* step = app.add_subcommand("step", "Whole training steps of one replica");
   CLI::App* op = app.add_subcommand("op", "Each op of a step, and its share");
-  CLI::App* ceiling = app.add_subcommand("ceiling", "What the machine multiplies at most, from registers");
+  CLI::App* ceiling =
+      app.add_subcommand("ceiling", "What the machine multiplies at most, from registers");
   AddModelFlags(*step, options);
   AddModelFlags(*op, options);
-  ceiling->add_option("--precision", options.precision, "bf16 or f32")->check(CLI::IsMember({"bf16", "f32"}));
+  ceiling->add_option("--precision", options.precision, "bf16 or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}));
   ceiling->add_option("--threads", options.threads, "Threads; 0: every core");
   ceiling->add_flag("--json", options.json, "One JSON object");
   try {

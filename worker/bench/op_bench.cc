@@ -37,13 +37,14 @@ int64_t Columns(const WeightParts& parts) {
 // Ops of one kind and shape count together.
 std::string KindOf(const Op& op) {
   if (const auto* a = std::get_if<LinearArgs>(&op)) {
-    const char* epilogue = a->epilogue == LinearEpilogue::kGelu ? "Linear+Gelu"
-                           : a->epilogue == LinearEpilogue::kResidual ? "Linear+Residual" : "Linear";
+    const char* epilogue = a->epilogue == LinearEpilogue::kGelu       ? "Linear+Gelu"
+                           : a->epilogue == LinearEpilogue::kResidual ? "Linear+Residual"
+                                                                      : "Linear";
     return Matmul(epilogue, a->x.rows(), a->x.columns(), Columns(a->weight));
   }
   if (const auto* a = std::get_if<LinearGradInputArgs>(&op)) {
-    return Matmul(a->pre_activation.present() ? "LinearGradInput+dGelu" : "LinearGradInput", a->grad_y.rows(),
-                  a->grad_y.columns(), a->grad_x.columns());
+    return Matmul(a->pre_activation.present() ? "LinearGradInput+dGelu" : "LinearGradInput",
+                  a->grad_y.rows(), a->grad_y.columns(), a->grad_x.columns());
   }
   if (const auto* a = std::get_if<LinearGradWeightArgs>(&op)) {
     return Matmul("LinearGradWeight", a->x.rows(), a->x.columns(), a->grad_y.columns());
@@ -56,7 +57,8 @@ std::vector<Program> Pieces(const Program& step) {
   std::vector<Program> pieces;
   bool inside = false;
   for (const Op& op : step.ops()) {
-    if (std::holds_alternative<GradientsReadyArgs>(op) || std::holds_alternative<PhaseArgs>(op)) continue;
+    if (std::holds_alternative<GradientsReadyArgs>(op) || std::holds_alternative<PhaseArgs>(op))
+      continue;
     if (!inside) pieces.emplace_back();
     pieces.back().mutable_ops().push_back(op);
     if (std::holds_alternative<PanelBeginArgs>(op)) inside = true;
@@ -107,11 +109,15 @@ nlohmann::json Report(const Tallies& tallies) {
   for (const auto& [name, tally] : tallies) total += tally.seconds;
   nlohmann::json list = nlohmann::json::array();
   for (const auto& [name, tally] : tallies) {
-    list.push_back({{"name", name}, {"count", tally.count}, {"seconds", tally.seconds},
-                    {"share", tally.seconds / total}, {"gflops", tally.cost.flops / tally.seconds / 1e9},
+    list.push_back({{"name", name},
+                    {"count", tally.count},
+                    {"seconds", tally.seconds},
+                    {"share", tally.seconds / total},
+                    {"gflops", tally.cost.flops / tally.seconds / 1e9},
                     {"gigabytes_per_second", tally.cost.bytes / tally.seconds / 1e9}});
   }
-  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a["seconds"] > b["seconds"]; });
+  std::sort(list.begin(), list.end(),
+            [](const auto& a, const auto& b) { return a["seconds"] > b["seconds"]; });
   return list;
 }
 
@@ -149,7 +155,9 @@ absl::StatusOr<nlohmann::json> BenchOps(const BenchOptions& options) {
   report["ops"] = Report(ops);
   if (options.ceiling) {
     report["ceiling_gflops"] =
-        MeasureCeiling(replica.plan.request.precision, replica.backend->info().threads).flops_per_second / 1e9;
+        MeasureCeiling(replica.plan.request.precision, replica.backend->info().threads)
+            .flops_per_second /
+        1e9;
   }
   return report;
 }

@@ -65,8 +65,9 @@ class Stepper {
   }
   absl::StatusOr<double> Loss() {
     double sum = 0;
-    VITSCALE_RETURN_IF_ERROR(replica_.backend->Read(replica_.plan.layout.statistics.loss_sum,
-                                                    {reinterpret_cast<std::byte*>(&sum), sizeof(sum)}));
+    VITSCALE_RETURN_IF_ERROR(
+        replica_.backend->Read(replica_.plan.layout.statistics.loss_sum,
+                               {reinterpret_cast<std::byte*>(&sum), sizeof(sum)}));
     return sum / static_cast<double>(replica_.plan.layout.batch);
   }
   const BenchReplica& replica() const { return replica_; }
@@ -100,7 +101,8 @@ absl::StatusOr<Timings> TimeSteps(Stepper& stepper, int steps) {
     const std::map<std::string, double> phases = timer.Take();
     if (i < kWarmUpSteps) continue;
     timings.steps.push_back(seconds);
-    for (const auto& [phase, phase_seconds] : phases) timings.phases[phase].push_back(phase_seconds);
+    for (const auto& [phase, phase_seconds] : phases)
+      timings.phases[phase].push_back(phase_seconds);
   }
   return timings;
 }
@@ -112,7 +114,8 @@ absl::StatusOr<nlohmann::json> BenchStep(const BenchOptions& options) {
   VITSCALE_ASSIGN_OR_RETURN(const Timings timings, TimeSteps(stepper, options.steps));
   VITSCALE_ASSIGN_OR_RETURN(const double loss, stepper.Loss());
   const double seconds = Median(timings.steps);
-  const double flops = stepper.replica().plan.flops.training() * static_cast<double>(options.batch) / seconds;
+  const double flops =
+      stepper.replica().plan.flops.training() * static_cast<double>(options.batch) / seconds;
   nlohmann::json report = Describe(options, stepper.replica());
   report["step_seconds"] = seconds;
   report["step_seconds_min"] = *std::min_element(timings.steps.begin(), timings.steps.end());

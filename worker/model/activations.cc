@@ -37,8 +37,8 @@ struct Survey {
   }
 };
 
-// Largest first, each at the lowest gap between those already placed that live at the same time. `placed` is kept
-// in order of offset.
+// Largest first, each at the lowest gap between those already placed that live at the same time.
+// `placed` is kept in order of offset.
 int64_t PlaceLives(std::vector<Life>& lives) {
   std::vector<int> order(lives.size());
   std::iota(order.begin(), order.end(), 0);
@@ -53,9 +53,10 @@ int64_t PlaceLives(std::vector<Life>& lives) {
       if (other->offset >= life.offset + life.bytes) break;
       life.offset = other->offset + other->bytes;
     }
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), &life,
-                                   [](const Life* a, const Life* b) { return a->offset < b->offset; }),
-                  &life);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), &life,
+                         [](const Life* a, const Life* b) { return a->offset < b->offset; }),
+        &life);
     size = std::max(size, life.offset + life.bytes);
   }
   return size;
@@ -94,7 +95,8 @@ int64_t ActivationBytes(Program& program) {
   int64_t bytes = 0;
   const OperandVisitor visit = [](void* context, TensorView& view, bool /*written*/) {
     auto& most = *static_cast<int64_t*>(context);
-    if (view.arena == Arena::kActivations) most = std::max(most, view.offset + AlignUp(view.bytes()));
+    if (view.arena == Arena::kActivations)
+      most = std::max(most, view.offset + AlignUp(view.bytes()));
   };
   for (Op& op : program.mutable_ops()) VisitOperands(op, &bytes, visit);
   return bytes;

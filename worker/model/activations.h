@@ -1,9 +1,11 @@
-// Places for activations by lifetime. Builders name activations by symbolic offsets; AssignActivations turns these
-// into offsets in Arena::kActivations so that tensors that are never needed at the same time share memory.
+// Places for activations by lifetime. Builders name activations by symbolic offsets;
+// AssignActivations turns these into offsets in Arena::kActivations so that tensors that are never
+// needed at the same time share memory.
 //
-// A lifetime is counted in whole panel groups: from the beginning of the group (or single op) that first touches the
-// tensor to the end of the one that last does, since a backend may run a group a few images at a time. So tensors of
-// one group never share memory. Views of one tensor with other shapes have the same symbolic offset.
+// A lifetime is counted in whole panel groups: from the beginning of the group (or single op) that
+// first touches the tensor to the end of the one that last does, since a backend may run a group a
+// few images at a time. So tensors of one group never share memory. Views of one tensor with other
+// shapes have the same symbolic offset.
 
 #ifndef WORKER_MODEL_ACTIVATIONS_H_
 #define WORKER_MODEL_ACTIVATIONS_H_
@@ -21,7 +23,8 @@ namespace vitscale {
 class SymbolicActivations {
  public:
   TensorView New(std::string name, DType dtype, Shape shape) {
-    return {std::move(name), Arena::kActivations, kTensorAlignment * count_++, dtype, std::move(shape)};
+    return {std::move(name), Arena::kActivations, kTensorAlignment * count_++, dtype,
+            std::move(shape)};
   }
 
  private:

@@ -1,6 +1,6 @@
-// Where everything lies that outlives one op: parameters and gradients (through the param table), buckets, what the
-// host writes before a micro-batch and what it reads after a step. MakePlan (worker/plan/plan.h) makes it, the
-// builders of vit.h read it.
+// Where everything lies that outlives one op: parameters and gradients (through the param table),
+// buckets, what the host writes before a micro-batch and what it reads after a step. MakePlan
+// (worker/plan/plan.h) makes it, the builders of vit.h read it.
 
 #ifndef WORKER_MODEL_LAYOUT_H_
 #define WORKER_MODEL_LAYOUT_H_
@@ -16,7 +16,8 @@
 
 namespace vitscale {
 
-// A slice of the gradient arena that is reduced as one. Whole tensors only; bucket 0 is ready first.
+// A slice of the gradient arena that is reduced as one. Whole tensors only; bucket 0 is ready
+// first.
 struct Bucket {
   int64_t offset_bytes = 0;
   int64_t bytes = 0;
@@ -33,14 +34,14 @@ struct InputViews {
 
 // Arena::kStatistics. Every view is [1].
 struct StatisticsViews {
-  TensorView loss_sum;             // f64: sum over the images of this rank's micro-batches of the step
-  TensorView correct;              // i64
-  TensorView gradient_square_sum;  // f64: of the reduced, scaled gradient before the clip
-  TensorView parameter_square_sum; // f64: after the update
-  TensorView update_square_sum;    // f64
-  TensorView digest;               // i64
-  TensorView eval_loss_sum;        // f64
-  TensorView eval_correct;         // i64
+  TensorView loss_sum;  // f64: sum over the images of this rank's micro-batches of the step
+  TensorView correct;   // i64
+  TensorView gradient_square_sum;   // f64: of the reduced, scaled gradient before the clip
+  TensorView parameter_square_sum;  // f64: after the update
+  TensorView update_square_sum;     // f64
+  TensorView digest;                // i64
+  TensorView eval_loss_sum;         // f64
+  TensorView eval_correct;          // i64
 };
 
 struct ModelLayout {
@@ -48,7 +49,7 @@ struct ModelLayout {
   Precision precision = Precision::kF32;  // never kAuto
   OptimizerKind optimizer = OptimizerKind::kAdafactor;
   bool polyak = false;
-  int64_t batch = 0;       // images of a micro-batch
+  int64_t batch = 0;  // images of a micro-batch
   float range_min = -1.0f, range_max = 1.0f;
   ParamTable table;
   std::vector<Bucket> buckets;

@@ -15,13 +15,14 @@ struct Size {
   const char* name;
   int width, depth, mlp_width, heads;
 };
-// arXiv 2106.04560 table 2 (the lower-case "s" is a model of its own), and big_vision's decode_variant.
+// arXiv 2106.04560 table 2 (the lower-case "s" is a model of its own), and big_vision's
+// decode_variant.
 constexpr Size kSizes[] = {
-    {"mu", 32, 1, 128, 2},          {"s", 256, 6, 1024, 8},       {"Ti", 192, 12, 768, 3},
-    {"S", 384, 12, 1536, 6},        {"M", 512, 12, 2048, 8},      {"B", 768, 12, 3072, 12},
-    {"L", 1024, 24, 4096, 16},      {"So400m", 1152, 27, 4304, 16}, {"H", 1280, 32, 5120, 16},
-    {"g", 1408, 40, 6144, 16},      {"g-opt", 1536, 40, 6144, 16}, {"G-opt", 1536, 48, 8192, 16},
-    {"G", 1664, 48, 8192, 16},      {"e", 1792, 56, 15360, 16},
+    {"mu", 32, 1, 128, 2},     {"s", 256, 6, 1024, 8},         {"Ti", 192, 12, 768, 3},
+    {"S", 384, 12, 1536, 6},   {"M", 512, 12, 2048, 8},        {"B", 768, 12, 3072, 12},
+    {"L", 1024, 24, 4096, 16}, {"So400m", 1152, 27, 4304, 16}, {"H", 1280, 32, 5120, 16},
+    {"g", 1408, 40, 6144, 16}, {"g-opt", 1536, 40, 6144, 16},  {"G-opt", 1536, 48, 8192, 16},
+    {"G", 1664, 48, 8192, 16}, {"e", 1792, 56, 15360, 16},
 };
 constexpr int kPatchMax = 256;
 
@@ -77,8 +78,8 @@ absl::StatusOr<ModelShape> VariantByName(absl::string_view name) {
 }
 
 std::vector<std::string> VariantNames() {
-  return {"mu/16", "s/28", "s/16", "Ti/16",     "S/32", "S/16", "M/16",     "B/32",     "B/28",
-          "B/16",  "L/16", "So400m/14", "H/14", "g/14", "g-opt/16", "G-opt/14", "G/14", "e/14"};
+  return {"mu/16", "s/28", "s/16",      "Ti/16", "S/32", "S/16",     "M/16",     "B/32", "B/28",
+          "B/16",  "L/16", "So400m/14", "H/14",  "g/14", "g-opt/16", "G-opt/14", "G/14", "e/14"};
 }
 
 absl::Status ValidateModel(const ModelConfig& m) {
@@ -87,12 +88,12 @@ absl::Status ValidateModel(const ModelConfig& m) {
     return OutOfRange("image_size", m.image_size, m.patch, 2048);
   }
   if (m.width % m.heads != 0 || m.head_dim() % 8 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "model.width is ", m.width, " with ", m.heads, " heads, want width / heads a multiple of 8"));
+    return absl::InvalidArgumentError(absl::StrCat("model.width is ", m.width, " with ", m.heads,
+                                                   " heads, want width / heads a multiple of 8"));
   }
   if (m.position == PositionKind::kSincos2d && m.width % 4 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "model.width is ", m.width, ", want a multiple of 4 with sincos2d positions"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model.width is ", m.width, ", want a multiple of 4 with sincos2d positions"));
   }
   if (!(std::abs(m.head_bias) <= 100)) {
     return absl::InvalidArgumentError(

@@ -18,7 +18,8 @@ struct OptimizerConfig {
   OptimizerKind kind = OptimizerKind::kAdafactor;
   double learning_rate = 0;  // base; StepScalars::schedule multiplies it step by step
   double beta1 = 0.9;        // first moment
-  double beta2_cap = 0.999;  // Adafactor: cap of 1 - t^-0.8 (see AdafactorBeta2 in worker/plan/schedule.h)
+  double beta2_cap =
+      0.999;  // Adafactor: cap of 1 - t^-0.8 (see AdafactorBeta2 in worker/plan/schedule.h)
   double beta2 = 0.999;      // AdamW
   double clip_norm = 1.0;    // global norm; 0: off
   double decay_body = 0.03;  // AdamW's terms: schedule * learning_rate * decay * parameter per step

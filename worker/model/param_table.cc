@@ -16,7 +16,8 @@ constexpr Init kOne{InitKind::kConstant, 1};
 constexpr Init kMlpBias{InitKind::kNormal, 1e-6};
 
 Init LecunNormal(int64_t fan_in) {
-  // Standard deviation of a standard normal cut at +-2: dividing by it gives variance 1 / fan_in after the cut.
+  // Standard deviation of a standard normal cut at +-2: dividing by it gives variance 1 / fan_in
+  // after the cut.
   constexpr double kTruncatedStddev = 0.87962566103423978;
   return {InitKind::kTruncatedNormal, std::sqrt(1.0 / fan_in) / kTruncatedStddev};
 }
@@ -112,9 +113,12 @@ class Lister {
 
 int64_t SecondMomentOf(const Parameter& p, OptimizerKind optimizer) {
   switch (optimizer) {
-    case OptimizerKind::kAdafactor: return SecondMomentElements(p.shape, p.factoring);
-    case OptimizerKind::kAdamW: return p.elements();
-    case OptimizerKind::kSgd: return 0;
+    case OptimizerKind::kAdafactor:
+      return SecondMomentElements(p.shape, p.factoring);
+    case OptimizerKind::kAdamW:
+      return p.elements();
+    case OptimizerKind::kSgd:
+      return 0;
   }
   return 0;
 }
@@ -136,10 +140,14 @@ double TruncatedNormal(Draws& draws) {
 
 double Draw(const Init& init, Draws& draws) {
   switch (init.kind) {
-    case InitKind::kConstant: return init.value;
-    case InitKind::kNormal: return init.value * draws.Normal();
-    case InitKind::kTruncatedNormal: return init.value * TruncatedNormal(draws);
-    case InitKind::kUniform: return init.value * (2 * draws.Uniform() - 1);
+    case InitKind::kConstant:
+      return init.value;
+    case InitKind::kNormal:
+      return init.value * draws.Normal();
+    case InitKind::kTruncatedNormal:
+      return init.value * TruncatedNormal(draws);
+    case InitKind::kUniform:
+      return init.value * (2 * draws.Uniform() - 1);
   }
   return 0;
 }

@@ -25,12 +25,14 @@ struct BucketSurvey {
     auto& survey = *static_cast<BucketSurvey*>(context);
     if (view.arena != Arena::kGradients || !written) return;
     int bucket = 0;
-    while (view.offset >= survey.buckets[bucket].offset_bytes + survey.buckets[bucket].bytes) ++bucket;
+    while (view.offset >= survey.buckets[bucket].offset_bytes + survey.buckets[bucket].bytes)
+      ++bucket;
     survey.ready[bucket] = std::max(survey.ready[bucket], survey.end);
   }
 };
 
-// Puts GradientsReady behind the last writer of each bucket (behind its panel group), in bucket order.
+// Puts GradientsReady behind the last writer of each bucket (behind its panel group), in bucket
+// order.
 Program MarkBuckets(Program program, const std::vector<Bucket>& buckets) {
   const std::vector<int> ends = GroupEnds(program);
   BucketSurvey survey{buckets, std::vector<int>(buckets.size(), 0)};
@@ -54,14 +56,18 @@ Program MarkBuckets(Program program, const std::vector<Bucket>& buckets) {
 
 double DecayOf(DecayGroup group, const OptimizerConfig& optimizer) {
   switch (group) {
-    case DecayGroup::kNone: return 0;
-    case DecayGroup::kBody: return optimizer.decay_body;
-    case DecayGroup::kHead: return optimizer.decay_head;
+    case DecayGroup::kNone:
+      return 0;
+    case DecayGroup::kBody:
+      return optimizer.decay_body;
+    case DecayGroup::kHead:
+      return optimizer.decay_head;
   }
   return 0;
 }
 
-std::vector<OptimizedTensor> OptimizedTensors(const ModelLayout& layout, const OptimizerConfig& optimizer) {
+std::vector<OptimizedTensor> OptimizedTensors(const ModelLayout& layout,
+                                              const OptimizerConfig& optimizer) {
   std::vector<OptimizedTensor> tensors;
   tensors.reserve(layout.table.parameters().size());
   for (const Parameter& p : layout.table.parameters()) {
@@ -140,9 +146,15 @@ Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer)
   program.Add(PhaseArgs{"optimizer"});
   program.Add(GradStatsArgs{args.tensors, args.gradient_square_sum, args.factored_sums});
   switch (optimizer.kind) {
-    case OptimizerKind::kAdafactor: program.Add(AdafactorApplyArgs{args}); break;
-    case OptimizerKind::kAdamW: program.Add(AdamWApplyArgs{args, static_cast<float>(optimizer.beta2)}); break;
-    case OptimizerKind::kSgd: program.Add(SgdApplyArgs{args}); break;
+    case OptimizerKind::kAdafactor:
+      program.Add(AdafactorApplyArgs{args});
+      break;
+    case OptimizerKind::kAdamW:
+      program.Add(AdamWApplyArgs{args, static_cast<float>(optimizer.beta2)});
+      break;
+    case OptimizerKind::kSgd:
+      program.Add(SgdApplyArgs{args});
+      break;
   }
   if (layout.polyak) {
     const int64_t elements = layout.table.arena_elements();
@@ -193,7 +205,8 @@ std::vector<float> Sincos2dPositions(const ModelConfig& model) {
     const double x = token % grid, y = token / grid;
     float* row = &positions[token * model.width];
     for (int64_t i = 0; i < quarter; ++i) {
-      const double omega = quarter > 1 ? std::pow(10000.0, -static_cast<double>(i) / (quarter - 1)) : 1;
+      const double omega =
+          quarter > 1 ? std::pow(10000.0, -static_cast<double>(i) / (quarter - 1)) : 1;
       row[i] = std::sin(x * omega);
       row[quarter + i] = std::cos(x * omega);
       row[2 * quarter + i] = std::sin(y * omega);

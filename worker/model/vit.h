@@ -1,13 +1,13 @@
-// The Vision Transformer as programs. Nothing runs while a program is built, and nothing is allocated: activations
-// get their places by lifetime (activations.h).
+// The Vision Transformer as programs. Nothing runs while a program is built, and nothing is
+// allocated: activations get their places by lifetime (activations.h).
 //
-// Precision: matmul inputs in the compute dtype, the MAP head's included; the probe's own projection and everything
-// between matmuls that is not an input of one (residual stream, LayerNorm statistics, softmax, loss) in f32. The
-// last Linear takes the compute dtype and gives f32 logits.
+// Precision: matmul inputs in the compute dtype, the MAP head's included; the probe's own
+// projection and everything between matmuls that is not an input of one (residual stream, LayerNorm
+// statistics, softmax, loss) in f32. The last Linear takes the compute dtype and gives f32 logits.
 //
-// A step of one rank with n micro-batches is: BuildPrepare's program whenever parameters changed; then BuildStep's
-// programs in turn ({first} … {last}); then, after the exchange and the gate, BuildUpdate's. Every builder is a pure
-// function of its arguments.
+// A step of one rank with n micro-batches is: BuildPrepare's program whenever parameters changed;
+// then BuildStep's programs in turn ({first} … {last}); then, after the exchange and the gate,
+// BuildUpdate's. Every builder is a pure function of its arguments.
 
 #ifndef WORKER_MODEL_VIT_H_
 #define WORKER_MODEL_VIT_H_
@@ -27,29 +27,32 @@ struct MicroBatch {
   bool last = true;   // carries GradientsReady(bucket) markers, in bucket order
 };
 
-// Forward, loss and backward of one micro-batch. Reads input; writes gradients and statistics.loss_sum, .correct.
+// Forward, loss and backward of one micro-batch. Reads input; writes gradients and
+// statistics.loss_sum, .correct.
 Program BuildStep(const ModelLayout& layout, MicroBatch micro_batch);
 
-// Part 2 of a step: statistics of the reduced gradient, then the optimizer and, where kept, the average. No
-// collective. Obeys StepScalars::apply. Does not refresh the compute copies of weights: run BuildPrepare's program
-// before the next step.
+// Part 2 of a step: statistics of the reduced gradient, then the optimizer and, where kept, the
+// average. No collective. Obeys StepScalars::apply. Does not refresh the compute copies of weights:
+// run BuildPrepare's program before the next step.
 Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer);
 
 // Makes the compute copies of all weights that matmuls use.
 Program BuildPrepare(const ModelLayout& layout);
 
-// Forward and loss with `input.valid` as weights; adds to statistics.eval_loss_sum and .eval_correct unless `first`.
+// Forward and loss with `input.valid` as weights; adds to statistics.eval_loss_sum and
+// .eval_correct unless `first`.
 Program BuildEval(const ModelLayout& layout, bool first);
 
 // statistics.digest = digest of parameters, momentum and second moment, gaps included.
 Program BuildDigest(const ModelLayout& layout);
 
-// What the model needs in Arena::kInput for ever: the sincos2d positions. Once after Allocate; nothing for learned
-// positions.
+// What the model needs in Arena::kInput for ever: the sincos2d positions. Once after Allocate;
+// nothing for learned positions.
 absl::Status WriteConstants(const ModelLayout& layout, Backend& backend);
 
-// [patches, width] row-major: per token sin(x w), cos(x w), sin(y w), cos(y w) with w_i = 10000^(-i / (width/4 - 1)),
-// x the column and y the row of the patch. Source: big_vision models/vit.py posemb_sincos_2d.
+// [patches, width] row-major: per token sin(x w), cos(x w), sin(y w), cos(y w) with w_i = 10000^(-i
+// / (width/4 - 1)), x the column and y the row of the patch. Source: big_vision models/vit.py
+// posemb_sincos_2d.
 std::vector<float> Sincos2dPositions(const ModelConfig& model);
 
 }  // namespace vitscale

@@ -1,9 +1,9 @@
 // VitBuilder: the backward pass.
 //
-// Gradients with respect to activations run in panel groups, one per block; weight gradients follow each group, since
-// they need all rows. The gradient of the residual stream is one f32 tensor updated in place when matmuls take bf16
-// (each matmul then reads the rounded copy of its own point); with f32 matmuls each point has its own tensor, which the
-// weight gradients read later.
+// Gradients with respect to activations run in panel groups, one per block; weight gradients follow
+// each group, since they need all rows. The gradient of the residual stream is one f32 tensor
+// updated in place when matmuls take bf16 (each matmul then reads the rounded copy of its own
+// point); with f32 matmuls each point has its own tensor, which the weight gradients read later.
 
 #include "absl/strings/str_cat.h"
 #include "worker/model/vit_builder.h"
@@ -24,8 +24,8 @@ TensorView VitBuilder::GradInput(const TensorView& grad_y, const std::string& ke
   const WeightParts weight = Kernel(kernel);
   const TensorView grad_x =
       New(absl::StrCat("grad.", kernel), compute_, grad_y.rows(), weight[0].shape[0]);
-  program_.Add(LinearGradInputArgs{.grad_y = grad_y, .weight = weight,
-                                   .pre_activation = pre_activation, .grad_x = grad_x});
+  program_.Add(LinearGradInputArgs{
+      .grad_y = grad_y, .weight = weight, .pre_activation = pre_activation, .grad_x = grad_x});
   return grad_x;
 }
 
@@ -34,8 +34,11 @@ void VitBuilder::GradWeight(const TensorView& x, const TensorView& grad_y, const
 }
 void VitBuilder::GradWeight(const TensorView& x, const TensorView& grad_y, WeightParts kernel,
                             WeightParts bias, bool full_precision) {
-  program_.Add(LinearGradWeightArgs{.x = x, .grad_y = grad_y, .grad_weight = std::move(kernel),
-                                    .grad_bias = std::move(bias), .accumulate = accumulate_,
+  program_.Add(LinearGradWeightArgs{.x = x,
+                                    .grad_y = grad_y,
+                                    .grad_weight = std::move(kernel),
+                                    .grad_bias = std::move(bias),
+                                    .accumulate = accumulate_,
                                     .full_precision = full_precision});
 }
 
@@ -45,21 +48,29 @@ TensorView VitBuilder::MlpBackwardInput(const std::string& at, const MlpTrace& m
   return GradInput(*grad_hidden, at + "/Dense_0/kernel");
 }
 
-// Moves grad_stream_ to before the norm. `last`: nothing multiplies the result, no rounded copy is needed.
-void VitBuilder::NormBackward(const std::string& at, const NormTrace& norm, const TensorView& grad_y,
-                              bool last) {
+// Moves grad_stream_ to before the norm. `last`: nothing multiplies the result, no rounded copy is
+// needed.
+void VitBuilder::NormBackward(const std::string& at, const NormTrace& norm,
+                              const TensorView& grad_y, bool last) {
   const TensorView residual = grad_stream_;
   const bool f32 = compute_ == DType::kF32;
   if (f32 || !residual.present()) {
     grad_stream_ = New(absl::StrCat("grad.", at), DType::kF32, norm.x.rows(), width_);
   }
   TensorView cast;
-  if (!f32 && !last) cast = New(absl::StrCat("grad.", at, ".cast"), compute_, norm.x.rows(), width_);
-  program_.Add(LayerNormGradArgs{.grad_y = grad_y, .x = norm.x, .mean = norm.mean,
-                                 .inv_std = norm.inv_std, .gamma = Weight(at + "/scale"),
-                                 .grad_residual = residual, .grad_x = grad_stream_,
-                                 .grad_x_cast = cast, .grad_gamma = Gradient(at + "/scale"),
-                                 .grad_beta = Gradient(at + "/bias"), .accumulate = accumulate_});
+  if (!f32 && !last)
+    cast = New(absl::StrCat("grad.", at, ".cast"), compute_, norm.x.rows(), width_);
+  program_.Add(LayerNormGradArgs{.grad_y = grad_y,
+                                 .x = norm.x,
+                                 .mean = norm.mean,
+                                 .inv_std = norm.inv_std,
+                                 .gamma = Weight(at + "/scale"),
+                                 .grad_residual = residual,
+                                 .grad_x = grad_stream_,
+                                 .grad_x_cast = cast,
+                                 .grad_gamma = Gradient(at + "/scale"),
+                                 .grad_beta = Gradient(at + "/bias"),
+                                 .accumulate = accumulate_});
   grad_stream_cast_ = f32 ? grad_stream_ : cast;
 }
 
@@ -80,7 +91,8 @@ TensorView VitBuilder::ClassifierBackward() {
   if (m_.pool != PoolKind::kMap) return GradInput(grad, kernel);
   // The MAP head's own residual path carries it on in f32.
   const TensorView grad_pooled = New("grad.pooled", DType::kF32, batch_, width_);
-  program_.Add(LinearGradInputArgs{.grad_y = grad, .weight = Kernel(kernel), .grad_x = grad_pooled});
+  program_.Add(
+      LinearGradInputArgs{.grad_y = grad, .weight = Kernel(kernel), .grad_x = grad_pooled});
   return grad_pooled;
 }
 
@@ -117,18 +129,24 @@ void VitBuilder::MapPoolBackward(const TensorView& grad_pooled) {
   const TensorView grad_norm = MlpBackwardInput(mlp, head_.mlp, grad_y, &grad_hidden);
   GradWeight(head_.mlp.hidden, grad_y, mlp + "/Dense_1");
   GradWeight(head_.norm.y, grad_hidden, mlp + "/Dense_0");
-  grad_stream_ = grad_pooled;  // the head's stream of one row per image, until the tokens' begins below
+  grad_stream_ =
+      grad_pooled;  // the head's stream of one row per image, until the tokens' begins below
   NormBackward(at + "/LayerNorm_0", head_.norm, grad_norm);
   const TensorView grad_out = GradInput(grad_stream_cast_, attention + "/out/kernel");
   GradWeight(head_.attention, grad_stream_cast_, attention + "/out");
 
   const TensorView grad_query = New("grad.query", DType::kF32, 1, width_);
   const TensorView grad_key_value = New("grad.key_value", compute_, rows_, 2 * width_);
-  program_.Add(PoolAttentionGradArgs{.grad_out = grad_out, .query = head_.query,
-                                     .key_value = head_.key_value, .out = head_.attention,
-                                     .log_sum_exp = head_.log_sum_exp, .batch = batch_,
-                                     .tokens = tokens_, .heads = m_.heads,
-                                     .grad_query = grad_query, .grad_key_value = grad_key_value});
+  program_.Add(PoolAttentionGradArgs{.grad_out = grad_out,
+                                     .query = head_.query,
+                                     .key_value = head_.key_value,
+                                     .out = head_.attention,
+                                     .log_sum_exp = head_.log_sum_exp,
+                                     .batch = batch_,
+                                     .tokens = tokens_,
+                                     .heads = m_.heads,
+                                     .grad_query = grad_query,
+                                     .grad_key_value = grad_key_value});
   ProbeBackward(grad_query);
   GradWeight(encoder_norm_.y, grad_key_value, Heads(attention, {"key", "value"}, true, true),
              Heads(attention, {"key", "value"}, false, true));
@@ -143,20 +161,25 @@ void VitBuilder::MapPoolBackward(const TensorView& grad_pooled) {
   program_.Add(PanelEndArgs{});
 }
 
-// The probe is to the head what a position is to the trunk: one row that every image shares. So its gradient is added
-// up over micro-batches by the op that does that for positions.
+// The probe is to the head what a position is to the trunk: one row that every image shares. So its
+// gradient is added up over micro-batches by the op that does that for positions.
 void VitBuilder::ProbeBackward(const TensorView& grad_query) {
   const std::string query = "MAPHead_0/MultiHeadDotProductAttention_0/query";
   TensorView probe = Weight("MAPHead_0/probe"), grad_probe = Gradient("MAPHead_0/probe");
   probe.shape = grad_probe.shape = {1, width_};
-  GradWeight(probe, grad_query, KernelGradient(query + "/kernel"), BiasGradient(query + "/bias"), true);
+  GradWeight(probe, grad_query, KernelGradient(query + "/kernel"), BiasGradient(query + "/bias"),
+             true);
   const TensorView part = accumulate_ ? New("grad.probe", DType::kF32, 1, width_) : grad_probe;
-  program_.Add(LinearGradInputArgs{.grad_y = grad_query, .weight = Kernel(query + "/kernel"),
-                                   .grad_x = part, .full_precision = true});
+  program_.Add(LinearGradInputArgs{.grad_y = grad_query,
+                                   .weight = Kernel(query + "/kernel"),
+                                   .grad_x = part,
+                                   .full_precision = true});
   if (!accumulate_) return;
-  program_.Add(EmbedTokensGradArgs{.grad_tokens = part, .batch = 1,
+  program_.Add(EmbedTokensGradArgs{.grad_tokens = part,
+                                   .batch = 1,
                                    .grad_embedding = New("grad.probe.unused", compute_, 1, width_),
-                                   .grad_position = grad_probe, .accumulate = true});
+                                   .grad_position = grad_probe,
+                                   .accumulate = true});
 }
 
 // ---- trunk -------------------------------------------------------------------
@@ -172,15 +195,22 @@ void VitBuilder::BlockBackward(int i) {
   NormBackward(at + "/LayerNorm_1", b.norm1, grad_norm1);
   const TensorView grad_projected = grad_stream_cast_;
   const TensorView grad_out = GradInput(grad_projected, attention + "/out/kernel");
-  const TensorView grad_qkv = New(absl::StrCat("grad.", attention, ".qkv"), compute_, rows_, 3 * width_);
-  program_.Add(SelfAttentionGradArgs{.grad_out = grad_out, .qkv = b.qkv, .out = b.attention,
-                                     .log_sum_exp = b.log_sum_exp, .batch = batch_,
-                                     .tokens = tokens_, .heads = m_.heads, .grad_qkv = grad_qkv});
+  const TensorView grad_qkv =
+      New(absl::StrCat("grad.", attention, ".qkv"), compute_, rows_, 3 * width_);
+  program_.Add(SelfAttentionGradArgs{.grad_out = grad_out,
+                                     .qkv = b.qkv,
+                                     .out = b.attention,
+                                     .log_sum_exp = b.log_sum_exp,
+                                     .batch = batch_,
+                                     .tokens = tokens_,
+                                     .heads = m_.heads,
+                                     .grad_qkv = grad_qkv});
   const TensorView grad_norm0 =
       New(absl::StrCat("grad.", at, "/LayerNorm_0.y"), compute_, rows_, width_);
-  program_.Add(LinearGradInputArgs{.grad_y = grad_qkv,
-                                   .weight = Heads(attention, {"query", "key", "value"}, true, false),
-                                   .grad_x = grad_norm0});
+  program_.Add(
+      LinearGradInputArgs{.grad_y = grad_qkv,
+                          .weight = Heads(attention, {"query", "key", "value"}, true, false),
+                          .grad_x = grad_norm0});
   NormBackward(at + "/LayerNorm_0", b.norm0, grad_norm0, /*last=*/i == 0);
   program_.Add(PanelEndArgs{});
 
@@ -192,7 +222,8 @@ void VitBuilder::BlockBackward(int i) {
 }
 
 void VitBuilder::EmbedBackward() {
-  EmbedTokensGradArgs embed{.grad_tokens = grad_stream_, .batch = batch_, .accumulate = accumulate_};
+  EmbedTokensGradArgs embed{
+      .grad_tokens = grad_stream_, .batch = batch_, .accumulate = accumulate_};
   embed.grad_embedding = New("grad.embedding", compute_, batch_ * m_.patches(), width_);
   if (m_.position == PositionKind::kLearned) {
     embed.grad_position = Gradient("pos_embedding");

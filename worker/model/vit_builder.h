@@ -1,4 +1,5 @@
-// The pass under construction, shared by vit_forward.cc and vit_backward.cc. Not for other folders: see vit.h.
+// The pass under construction, shared by vit_forward.cc and vit_backward.cc. Not for other folders:
+// see vit.h.
 
 #ifndef WORKER_MODEL_VIT_BUILDER_H_
 #define WORKER_MODEL_VIT_BUILDER_H_
@@ -75,16 +76,17 @@ class VitBuilder {
                     bool last = false);
   TensorView MlpBackwardInput(const std::string& at, const MlpTrace& mlp, const TensorView& grad_y,
                               TensorView* grad_hidden);
-  TensorView GradInput(const TensorView& grad_y, const std::string& kernel, const TensorView& pre_activation = {});
+  TensorView GradInput(const TensorView& grad_y, const std::string& kernel,
+                       const TensorView& pre_activation = {});
   void GradWeight(const TensorView& x, const TensorView& grad_y, const std::string& at);
-  void GradWeight(const TensorView& x, const TensorView& grad_y, WeightParts kernel, WeightParts bias,
-                  bool full_precision = false);
+  void GradWeight(const TensorView& x, const TensorView& grad_y, WeightParts kernel,
+                  WeightParts bias, bool full_precision = false);
 
   // ---- operands ----
   // [rows, columns] in Arena::kActivations.
   TensorView New(absl::string_view name, DType dtype, int64_t rows, int64_t columns);
   TensorView Kept(absl::string_view name, DType dtype, Shape shape);  // absent in evaluation
-  TensorView Weight(const std::string& name) const;    // f32, as it lies in the table
+  TensorView Weight(const std::string& name) const;  // f32, as it lies in the table
   TensorView Gradient(const std::string& name) const;
   // Kernels as matrices, and biases as vectors.
   WeightParts Kernel(const std::string& name) const;
@@ -92,7 +94,8 @@ class VitBuilder {
   WeightParts KernelGradient(const std::string& name) const;
   WeightParts BiasGradient(const std::string& name) const;
   // {query, key, value} or {key, value} of one attention, side by side.
-  WeightParts Heads(const std::string& at, std::initializer_list<const char*> which, bool kernel, bool gradient) const;
+  WeightParts Heads(const std::string& at, std::initializer_list<const char*> which, bool kernel,
+                    bool gradient) const;
   const Parameter& Find(const std::string& name) const;
 
   const ModelLayout& layout_;
@@ -111,7 +114,8 @@ class VitBuilder {
 
   TensorView stream_;  // [rows, width] f32: the residual stream
   TensorView delta_;   // what is to be added to it next; absent at first
-  // Gradient of the stream at the current point: f32, and rounded for matmuls (the same tensor when those are f32).
+  // Gradient of the stream at the current point: f32, and rounded for matmuls (the same tensor when
+  // those are f32).
   TensorView grad_stream_, grad_stream_cast_;
   TensorView grad_logits_;
 };

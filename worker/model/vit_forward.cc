@@ -1,7 +1,8 @@
 // VitBuilder: the forward pass and the loss. Source: big_vision models/vit.py.
 //
-// Panel groups: the embedding, each block, and pooling up to what is one row per image. The residual add of a half
-// block is done by the LayerNorm that follows it. In evaluation the stream is updated in place.
+// Panel groups: the embedding, each block, and pooling up to what is one row per image. The
+// residual add of a half block is done by the LayerNorm that follows it. In evaluation the stream
+// is updated in place.
 
 #include "absl/strings/str_cat.h"
 #include "worker/model/vit_builder.h"
@@ -81,15 +82,24 @@ NormTrace VitBuilder::Norm(const std::string& at, DType y_dtype) {
   const TensorView gamma = Weight(at + "/scale"), beta = Weight(at + "/bias");
   if (!delta_.present()) {
     const NormTrace norm = NormOf(at, stream_, y_dtype);
-    program_.Add(LayerNormArgs{.x = norm.x, .gamma = gamma, .beta = beta, .y = norm.y,
-                               .mean = norm.mean, .inv_std = norm.inv_std});
+    program_.Add(LayerNormArgs{.x = norm.x,
+                               .gamma = gamma,
+                               .beta = beta,
+                               .y = norm.y,
+                               .mean = norm.mean,
+                               .inv_std = norm.inv_std});
     return norm;
   }
   const TensorView sum =
       training_ ? New(absl::StrCat(at, ".sum"), DType::kF32, rows_, width_) : stream_;
   const NormTrace norm = NormOf(at, sum, y_dtype);
-  program_.Add(ResidualLayerNormArgs{.x = stream_, .delta = delta_, .sum = sum, .gamma = gamma,
-                                     .beta = beta, .y = norm.y, .mean = norm.mean,
+  program_.Add(ResidualLayerNormArgs{.x = stream_,
+                                     .delta = delta_,
+                                     .sum = sum,
+                                     .gamma = gamma,
+                                     .beta = beta,
+                                     .y = norm.y,
+                                     .mean = norm.mean,
                                      .inv_std = norm.inv_std});
   stream_ = sum;
   delta_ = {};
@@ -123,17 +133,24 @@ void VitBuilder::BlockForward(int i) {
                           .y = b.qkv});
   b.attention = New(attention + ".out", compute_, rows_, width_);
   b.log_sum_exp = Kept(attention + ".log_sum_exp", DType::kF32, {batch_, m_.heads, tokens_});
-  program_.Add(SelfAttentionArgs{.qkv = b.qkv, .batch = batch_, .tokens = tokens_,
-                                 .heads = m_.heads, .out = b.attention,
+  program_.Add(SelfAttentionArgs{.qkv = b.qkv,
+                                 .batch = batch_,
+                                 .tokens = tokens_,
+                                 .heads = m_.heads,
+                                 .out = b.attention,
                                  .log_sum_exp = b.log_sum_exp});
   delta_ = New(attention + ".delta", compute_, rows_, width_);
-  program_.Add(LinearArgs{.x = b.attention, .weight = Kernel(attention + "/out/kernel"),
-                          .bias = Bias(attention + "/out/bias"), .y = delta_});
+  program_.Add(LinearArgs{.x = b.attention,
+                          .weight = Kernel(attention + "/out/kernel"),
+                          .bias = Bias(attention + "/out/bias"),
+                          .y = delta_});
   b.norm1 = Norm(at + "/LayerNorm_1", compute_);
   b.mlp = MlpHidden(mlp, b.norm1.y);
   delta_ = New(mlp + ".delta", compute_, rows_, width_);
-  program_.Add(LinearArgs{.x = b.mlp.hidden, .weight = Kernel(mlp + "/Dense_1/kernel"),
-                          .bias = Bias(mlp + "/Dense_1/bias"), .y = delta_});
+  program_.Add(LinearArgs{.x = b.mlp.hidden,
+                          .weight = Kernel(mlp + "/Dense_1/kernel"),
+                          .bias = Bias(mlp + "/Dense_1/bias"),
+                          .y = delta_});
   program_.Add(PanelEndArgs{});
   blocks_.push_back(std::move(b));
 }
@@ -153,8 +170,10 @@ void VitBuilder::MapPool() {
   TensorView probe = Weight(at + "/probe");
   probe.shape = {1, width_};
   head_.query = New(attention + ".query", DType::kF32, 1, width_);
-  program_.Add(LinearArgs{.x = probe, .weight = Kernel(attention + "/query/kernel"),
-                          .bias = Bias(attention + "/query/bias"), .y = head_.query,
+  program_.Add(LinearArgs{.x = probe,
+                          .weight = Kernel(attention + "/query/kernel"),
+                          .bias = Bias(attention + "/query/bias"),
+                          .y = head_.query,
                           .full_precision = true});
 
   program_.Add(PanelBeginArgs{batch_});
@@ -166,24 +185,36 @@ void VitBuilder::MapPool() {
                           .y = head_.key_value});
   head_.attention = New(attention + ".out", compute_, batch_, width_);
   head_.log_sum_exp = Kept(attention + ".log_sum_exp", DType::kF32, {batch_, m_.heads});
-  program_.Add(PoolAttentionArgs{.query = head_.query, .key_value = head_.key_value,
-                                 .batch = batch_, .tokens = tokens_, .heads = m_.heads,
-                                 .out = head_.attention, .log_sum_exp = head_.log_sum_exp});
+  program_.Add(PoolAttentionArgs{.query = head_.query,
+                                 .key_value = head_.key_value,
+                                 .batch = batch_,
+                                 .tokens = tokens_,
+                                 .heads = m_.heads,
+                                 .out = head_.attention,
+                                 .log_sum_exp = head_.log_sum_exp});
   program_.Add(PanelEndArgs{});
 
   const TensorView x = New(attention + ".projected", DType::kF32, batch_, width_);
-  program_.Add(LinearArgs{.x = head_.attention, .weight = Kernel(attention + "/out/kernel"),
-                          .bias = Bias(attention + "/out/bias"), .y = x});
+  program_.Add(LinearArgs{.x = head_.attention,
+                          .weight = Kernel(attention + "/out/kernel"),
+                          .bias = Bias(attention + "/out/bias"),
+                          .y = x});
   const std::string norm = at + "/LayerNorm_0";
   head_.norm = NormOf(norm, x, compute_);
-  program_.Add(LayerNormArgs{.x = x, .gamma = Weight(norm + "/scale"), .beta = Weight(norm + "/bias"),
-                             .y = head_.norm.y, .mean = head_.norm.mean,
+  program_.Add(LayerNormArgs{.x = x,
+                             .gamma = Weight(norm + "/scale"),
+                             .beta = Weight(norm + "/bias"),
+                             .y = head_.norm.y,
+                             .mean = head_.norm.mean,
                              .inv_std = head_.norm.inv_std});
   head_.mlp = MlpHidden(mlp, head_.norm.y);
   const TensorView pooled = New("pooled", DType::kF32, batch_, width_);
-  program_.Add(LinearArgs{.x = head_.mlp.hidden, .weight = Kernel(mlp + "/Dense_1/kernel"),
+  program_.Add(LinearArgs{.x = head_.mlp.hidden,
+                          .weight = Kernel(mlp + "/Dense_1/kernel"),
                           .bias = Bias(mlp + "/Dense_1/bias"),
-                          .epilogue = LinearEpilogue::kResidual, .residual = x, .y = pooled});
+                          .epilogue = LinearEpilogue::kResidual,
+                          .residual = x,
+                          .y = pooled});
   head_.pooled = pooled;
   if (compute_ == DType::kF32) return;
   head_.pooled = New("pooled.cast", compute_, batch_, width_);
@@ -206,15 +237,15 @@ void VitBuilder::Classifier() {
   TensorView x = head_.pooled;
   if (m_.representation_size > 0) {
     const TensorView pre = New("pre_logits", compute_, batch_, m_.representation_size);
-    program_.Add(LinearArgs{.x = x, .weight = Kernel("pre_logits/kernel"),
-                            .bias = Bias("pre_logits/bias"), .y = pre});
+    program_.Add(LinearArgs{
+        .x = x, .weight = Kernel("pre_logits/kernel"), .bias = Bias("pre_logits/bias"), .y = pre});
     head_.representation = New("representation", compute_, batch_, m_.representation_size);
     program_.Add(TanhArgs{pre, head_.representation});
     x = head_.representation;
   }
   head_.logits = New("logits", DType::kF32, batch_, m_.classes);
-  program_.Add(LinearArgs{.x = x, .weight = Kernel("head/kernel"), .bias = Bias("head/bias"),
-                          .y = head_.logits});
+  program_.Add(LinearArgs{
+      .x = x, .weight = Kernel("head/kernel"), .bias = Bias("head/bias"), .y = head_.logits});
 }
 
 void VitBuilder::Loss() {

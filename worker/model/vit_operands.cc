@@ -8,9 +8,9 @@
 namespace vitscale {
 namespace {
 
-// A kernel as the matmul sees it: attention's query, key and value [width, heads, head_dim] are [width, width], out
-// [heads, head_dim, width] is [width, width], the patch kernel [patch, patch, channels, width] is [patch elements,
-// width]; all of them lie so already.
+// A kernel as the matmul sees it: attention's query, key and value [width, heads, head_dim] are
+// [width, width], out [heads, head_dim, width] is [width, width], the patch kernel [patch, patch,
+// channels, width] is [patch elements, width]; all of them lie so already.
 TensorView AsMatrix(TensorView view, int64_t in) {
   view.shape = {in, view.elements() / in};
   return view;
@@ -20,7 +20,8 @@ TensorView AsVector(TensorView view) {
   return view;
 }
 
-bool IsHeadsKernel(const Parameter& p) {  // query, key, value: the input axis comes first, two output axes follow
+bool IsHeadsKernel(
+    const Parameter& p) {  // query, key, value: the input axis comes first, two output axes follow
   return p.shape.size() == 3 && !absl::StrContains(p.name, "/out/");
 }
 int64_t InputOf(const Parameter& p) {

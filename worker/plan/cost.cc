@@ -65,13 +65,14 @@ Flops FlopsOf(const ModelConfig& m) {
   const double attention = 4 * width * width * tokens + 2 * width * tokens * tokens;
   const double mlp = 2 * width * hidden * tokens;
   Flops flops;
-  flops.trunk = 2 * (double(m.patches()) * m.patch_elements() * width + m.depth * (attention + mlp));
+  flops.trunk =
+      2 * (double(m.patches()) * m.patch_elements() * width + m.depth * (attention + mlp));
   flops.paper_table = flops.trunk + m.depth * (3 * m.heads * tokens * tokens + 5 * tokens * hidden +
                                                51 * tokens * width);
   double head = double(m.head_input()) * m.classes;
   if (m.representation_size > 0) head += width * m.representation_size;
-  // Keys and values of all tokens, one query, its output projection and the MLP; the query itself is projected once
-  // per step, not per image.
+  // Keys and values of all tokens, one query, its output projection and the MLP; the query itself
+  // is projected once per step, not per image.
   if (m.pool == PoolKind::kMap) {
     head += 2 * tokens * width * width + 2 * tokens * width + width * width + 2 * width * hidden;
   }

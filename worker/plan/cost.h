@@ -1,5 +1,5 @@
-// What one op costs: the arithmetic of its matmuls and the bytes of its operands. Prices programs for the plan and
-// for the shares that vitscale-bench prints.
+// What one op costs: the arithmetic of its matmuls and the bytes of its operands. Prices programs
+// for the plan and for the shares that vitscale-bench prints.
 
 #ifndef WORKER_PLAN_COST_H_
 #define WORKER_PLAN_COST_H_
@@ -11,8 +11,9 @@
 namespace vitscale {
 
 struct OpCost {
-  double flops = 0;  // 2 per multiply-accumulate of a matmul; 0 for ops without one. Attention's backward counts what
-                     // must be computed, not the scores a kernel computes again.
+  double flops =
+      0;  // 2 per multiply-accumulate of a matmul; 0 for ops without one. Attention's backward
+          // counts what must be computed, not the scores a kernel computes again.
   double bytes = 0;  // of all operands, each once: the least traffic if nothing stays in cache
 };
 

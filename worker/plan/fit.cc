@@ -85,7 +85,8 @@ absl::Status CheckFits(const Plan& plan, int64_t memory_bytes) {
                    "; smallest change that fits: ", change));
 }
 
-absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers, int64_t memory_bytes) {
+absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers,
+                                         int64_t memory_bytes) {
   PlanRequest trial = request;
   if (trial.batch_global < 1 || workers < 1) {
     return absl::InvalidArgumentError(absl::StrCat("batch.global is ", trial.batch_global, " for ",
@@ -93,7 +94,8 @@ absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers
   }
   if (trial.batch_global < workers) {
     return absl::InvalidArgumentError(absl::StrCat("batch.global is ", trial.batch_global,
-                                                   ", want at least one image for each of ", workers, " workers"));
+                                                   ", want at least one image for each of ",
+                                                   workers, " workers"));
   }
   for (int64_t d : Divisors(trial.batch_global, kMicroBatchMax)) {
     if (!DealsOut(trial.batch_global / d, trial.batch_global, workers)) continue;

@@ -19,10 +19,11 @@ constexpr int kPlanVersion = 1;
 absl::Status Invalid(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
 absl::Status CheckBatches(const PlanRequest& r) {
-  if (r.batch_micro < 1) return Invalid(absl::StrCat("batch.micro is ", r.batch_micro, ", want at least 1"));
+  if (r.batch_micro < 1)
+    return Invalid(absl::StrCat("batch.micro is ", r.batch_micro, ", want at least 1"));
   if (r.batch_global < r.batch_micro || r.batch_global % r.batch_micro != 0) {
-    return Invalid(absl::StrCat("batch.micro is ", r.batch_micro, ", want a divisor of batch.global (",
-                                r.batch_global, ")"));
+    return Invalid(absl::StrCat("batch.micro is ", r.batch_micro,
+                                ", want a divisor of batch.global (", r.batch_global, ")"));
   }
   return absl::OkStatus();
 }
@@ -38,12 +39,15 @@ absl::Status CheckRequest(const PlanRequest& r) {
                                 ", want at least model.image_size (", r.model.image_size, ")"));
   }
   if (r.bucket_bytes < kTensorAlignment) {
-    return Invalid(absl::StrCat("bucket size is ", r.bucket_bytes, " bytes, want at least ", kTensorAlignment));
+    return Invalid(absl::StrCat("bucket size is ", r.bucket_bytes, " bytes, want at least ",
+                                kTensorAlignment));
   }
   if (r.labels == LabelKind::kSparse && r.sparse_labels_per_image < 1) {
-    return Invalid(absl::StrCat("sparse labels per image is ", r.sparse_labels_per_image, ", want at least 1"));
+    return Invalid(absl::StrCat("sparse labels per image is ", r.sparse_labels_per_image,
+                                ", want at least 1"));
   }
-  if (r.recompute != RecomputeLevel::kNone) return absl::UnimplementedError("recompute levels other than none");
+  if (r.recompute != RecomputeLevel::kNone)
+    return absl::UnimplementedError("recompute levels other than none");
   return absl::OkStatus();
 }
 
@@ -74,7 +78,9 @@ Labels LabelViews(const PlanRequest& r, ArenaLayout& arena) {
   Labels labels;
   labels.kind = r.labels;
   switch (r.labels) {
-    case LabelKind::kClassId: labels.ids = arena.Add("labels", DType::kI32, {r.batch_micro}); break;
+    case LabelKind::kClassId:
+      labels.ids = arena.Add("labels", DType::kI32, {r.batch_micro});
+      break;
     case LabelKind::kSparse:
       labels.ids = arena.Add("labels", DType::kI32, {r.batch_micro * r.sparse_labels_per_image});
       labels.offsets = arena.Add("label_offsets", DType::kI32, {r.batch_micro + 1});
@@ -112,7 +118,8 @@ StatisticsViews StatisticsLayout(ArenaLayout& arena) {
   return s;
 }
 
-// Whole tensors in the order of the gradient arena, as many as fit; a tensor above the limit has a bucket of its own.
+// Whole tensors in the order of the gradient arena, as many as fit; a tensor above the limit has a
+// bucket of its own.
 std::vector<Bucket> MakeBuckets(const ParamTable& table, int64_t limit) {
   std::vector<Bucket> buckets;
   const auto& parameters = table.parameters();
@@ -180,31 +187,49 @@ void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {
   if (plan.request.polyak) at(Arena::kAverage) = at(Arena::kParameters);
   at(Arena::kInput) = input_bytes;
   at(Arena::kStatistics) = statistics_bytes;
-  // Synchronisation takes a whole state into gradients and activations, idle then, before it copies over.
-  const int64_t state = at(Arena::kParameters) + at(Arena::kMomentum) + at(Arena::kSecondMoment) + at(Arena::kAverage);
-  at(Arena::kActivations) =
-      std::max({plan.step_activation_bytes, plan.update_activation_bytes, plan.eval_activation_bytes,
-                state - at(Arena::kGradients)});
+  // Synchronisation takes a whole state into gradients and activations, idle then, before it copies
+  // over.
+  const int64_t state = at(Arena::kParameters) + at(Arena::kMomentum) + at(Arena::kSecondMoment) +
+                        at(Arena::kAverage);
+  at(Arena::kActivations) = std::max({plan.step_activation_bytes, plan.update_activation_bytes,
+                                      plan.eval_activation_bytes, state - at(Arena::kGradients)});
 }
 
 int64_t CheckpointBytes(const Plan& plan) {
   const int64_t parameters = plan.layout.table.parameter_count();
-  return parameters * (DTypeBytes(DType::kF32) * (plan.request.polyak ? 2 : 1) + DTypeBytes(DType::kBf16)) +
+  return parameters *
+             (DTypeBytes(DType::kF32) * (plan.request.polyak ? 2 : 1) + DTypeBytes(DType::kBf16)) +
          plan.layout.table.second_moment_count() * DTypeBytes(DType::kF32);
 }
 
 uint64_t HashOf(const Plan& plan) {
   const PlanRequest& r = plan.request;
   const ModelConfig& m = r.model;
-  std::string text = absl::StrJoin(
-      {int64_t{kPlanVersion}, int64_t{m.image_size}, int64_t{m.channels}, int64_t{m.patch}, int64_t{m.width},
-       int64_t{m.depth}, int64_t{m.heads}, int64_t{m.mlp_width}, int64_t{m.classes},
-       int64_t{m.representation_size}, int64_t{r.source_height}, int64_t{r.source_width},
-       static_cast<int64_t>(m.pool), static_cast<int64_t>(m.loss), static_cast<int64_t>(m.position),
-       static_cast<int64_t>(r.optimizer), static_cast<int64_t>(r.precision),
-       static_cast<int64_t>(r.labels), static_cast<int64_t>(r.recompute), r.batch_micro, r.batch_global,
-       r.bucket_bytes, int64_t{r.polyak}, r.sparse_labels_per_image},
-      " ");
+  std::string text = absl::StrJoin({int64_t{kPlanVersion},
+                                    int64_t{m.image_size},
+                                    int64_t{m.channels},
+                                    int64_t{m.patch},
+                                    int64_t{m.width},
+                                    int64_t{m.depth},
+                                    int64_t{m.heads},
+                                    int64_t{m.mlp_width},
+                                    int64_t{m.classes},
+                                    int64_t{m.representation_size},
+                                    int64_t{r.source_height},
+                                    int64_t{r.source_width},
+                                    static_cast<int64_t>(m.pool),
+                                    static_cast<int64_t>(m.loss),
+                                    static_cast<int64_t>(m.position),
+                                    static_cast<int64_t>(r.optimizer),
+                                    static_cast<int64_t>(r.precision),
+                                    static_cast<int64_t>(r.labels),
+                                    static_cast<int64_t>(r.recompute),
+                                    r.batch_micro,
+                                    r.batch_global,
+                                    r.bucket_bytes,
+                                    int64_t{r.polyak},
+                                    r.sparse_labels_per_image},
+                                   " ");
   absl::StrAppend(&text, " ", m.head_bias, " ", r.range_min, " ", r.range_max);
   for (const Parameter& p : plan.layout.table.parameters()) {
     absl::StrAppend(&text, " ", p.name, " ", p.offset_elements, " ", p.gradient_offset, " ",

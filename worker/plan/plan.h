@@ -1,6 +1,7 @@
-// The plan of a replica: how large every arena is, where everything lies, what a step costs. Arithmetic over the
-// Program only: no backend is linked and the model is never allocated, so G/14 is planned in milliseconds on a
-// laptop. Client, server, trainer and vitscale-bench use the same one.
+// The plan of a replica: how large every arena is, where everything lies, what a step costs.
+// Arithmetic over the Program only: no backend is linked and the model is never allocated, so G/14
+// is planned in milliseconds on a laptop. Client, server, trainer and vitscale-bench use the same
+// one.
 
 #ifndef WORKER_PLAN_PLAN_H_
 #define WORKER_PLAN_PLAN_H_
@@ -19,7 +20,8 @@
 
 namespace vitscale {
 
-enum class RecomputeLevel : uint8_t { kNone, kGeluAndLayerNorm, kBlock };  // only kNone is built today
+// What backward computes again instead of reading it. Only kNone is built today.
+enum class RecomputeLevel : uint8_t { kNone, kGeluAndLayerNorm, kBlock };
 
 struct PlanRequest {
   ModelConfig model;
@@ -36,12 +38,14 @@ struct PlanRequest {
   RecomputeLevel recompute = RecomputeLevel::kNone;
 };
 
-// Multiplications and additions of matmuls (2 per multiply-accumulate), attention included, for one image.
+// Multiplications and additions of matmuls (2 per multiply-accumulate), attention included, for one
+// image.
 struct Flops {
   double trunk = 0;    // patch embedding and blocks
   double forward = 0;  // with head and classifier
-  // The trunk as arXiv 2106.04560 table 2 prints it: that table counts elementwise work too. 3 per attention score,
-  // 5 per hidden unit of the MLP and 51 per channel, token and block give all its 22 figures within their rounding.
+  // The trunk as arXiv 2106.04560 table 2 prints it: that table counts elementwise work too. 3 per
+  // attention score, 5 per hidden unit of the MLP and 51 per channel, token and block give all its
+  // 22 figures within their rounding.
   double paper_table = 0;
   double training() const { return 3 * forward; }
 };
@@ -54,28 +58,31 @@ struct Plan {
   int64_t step_activation_bytes = 0;    // of BuildStep; the arena holds the largest user
   int64_t update_activation_bytes = 0;  // of BuildUpdate
   int64_t eval_activation_bytes = 0;    // of BuildEval
-  int64_t compute_weight_bytes = 0;     // estimate: copies of matmul weights that a backend keeps, two directions
-  int64_t checkpoint_bytes = 0;         // parameters, momentum, second moment, average
-  int64_t gradient_bytes = 0;           // reduced per step
-  uint64_t hash = 0;                    // of everything that must agree between ranks
+  int64_t compute_weight_bytes = 0;     // estimate: a backend's copies of matmul weights
+  int64_t checkpoint_bytes = 0;  // parameters, momentum, second moment, average
+  int64_t gradient_bytes = 0;    // reduced per step
+  uint64_t hash = 0;             // of everything that must agree between ranks
 
   int64_t memory_bytes() const;  // all arenas and compute weights
   // Bytes that one rank of `workers` sends per step: ring, 2 (n - 1) / n of the gradients.
   int64_t WireBytes(int workers) const;
 };
 
-// INVALID_ARGUMENT for a model that does not validate, a batch that is not positive, a micro-batch that does not
-// divide the global batch, precision auto, a source smaller than the crop. UNIMPLEMENTED for a recompute level.
+// INVALID_ARGUMENT for a model that does not validate, a batch that is not positive, a micro-batch
+// that does not divide the global batch, precision auto, a source smaller than the crop.
+// UNIMPLEMENTED for a recompute level.
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 
-// The greatest micro-batch that divides batch_global, leaves every one of `workers` the same number of micro-batches
-// (where `workers` divides batch_global), is at most kMicroBatchMax and fits into `memory_bytes` (0: not limited).
-// RESOURCE_EXHAUSTED when even one image does not fit; says what it needs and the smallest change that would fit.
+// The greatest micro-batch that divides batch_global, leaves every one of `workers` the same number
+// of micro-batches (where `workers` divides batch_global), is at most kMicroBatchMax and fits into
+// `memory_bytes` (0: not limited). RESOURCE_EXHAUSTED when even one image does not fit; says what
+// it needs and the smallest change that would fit.
 inline constexpr int64_t kMicroBatchMax = 256;
-absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers, int64_t memory_bytes);
+absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers,
+                                         int64_t memory_bytes);
 
-// OK, or RESOURCE_EXHAUSTED: what the plan needs, what there is, and the smallest change that would fit (a smaller
-// micro-batch; if one image is too much, another optimizer or model).
+// OK, or RESOURCE_EXHAUSTED: what the plan needs, what there is, and the smallest change that would
+// fit (a smaller micro-batch; if one image is too much, another optimizer or model).
 absl::Status CheckFits(const Plan& plan, int64_t memory_bytes);
 
 // What the report can say only when somebody measured it.
@@ -85,12 +92,14 @@ struct MeasuredRates {
   int64_t memory_bytes = 0;           // of one worker; 0: unknown
 };
 
-// Seconds of one step of `workers` workers with nothing overlapped: an upper bound by the given rates. 0: unknown.
+// Seconds of one step of `workers` workers with nothing overlapped: an upper bound by the given
+// rates. 0: unknown.
 double PredictedStepSeconds(const Plan& plan, int workers, const MeasuredRates& rates);
 
-// The text of `vitscale plan`, lines with a closing newline: model, parameters, FLOPs, memory by kind, wire,
-// checkpoint; step time and efficiency for each of `workers` only if `rates` are known.
-std::string PlanText(const Plan& plan, absl::Span<const int> workers, const MeasuredRates& rates = {});
+// The text of `vitscale plan`, lines with a closing newline: model, parameters, FLOPs, memory by
+// kind, wire, checkpoint; step time and efficiency for each of `workers` only if `rates` are known.
+std::string PlanText(const Plan& plan, absl::Span<const int> workers,
+                     const MeasuredRates& rates = {});
 
 // "1.25 GiB", "33.15 MiB", "512 B": four digits.
 std::string HumanBytes(int64_t bytes);

@@ -11,8 +11,12 @@ namespace {
 
 // 1930404761 -> "1,930,404,761"
 std::string Grouped(int64_t value) {
-  std::string text = absl::StrCat(value);
-  for (int at = static_cast<int>(text.size()) - 3; at > 0; at -= 3) text.insert(at, ",");
+  const std::string digits = absl::StrCat(value);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
   return text;
 }
 
@@ -26,26 +30,30 @@ void Memory(std::string& text, absl::string_view name, int64_t bytes) {
 void ModelLines(std::string& text, const Plan& plan) {
   const ModelConfig& m = plan.request.model;
   Line(text, "model",
-       absl::StrFormat("patch %d, width %d, depth %d, heads %d, mlp %d, %s head, %d classes, %s loss", m.patch,
-                       m.width, m.depth, m.heads, m.mlp_width, PoolName(m.pool), m.classes, LossName(m.loss)));
+       absl::StrFormat(
+           "patch %d, width %d, depth %d, heads %d, mlp %d, %s head, %d classes, %s loss", m.patch,
+           m.width, m.depth, m.heads, m.mlp_width, PoolName(m.pool), m.classes, LossName(m.loss)));
   Line(text, "input",
-       absl::StrFormat("%dx%dx%d, %d tokens, %s positions", m.image_size, m.image_size, m.channels, m.tokens(),
-                       PositionName(m.position)));
+       absl::StrFormat("%dx%dx%d, %d tokens, %s positions", m.image_size, m.image_size, m.channels,
+                       m.tokens(), PositionName(m.position)));
   Line(text, "parameters", Grouped(plan.layout.table.parameter_count()));
-  Line(text, "second moment", absl::StrCat(Grouped(plan.layout.table.second_moment_count()), " floats (",
-                                           OptimizerKindName(plan.request.optimizer), ")"));
+  Line(text, "second moment",
+       absl::StrCat(Grouped(plan.layout.table.second_moment_count()), " floats (",
+                    OptimizerKindName(plan.request.optimizer), ")"));
   Line(text, "FLOPs per image",
        absl::StrFormat("%.4g GF forward (trunk %.4g), %.4g GF training", plan.flops.forward / 1e9,
                        plan.flops.trunk / 1e9, plan.flops.training() / 1e9));
-  Line(text, "batch", absl::StrCat(plan.request.batch_global, " images per step in micro-batches of ",
-                                   plan.request.batch_micro));
+  Line(text, "batch",
+       absl::StrCat(plan.request.batch_global, " images per step in micro-batches of ",
+                    plan.request.batch_micro));
   Line(text, "precision", PrecisionName(plan.request.precision));
 }
 
 void MemoryLines(std::string& text, const Plan& plan) {
   Line(text, "memory per worker", HumanBytes(plan.memory_bytes()));
   for (int i = 0; i < kArenaCount; ++i) {
-    if (plan.arena_bytes[i] > 0) Memory(text, ArenaName(static_cast<Arena>(i)), plan.arena_bytes[i]);
+    if (plan.arena_bytes[i] > 0)
+      Memory(text, ArenaName(static_cast<Arena>(i)), plan.arena_bytes[i]);
   }
   Memory(text, "compute weights", plan.compute_weight_bytes);
 }
@@ -77,8 +85,10 @@ double PredictedStepSeconds(const Plan& plan, int workers, const MeasuredRates& 
   // The slowest worker has the most micro-batches.
   const int64_t micro_batches = plan.request.batch_global / plan.request.batch_micro;
   const int64_t images = (micro_batches + workers - 1) / workers * plan.request.batch_micro;
-  double seconds = static_cast<double>(images) * plan.flops.training() / rates.train_flops_per_second;
-  if (workers > 1) seconds += static_cast<double>(plan.WireBytes(workers)) / rates.wire_bytes_per_second;
+  double seconds =
+      static_cast<double>(images) * plan.flops.training() / rates.train_flops_per_second;
+  if (workers > 1)
+    seconds += static_cast<double>(plan.WireBytes(workers)) / rates.wire_bytes_per_second;
   return seconds;
 }
 
@@ -88,14 +98,16 @@ std::string PlanText(const Plan& plan, absl::Span<const int> workers, const Meas
   MemoryLines(text, plan);
   if (rates.memory_bytes > 0) {
     const absl::Status fits = CheckFits(plan, rates.memory_bytes);
-    Line(text, "fits", fits.ok() ? absl::StrCat("yes, of ", HumanBytes(rates.memory_bytes))
-                                 : absl::StrCat("no: ", std::string(fits.message())));
+    Line(text, "fits",
+         fits.ok() ? absl::StrCat("yes, of ", HumanBytes(rates.memory_bytes))
+                   : absl::StrCat("no: ", std::string(fits.message())));
   }
   Line(text, "checkpoint", HumanBytes(plan.checkpoint_bytes));
   Line(text, "gradient buckets", absl::StrCat(plan.layout.buckets.size()));
   for (int n : workers) {
     Line(text, absl::StrCat(n, n == 1 ? " worker" : " workers"),
-         absl::StrCat(HumanBytes(plan.WireBytes(n)), " sent per worker and step", Rates(plan, n, rates)));
+         absl::StrCat(HumanBytes(plan.WireBytes(n)), " sent per worker and step",
+                      Rates(plan, n, rates)));
   }
   Line(text, "plan hash", absl::StrFormat("%016x", plan.hash));
   return text;

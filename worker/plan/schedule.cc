@@ -18,16 +18,20 @@ double Base(const ScheduleConfig& c, int64_t k) {
       const int64_t past = c.shift + std::max<int64_t>(0, k - c.warmup);
       return 1 / std::sqrt(1 + static_cast<double>(past) / static_cast<double>(c.timescale));
     }
-    case ScheduleKind::kCosine: return (1 + std::cos(M_PI * progress)) / 2;
-    case ScheduleKind::kLinear: return 1 - progress;
-    case ScheduleKind::kConstant: return 1;
+    case ScheduleKind::kCosine:
+      return (1 + std::cos(M_PI * progress)) / 2;
+    case ScheduleKind::kLinear:
+      return 1 - progress;
+    case ScheduleKind::kConstant:
+      return 1;
   }
   return 1;
 }
 
 absl::Status Check(bool good, const char* field, int64_t was, absl::string_view want) {
   if (good) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("schedule.", field, " is ", was, " steps, want ", want));
+  return absl::InvalidArgumentError(
+      absl::StrCat("schedule.", field, " is ", was, " steps, want ", want));
 }
 
 }  // namespace
@@ -35,7 +39,8 @@ absl::Status Check(bool good, const char* field, int64_t was, absl::string_view 
 absl::Status ValidateSchedule(const ScheduleConfig& c) {
   VITSCALE_RETURN_IF_ERROR(Check(c.total >= 1, "total", c.total, "at least 1"));
   const std::string to_total = absl::StrCat("0 to total (", c.total, ")");
-  VITSCALE_RETURN_IF_ERROR(Check(c.warmup >= 0 && c.warmup <= c.total, "warmup", c.warmup, to_total));
+  VITSCALE_RETURN_IF_ERROR(
+      Check(c.warmup >= 0 && c.warmup <= c.total, "warmup", c.warmup, to_total));
   VITSCALE_RETURN_IF_ERROR(
       Check(c.cooldown >= 0 && c.cooldown <= c.total, "cooldown", c.cooldown, to_total));
   if (c.kind != ScheduleKind::kRsqrt) return absl::OkStatus();

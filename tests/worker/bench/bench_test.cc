@@ -58,7 +58,8 @@ TEST(BenchTest, RefusesAModelThatDoesNotValidate) {
   unknown.variant = "Q/16";
   EXPECT_THAT(BenchStep(unknown), StatusIs(absl::StatusCode::kNotFound, HasSubstr("Q/16")));
   custom.variant = "";
-  EXPECT_THAT(BenchStep(custom), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no model: want --variant")));
+  EXPECT_THAT(BenchStep(custom),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no model: want --variant")));
 }
 
 TEST(CeilingTest, TellsTheInstructionItMeasured) {

@@ -1,5 +1,6 @@
-// Whole programs on the CPU backend: every gradient of a small ViT against central finite differences of its loss,
-// micro-batches against one batch, bf16 against f32, and a run that must overfit.
+// Whole programs on the CPU backend: every gradient of a small ViT against central finite
+// differences of its loss, micro-batches against one batch, bf16 against f32, and a run that must
+// overfit.
 
 #include <cmath>
 
@@ -46,41 +47,50 @@ struct Difference {
   double tolerance;
 };
 
-class GradientTest : public testing::TestWithParam<std::tuple<PoolKind, LossKind, PositionKind, int>> {
+class GradientTest
+    : public testing::TestWithParam<std::tuple<PoolKind, LossKind, PositionKind, int>> {
  protected:
-  GradientTest() : replica_([] {
-        PlanRequest request = Small();
-        std::tie(request.model.pool, request.model.loss, request.model.position,
-                 request.model.representation_size) = GetParam();
-        return request;
-      }()) {
+  GradientTest()
+      : replica_([] {
+          PlanRequest request = Small();
+          std::tie(request.model.pool, request.model.loss, request.model.position,
+                   request.model.representation_size) = GetParam();
+          return request;
+        }()) {
     Scatter(replica_, 3);
     batch_ = MakeTestBatch(replica_.plan.request, 4, 5);
     loss_ = replica_.Step(batch_);
   }
 
-  double LossAt(const Parameter& p, const std::vector<float>& base, const std::vector<double>& direction, double h) {
+  double LossAt(const Parameter& p, const std::vector<float>& base,
+                const std::vector<double>& direction, double h) {
     const absl::Span<float> values = replica_.ParameterOf(p);
-    for (size_t i = 0; i < base.size(); ++i) values[i] = static_cast<float>(base[i] + h * direction[i]);
+    for (size_t i = 0; i < base.size(); ++i)
+      values[i] = static_cast<float>(base[i] + h * direction[i]);
     replica_.PrepareWeights();
     return replica_.Eval(batch_);
   }
 
-  // Central differences at h and h / 2. Their truncation errors are c h^2 and c h^2 / 4, so that the better one is off
-  // by a third of their difference; a whole difference leaves room for the next term. Rounding: logits of size 1 come
-  // from chains of about 16 f32 operations per block and norm, each off by kUnit in relation to its value, and their
-  // errors reach the loss with slope at most 1 each; the square root of the number of independent errors counts.
-  // Entries of the moved tensor are rounded too, which moves the point by kUnit * |base|.
+  // Central differences at h and h / 2. Their truncation errors are c h^2 and c h^2 / 4, so that
+  // the better one is off by a third of their difference; a whole difference leaves room for the
+  // next term. Rounding: logits of size 1 come from chains of about 16 f32 operations per block and
+  // norm, each off by kUnit in relation to its value, and their errors reach the loss with slope at
+  // most 1 each; the square root of the number of independent errors counts. Entries of the moved
+  // tensor are rounded too, which moves the point by kUnit * |base|.
   Difference Slope(const Parameter& p, const std::vector<double>& direction) {
     constexpr double kH = 1.0 / 32;
     const absl::Span<float> values = replica_.ParameterOf(p);
     const std::vector<float> base(values.begin(), values.end());
-    const double wide = (LossAt(p, base, direction, kH) - LossAt(p, base, direction, -kH)) / (2 * kH);
-    const double narrow = (LossAt(p, base, direction, kH / 2) - LossAt(p, base, direction, -kH / 2)) / kH;
+    const double wide =
+        (LossAt(p, base, direction, kH) - LossAt(p, base, direction, -kH)) / (2 * kH);
+    const double narrow =
+        (LossAt(p, base, direction, kH / 2) - LossAt(p, base, direction, -kH / 2)) / kH;
     std::copy(base.begin(), base.end(), values.begin());
     replica_.PrepareWeights();
-    const double logits = static_cast<double>(batch_.labels.size()) * replica_.plan.request.model.classes;
-    const double rounding = kUnit * (64 * std::sqrt(logits) + Norm(replica_.GradientOf(p)) * Norm(base));
+    const double logits =
+        static_cast<double>(batch_.labels.size()) * replica_.plan.request.model.classes;
+    const double rounding =
+        kUnit * (64 * std::sqrt(logits) + Norm(replica_.GradientOf(p)) * Norm(base));
     return {narrow, std::abs(wide - narrow) + rounding / (kH / 2)};
   }
 
@@ -131,9 +141,9 @@ TEST_P(GradientTest, EveryParameterAgreesWithCentralDifferences) {
   for (const Parameter& p : replica_.plan.layout.table.parameters()) CheckParameter(p);
 }
 
-// softmax(q (k + b)) = softmax(q k + q b): what a key bias adds is the same for all keys of a query and cancels.
-// What is computed is rounding noise, which any adaptive optimizer blows up to full steps: key biases random-walk
-// and are left out when parameters of two runs are compared.
+// softmax(q (k + b)) = softmax(q k + q b): what a key bias adds is the same for all keys of a query
+// and cancels. What is computed is rounding noise, which any adaptive optimizer blows up to full
+// steps: key biases random-walk and are left out when parameters of two runs are compared.
 TEST_P(GradientTest, KeyBiasesHaveNoTrueGradient) {
   int seen = 0;
   for (const Parameter& p : replica_.plan.layout.table.parameters()) {
@@ -155,11 +165,12 @@ TEST_P(GradientTest, EvaluationGivesTheLossOfTheStep) {
             replica_.Scalar<int64_t>(replica_.plan.layout.statistics.correct));
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryHeadLossAndPosition, GradientTest,
-                         testing::Combine(testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls),
-                                          testing::Values(LossKind::kSigmoid, LossKind::kSoftmax),
-                                          testing::Values(PositionKind::kLearned, PositionKind::kSincos2d),
-                                          testing::Values(0, 40)));
+INSTANTIATE_TEST_SUITE_P(
+    EveryHeadLossAndPosition, GradientTest,
+    testing::Combine(testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls),
+                     testing::Values(LossKind::kSigmoid, LossKind::kSoftmax),
+                     testing::Values(PositionKind::kLearned, PositionKind::kSincos2d),
+                     testing::Values(0, 40)));
 
 // ---- micro-batches and threads -----------------------------------------------
 
@@ -175,9 +186,9 @@ class HeadTest : public testing::TestWithParam<PoolKind> {
   }
 };
 
-// The same 32 images summed in another order: the error of each entry is at most the number of terms times kUnit
-// times the sum of their absolute values, here taken over images; twice, as both sums are rounded. Rows of one image
-// differ less in sign than images do; a factor 4 covers them.
+// The same 32 images summed in another order: the error of each entry is at most the number of
+// terms times kUnit times the sum of their absolute values, here taken over images; twice, as both
+// sums are rounded. Rows of one image differ less in sign than images do; a factor 4 covers them.
 TEST_P(HeadTest, FourMicroBatchesOf8EqualOneBatchOf32) {
   Replica one(Request(32)), four(Request(8)), single(Request(1));
   for (Replica* replica : {&one, &four, &single}) Scatter(*replica, 3);
@@ -192,14 +203,17 @@ TEST_P(HeadTest, FourMicroBatchesOf8EqualOneBatchOf32) {
     image.augment.assign(batch.augment.begin() + 3 * i, batch.augment.begin() + 3 * (i + 1));
     image.labels = {batch.labels[i]};
     single.Step(image);
-    for (size_t j = 0; j < absolute.size(); ++j) absolute[j] += std::abs(double{single.Gradients()[j]});
+    for (size_t j = 0; j < absolute.size(); ++j)
+      absolute[j] += std::abs(double{single.Gradients()[j]});
   }
   const double terms = 32.0 * one.plan.request.model.tokens();
   for (const Parameter& p : one.plan.layout.table.parameters()) {
     double most = 0;
-    for (int64_t j = 0; j < p.elements(); ++j) most = std::max(most, absolute[p.gradient_offset + j]);
+    for (int64_t j = 0; j < p.elements(); ++j)
+      most = std::max(most, absolute[p.gradient_offset + j]);
     for (int64_t j = 0; j < p.elements(); ++j) {
-      ASSERT_NEAR(one.GradientOf(p)[j], four.GradientOf(p)[j], 4 * 2 * terms * kUnit * most) << p.name << " " << j;
+      ASSERT_NEAR(one.GradientOf(p)[j], four.GradientOf(p)[j], 4 * 2 * terms * kUnit * most)
+          << p.name << " " << j;
     }
   }
 }
@@ -211,12 +225,14 @@ TEST_P(HeadTest, GradientsDoNotDependOnTheNumberOfThreads) {
     Scatter(three, 3);
     const TestBatch batch = MakeTestBatch(one.plan.request, 32, 5);
     EXPECT_EQ(one.Step(batch), three.Step(batch));
-    EXPECT_EQ(0, std::memcmp(one.Gradients().data(), three.Gradients().data(), one.Gradients().size() * sizeof(float)));
+    EXPECT_EQ(0, std::memcmp(one.Gradients().data(), three.Gradients().data(),
+                             one.Gradients().size() * sizeof(float)));
   }
 }
 
-// bf16 keeps 8 significant bits: inputs of each matmul are off by at most 2^-9, and errors of a chain of about 12
-// matmuls forward and back add up like a random walk: sqrt(12) * 2^-9 < 1 %. Ten times that fails only if wrong.
+// bf16 keeps 8 significant bits: inputs of each matmul are off by at most 2^-9, and errors of a
+// chain of about 12 matmuls forward and back add up like a random walk: sqrt(12) * 2^-9 < 1 %. Ten
+// times that fails only if wrong.
 TEST_P(HeadTest, Bf16GradientsFollowThoseOfF32) {
   Replica f32(Request(32)), bf16(Request(32, Precision::kBf16));
   Scatter(f32, 3);
@@ -227,7 +243,8 @@ TEST_P(HeadTest, Bf16GradientsFollowThoseOfF32) {
   for (const Parameter& p : f32.plan.layout.table.parameters()) {
     if (p.is_key_bias) continue;
     std::vector<float> difference(p.elements());
-    for (int64_t j = 0; j < p.elements(); ++j) difference[j] = f32.GradientOf(p)[j] - bf16.GradientOf(p)[j];
+    for (int64_t j = 0; j < p.elements(); ++j)
+      difference[j] = f32.GradientOf(p)[j] - bf16.GradientOf(p)[j];
     EXPECT_LT(Norm(difference), 0.1 * Norm(f32.GradientOf(p))) << p.name;
   }
 }
@@ -270,7 +287,8 @@ TEST_P(HeadTest, TinyModelOverfits32Images) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryHead, HeadTest, testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls));
+INSTANTIATE_TEST_SUITE_P(EveryHead, HeadTest,
+                         testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls));
 
 }  // namespace
 }  // namespace vitscale

@@ -25,8 +25,11 @@ TEST(VariantTest, LowerAndUpperCaseAreDifferentModels) {
 }
 
 TEST(VariantTest, HeadDimsAreThoseOfThePaper) {
-  const struct { const char* name; int head_dim; } cases[] = {
-      {"s/16", 32}, {"Ti/16", 64}, {"g/14", 88}, {"G/14", 104}, {"So400m/14", 72}, {"H/14", 80}, {"e/14", 112}, {"g-opt/16", 96}};
+  const struct {
+    const char* name;
+    int head_dim;
+  } cases[] = {{"s/16", 32},      {"Ti/16", 64}, {"g/14", 88},  {"G/14", 104},
+               {"So400m/14", 72}, {"H/14", 80},  {"e/14", 112}, {"g-opt/16", 96}};
   for (const auto& c : cases) {
     VITSCALE_ASSERT_OK_AND_ASSIGN(const ModelShape shape, VariantByName(c.name));
     EXPECT_EQ(shape.width / shape.heads, c.head_dim) << c.name;

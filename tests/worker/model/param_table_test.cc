@@ -24,20 +24,31 @@ constexpr int kJftClasses = 29593;
 
 // ---- counts ------------------------------------------------------------------
 
-// Exact counts with MAP head and JFT's 29,593 classes (arXiv 2106.04560 table 2 counts the trunk alone).
+// Exact counts with MAP head and JFT's 29,593 classes (arXiv 2106.04560 table 2 counts the trunk
+// alone).
 TEST(ParamTableTest, ParameterCountsEqualThePaperModelsToTheDigit) {
-  const struct { const char* name; int64_t count; } cases[] = {
-      {"g/14", 1078144921}, {"G/14", 1930404761}, {"B/16", 115641241}, {"S/16", 34832281}, {"Ti/16", 11680153}};
+  const struct {
+    const char* name;
+    int64_t count;
+  } cases[] = {{"g/14", 1078144921},
+               {"G/14", 1930404761},
+               {"B/16", 115641241},
+               {"S/16", 34832281},
+               {"Ti/16", 11680153}};
   for (const auto& c : cases) {
     EXPECT_EQ(Table(Variant(c.name, kJftClasses)).parameter_count(), c.count) << c.name;
   }
 }
 
-// Patch embedding, positions at 224, encoder and final norm, in thousands: recomputed for arXiv 2106.04560 table 2.
+// Patch embedding, positions at 224, encoder and final norm, in thousands: recomputed for arXiv
+// 2106.04560 table 2.
 TEST(ParamTableTest, TrunkCountsEqualThePaperTable) {
-  const struct { const char* name; int64_t trunk_thousands; } cases[] = {
-      {"s/28", 5358},   {"s/16", 4986},   {"S/32", 22493},  {"Ti/16", 5524},   {"B/32", 87454},  {"S/16", 21665},
-      {"B/28", 86912},  {"B/16", 85797},  {"L/16", 303300}, {"g/14", 1011200}, {"G/14", 1842772}};
+  const struct {
+    const char* name;
+    int64_t trunk_thousands;
+  } cases[] = {{"s/28", 5358},   {"s/16", 4986},    {"S/32", 22493},  {"Ti/16", 5524},
+               {"B/32", 87454},  {"S/16", 21665},   {"B/28", 86912},  {"B/16", 85797},
+               {"L/16", 303300}, {"g/14", 1011200}, {"G/14", 1842772}};
   for (const auto& c : cases) {
     const ModelConfig model = Variant(c.name, 1, PoolKind::kGap);
     const int64_t trunk = Table(model).parameter_count() - (model.width + 1);
@@ -53,7 +64,8 @@ TEST(ParamTableTest, SecondMomentFloatsFollowTheFactoringRule) {
 
 TEST(ParamTableTest, AdamWKeepsAFullSecondMomentAndSgdNone) {
   const ModelConfig model = Variant("Ti/16", 1000);
-  const ParamTable adamw = Table(model, OptimizerKind::kAdamW), sgd = Table(model, OptimizerKind::kSgd);
+  const ParamTable adamw = Table(model, OptimizerKind::kAdamW),
+                   sgd = Table(model, OptimizerKind::kSgd);
   EXPECT_EQ(adamw.second_moment_count(), adamw.parameter_count());
   EXPECT_EQ(sgd.second_moment_count(), 0);
   EXPECT_FALSE(sgd.SecondMomentView(sgd.parameters()[0]).present());
@@ -104,7 +116,8 @@ TEST(ParamTableTest, NamesAreThoseOfBigVision) {
   EXPECT_THAT(
       Names(Variant("mu/16", 10)),
       ElementsAre("embedding/kernel", "embedding/bias", "pos_embedding",
-                  "Transformer/encoderblock_0/LayerNorm_0/scale", "Transformer/encoderblock_0/LayerNorm_0/bias",
+                  "Transformer/encoderblock_0/LayerNorm_0/scale",
+                  "Transformer/encoderblock_0/LayerNorm_0/bias",
                   "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel",
                   "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/bias",
                   "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/key/kernel",
@@ -113,23 +126,25 @@ TEST(ParamTableTest, NamesAreThoseOfBigVision) {
                   "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/value/bias",
                   "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/out/kernel",
                   "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/out/bias",
-                  "Transformer/encoderblock_0/LayerNorm_1/scale", "Transformer/encoderblock_0/LayerNorm_1/bias",
+                  "Transformer/encoderblock_0/LayerNorm_1/scale",
+                  "Transformer/encoderblock_0/LayerNorm_1/bias",
                   "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel",
                   "Transformer/encoderblock_0/MlpBlock_0/Dense_0/bias",
                   "Transformer/encoderblock_0/MlpBlock_0/Dense_1/kernel",
-                  "Transformer/encoderblock_0/MlpBlock_0/Dense_1/bias", "Transformer/encoder_norm/scale",
-                  "Transformer/encoder_norm/bias", "MAPHead_0/probe",
-                  "MAPHead_0/MultiHeadDotProductAttention_0/query/kernel",
+                  "Transformer/encoderblock_0/MlpBlock_0/Dense_1/bias",
+                  "Transformer/encoder_norm/scale", "Transformer/encoder_norm/bias",
+                  "MAPHead_0/probe", "MAPHead_0/MultiHeadDotProductAttention_0/query/kernel",
                   "MAPHead_0/MultiHeadDotProductAttention_0/query/bias",
                   "MAPHead_0/MultiHeadDotProductAttention_0/key/kernel",
                   "MAPHead_0/MultiHeadDotProductAttention_0/key/bias",
                   "MAPHead_0/MultiHeadDotProductAttention_0/value/kernel",
                   "MAPHead_0/MultiHeadDotProductAttention_0/value/bias",
                   "MAPHead_0/MultiHeadDotProductAttention_0/out/kernel",
-                  "MAPHead_0/MultiHeadDotProductAttention_0/out/bias", "MAPHead_0/LayerNorm_0/scale",
-                  "MAPHead_0/LayerNorm_0/bias", "MAPHead_0/MlpBlock_0/Dense_0/kernel",
-                  "MAPHead_0/MlpBlock_0/Dense_0/bias", "MAPHead_0/MlpBlock_0/Dense_1/kernel",
-                  "MAPHead_0/MlpBlock_0/Dense_1/bias", "head/kernel", "head/bias"));
+                  "MAPHead_0/MultiHeadDotProductAttention_0/out/bias",
+                  "MAPHead_0/LayerNorm_0/scale", "MAPHead_0/LayerNorm_0/bias",
+                  "MAPHead_0/MlpBlock_0/Dense_0/kernel", "MAPHead_0/MlpBlock_0/Dense_0/bias",
+                  "MAPHead_0/MlpBlock_0/Dense_1/kernel", "MAPHead_0/MlpBlock_0/Dense_1/bias",
+                  "head/kernel", "head/bias"));
 }
 
 TEST(ParamTableTest, ClassTokenRepresentationAndFixedPositionsChangeTheList) {
@@ -155,7 +170,8 @@ TEST(ParamTableTest, ShapesAreThoseOfFlax) {
   EXPECT_EQ(table.Find("MAPHead_0/probe")->shape, (Shape{1, 1, 384}));
 }
 
-// The MAP head's kernels end in query/kernel or Dense_0/kernel: they do not match the pattern head/kernel.
+// The MAP head's kernels end in query/kernel or Dense_0/kernel: they do not match the pattern
+// head/kernel.
 TEST(ParamTableTest, OnlyTheClassifierKernelIsInTheHeadDecayGroup) {
   const ParamTable table = Table(Variant("mu/16", 10));
   for (const Parameter& p : table.parameters()) {
@@ -173,8 +189,9 @@ TEST(ParamTableTest, KeyBiasesAreFlaggedInTrunkAndHead) {
   for (const Parameter& p : table.parameters()) {
     if (p.is_key_bias) flagged.push_back(p.name);
   }
-  EXPECT_THAT(flagged, ElementsAre("Transformer/encoderblock_0/MultiHeadDotProductAttention_0/key/bias",
-                                   "MAPHead_0/MultiHeadDotProductAttention_0/key/bias"));
+  EXPECT_THAT(flagged,
+              ElementsAre("Transformer/encoderblock_0/MultiHeadDotProductAttention_0/key/bias",
+                          "MAPHead_0/MultiHeadDotProductAttention_0/key/bias"));
 }
 
 // ---- places ------------------------------------------------------------------
@@ -183,8 +200,9 @@ TEST(ParamTableTest, TensorsAreAlignedInEveryArenaAndDoNotOverlap) {
   const ParamTable table = Table(Variant("Ti/16", 1000));
   int64_t parameter_end = 0, second_end = 0, gradient_begin = table.arena_elements();
   for (const Parameter& p : table.parameters()) {
-    for (const TensorView& v : {table.ParameterView(p), table.GradientView(p), table.MomentumView(p),
-                                table.SecondMomentView(p), table.AverageView(p)}) {
+    for (const TensorView& v :
+         {table.ParameterView(p), table.GradientView(p), table.MomentumView(p),
+          table.SecondMomentView(p), table.AverageView(p)}) {
       EXPECT_EQ(v.offset % kTensorAlignment, 0) << DebugString(v);
     }
     EXPECT_GE(p.offset_elements, parameter_end);
@@ -220,7 +238,8 @@ class InitTest : public testing::Test {
     for (float v : values) most = std::max(most, std::abs(double{v}));
     return most;
   }
-  // Five standard errors of the root mean square; for a normal the error is 1 / sqrt(2 n), for the others less.
+  // Five standard errors of the root mean square; for a normal the error is 1 / sqrt(2 n), for the
+  // others less.
   static void ExpectStddev(const std::vector<float>& values, double stddev) {
     const auto [mean, rms] = Moments(values);
     EXPECT_NEAR(rms, stddev, 5 * stddev / std::sqrt(2.0 * values.size()));
@@ -252,8 +271,8 @@ TEST_F(InitTest, PositionsAreNormalWithOneOverRootWidth) {
 TEST_F(InitTest, AttentionKernelsAreXavierUniformOnTheFlattenedShape) {
   const double limit = std::sqrt(6.0 / (2 * 192));
   for (const char* which : {"query", "key", "value", "out"}) {
-    const std::vector<float> values =
-        Values(absl::StrCat("Transformer/encoderblock_0/MultiHeadDotProductAttention_0/", which, "/kernel"));
+    const std::vector<float> values = Values(absl::StrCat(
+        "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/", which, "/kernel"));
     ExpectStddev(values, limit / std::sqrt(3));
     EXPECT_LE(Most(values), limit);
     EXPECT_GT(Most(values), 0.99 * limit);
@@ -296,7 +315,8 @@ TEST_F(InitTest, TheWholeArenaHoldsEachTensorAndZeroGaps) {
   EXPECT_EQ(arena[bias->offset_elements + 9], -2.5f);
   EXPECT_EQ(arena[bias->offset_elements + 10], 0.0f);
   arena.pop_back();
-  EXPECT_THAT(InitializeParameters(table_, 7, absl::MakeSpan(arena)), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(InitializeParameters(table_, 7, absl::MakeSpan(arena)),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(InitTest, SeedsAndTensorsGiveDifferentValues) {

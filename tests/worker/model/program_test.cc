@@ -24,7 +24,8 @@ std::vector<Touch> Touches(Op& op) {
   return touches;
 }
 
-// Plays a program on memory that remembers, by cache line, which tensor it holds. Tensors are told apart by name.
+// Plays a program on memory that remembers, by cache line, which tensor it holds. Tensors are told
+// apart by name.
 class MemoryPlay {
  public:
   explicit MemoryPlay(int64_t bytes) : holder_(bytes / kTensorAlignment) {}
@@ -65,7 +66,8 @@ class MemoryPlay {
   void ExpectHeld(const TensorView& view, const char* op) {
     for (int64_t line = First(view); line < End(view); ++line) {
       if (holder_[line] == view.name) continue;
-      ADD_FAILURE() << op << " reads " << DebugString(view) << " but line " << line << " holds '" << holder_[line] << "'";
+      ADD_FAILURE() << op << " reads " << DebugString(view) << " but line " << line << " holds '"
+                    << holder_[line] << "'";
       return;
     }
   }
@@ -73,7 +75,8 @@ class MemoryPlay {
     for (auto a = members.begin(); a != members.end(); ++a) {
       for (auto b = std::next(a); b != members.end(); ++b) {
         const TensorView &x = a->second.view, &y = b->second.view;
-        EXPECT_TRUE(End(x) <= First(y) || End(y) <= First(x)) << DebugString(x) << " meets " << DebugString(y);
+        EXPECT_TRUE(End(x) <= First(y) || End(y) <= First(x))
+            << DebugString(x) << " meets " << DebugString(y);
       }
     }
   }
@@ -81,7 +84,9 @@ class MemoryPlay {
     for (int64_t line = First(view); line < End(view); ++line) holder_[line] = view.name;
   }
   static int64_t First(const TensorView& view) { return view.offset / kTensorAlignment; }
-  static int64_t End(const TensorView& view) { return (view.offset + AlignUp(view.bytes())) / kTensorAlignment; }
+  static int64_t End(const TensorView& view) {
+    return (view.offset + AlignUp(view.bytes())) / kTensorAlignment;
+  }
 
   std::vector<std::string> holder_;
 };
@@ -103,8 +108,8 @@ class ProgramTest : public testing::TestWithParam<Case> {
  protected:
   Plan plan_ = [] {
     PlanRequest request = Tiny();
-    std::tie(request.model.pool, request.model.position, request.precision, request.model.representation_size) =
-        GetParam();
+    std::tie(request.model.pool, request.model.position, request.precision,
+             request.model.representation_size) = GetParam();
     return MakePlan(request).value();
   }();
   std::vector<Program> AllPrograms() {
@@ -150,7 +155,8 @@ TEST_P(ProgramTest, EveryGradientIsWrittenInEachMicroBatch) {
     for (Op& op : program.mutable_ops()) {
       for (const Touch& touch : Touches(op)) {
         if (touch.written && touch.view.arena == Arena::kGradients) {
-          EXPECT_TRUE(written.insert(touch.view.offset).second) << "twice: " << DebugString(touch.view);
+          EXPECT_TRUE(written.insert(touch.view.offset).second)
+              << "twice: " << DebugString(touch.view);
         }
       }
     }
@@ -222,11 +228,11 @@ TEST_P(ProgramTest, PanelGroupsHoldNoOpThatNeedsAllRows) {
   EXPECT_FALSE(inside);
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryModel, ProgramTest,
-                         testing::Combine(testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls),
-                                          testing::Values(PositionKind::kLearned, PositionKind::kSincos2d),
-                                          testing::Values(Precision::kBf16, Precision::kF32),
-                                          testing::Values(0, 24)));
+INSTANTIATE_TEST_SUITE_P(
+    EveryModel, ProgramTest,
+    testing::Combine(testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls),
+                     testing::Values(PositionKind::kLearned, PositionKind::kSincos2d),
+                     testing::Values(Precision::kBf16, Precision::kF32), testing::Values(0, 24)));
 
 TEST(UpdateProgramTest, RatesAndDecaysFollowTheGroups) {
   const Plan plan = MakePlan(Tiny()).value();
@@ -241,7 +247,9 @@ TEST(UpdateProgramTest, RatesAndDecaysFollowTheGroups) {
   ASSERT_EQ(apply->tensors.size(), plan.layout.table.parameters().size());
   for (const OptimizedTensor& t : apply->tensors) {
     const Parameter* p = plan.layout.table.Find(t.parameter.name);
-    const double decay = p->decay == DecayGroup::kHead ? 3.0 : p->decay == DecayGroup::kBody ? 0.03 : 0;
+    const double decay = p->decay == DecayGroup::kHead   ? 3.0
+                         : p->decay == DecayGroup::kBody ? 0.03
+                                                         : 0;
     EXPECT_FLOAT_EQ(t.weight_decay, 1e-3 * decay) << p->name;
     EXPECT_FLOAT_EQ(t.learning_rate, 1e-3) << p->name;
   }

@@ -1,4 +1,5 @@
-// A replica on the CPU for tests of whole programs: plan, backend, prepared programs, and images made from a seed.
+// A replica on the CPU for tests of whole programs: plan, backend, prepared programs, and images
+// made from a seed.
 
 #ifndef TESTS_WORKER_MODEL_REPLICA_H_
 #define TESTS_WORKER_MODEL_REPLICA_H_
@@ -29,8 +30,10 @@ inline TestBatch MakeTestBatch(const PlanRequest& r, int64_t count, uint64_t see
   batch.images.resize(count * r.source_height * r.source_width * r.model.channels);
   for (uint8_t& pixel : batch.images) pixel = static_cast<uint8_t>(draws.Below(256));
   for (int64_t i = 0; i < count; ++i) {
-    batch.augment.push_back(static_cast<int32_t>(draws.Below(r.source_height - r.model.image_size + 1)));
-    batch.augment.push_back(static_cast<int32_t>(draws.Below(r.source_width - r.model.image_size + 1)));
+    batch.augment.push_back(
+        static_cast<int32_t>(draws.Below(r.source_height - r.model.image_size + 1)));
+    batch.augment.push_back(
+        static_cast<int32_t>(draws.Below(r.source_width - r.model.image_size + 1)));
     batch.augment.push_back(static_cast<int32_t>(draws.Below(2)));
     batch.labels.push_back(static_cast<int32_t>(draws.Below(r.model.classes)));
   }
@@ -39,7 +42,8 @@ inline TestBatch MakeTestBatch(const PlanRequest& r, int64_t count, uint64_t see
 
 class Replica {
  public:
-  explicit Replica(const PlanRequest& request, int threads = 1, const OptimizerConfig& optimizer = {})
+  explicit Replica(const PlanRequest& request, int threads = 1,
+                   const OptimizerConfig& optimizer = {})
       : plan(MakePlan(request).value()) {
     BackendOptions options;
     options.threads = threads;
@@ -47,10 +51,12 @@ class Replica {
     backend = CreateBackend(options).value();
     Check(backend->Allocate(plan.arena_bytes));
     Check(WriteConstants(plan.layout, *backend));
-    // The programs that name weights first; Prepare of BuildPrepare's program may then know them all.
+    // The programs that name weights first; Prepare of BuildPrepare's program may then know them
+    // all.
     for (int first = 0; first < 2; ++first) {
       for (int last = 0; last < 2; ++last) {
-        step_[first][last] = backend->Prepare(BuildStep(plan.layout, {first == 1, last == 1})).value();
+        step_[first][last] =
+            backend->Prepare(BuildStep(plan.layout, {first == 1, last == 1})).value();
       }
       eval_[first] = backend->Prepare(BuildEval(plan.layout, first == 1)).value();
     }
@@ -62,8 +68,12 @@ class Replica {
 
   absl::Span<float> Parameters() { return Floats(Arena::kParameters); }
   absl::Span<float> Gradients() { return Floats(Arena::kGradients); }
-  absl::Span<float> ParameterOf(const Parameter& p) { return Parameters().subspan(p.offset_elements, p.elements()); }
-  absl::Span<float> GradientOf(const Parameter& p) { return Gradients().subspan(p.gradient_offset, p.elements()); }
+  absl::Span<float> ParameterOf(const Parameter& p) {
+    return Parameters().subspan(p.offset_elements, p.elements());
+  }
+  absl::Span<float> GradientOf(const Parameter& p) {
+    return Gradients().subspan(p.gradient_offset, p.elements());
+  }
 
   // After any change of parameters.
   void PrepareWeights() { Run(*prepare_); }
@@ -108,7 +118,8 @@ class Replica {
   }
   template <typename T>
   void WriteAll(const TensorView& view, absl::Span<const T> values) {
-    Check(backend->Write(view, {reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T)}));
+    Check(backend->Write(
+        view, {reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T)}));
   }
   template <typename T>
   void WriteAll(const TensorView& view, const std::vector<T>& values) {

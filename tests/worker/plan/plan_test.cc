@@ -27,10 +27,13 @@ int64_t Bytes(const Plan& plan, Arena arena) { return plan.arena_bytes[static_ca
 // ---- FLOPs -------------------------------------------------------------------
 
 // GF of arXiv 2106.04560 table 2, at 224 and 384.
-constexpr struct { const char* name; double gf_224, gf_384; } kPaperFlops[] = {
-    {"s/28", 0.7, 2.0},     {"s/16", 2.2, 7.8},      {"S/32", 2.3, 6.9},      {"Ti/16", 2.5, 9.5},
-    {"B/32", 8.7, 26.0},    {"S/16", 9.2, 31.2},     {"B/28", 11.3, 30.5},    {"B/16", 35.1, 111.3},
-    {"L/16", 122.9, 382.8}, {"g/14", 533.1, 1596.4}, {"G/14", 965.3, 2859.9}};
+constexpr struct {
+  const char* name;
+  double gf_224, gf_384;
+} kPaperFlops[] = {{"s/28", 0.7, 2.0},      {"s/16", 2.2, 7.8},     {"S/32", 2.3, 6.9},
+                   {"Ti/16", 2.5, 9.5},     {"B/32", 8.7, 26.0},    {"S/16", 9.2, 31.2},
+                   {"B/28", 11.3, 30.5},    {"B/16", 35.1, 111.3},  {"L/16", 122.9, 382.8},
+                   {"g/14", 533.1, 1596.4}, {"G/14", 965.3, 2859.9}};
 
 TEST(FlopsTest, TrunkWithElementwiseWorkEqualsThePaperTableWithinItsRounding) {
   for (const auto& row : kPaperFlops) {
@@ -58,7 +61,8 @@ TEST_P(FlopsOfProgramsTest, EqualTheClosedForm) {
   request.model.representation_size = 24;
   const Plan plan = Planned(request);
   const double width = request.model.width;
-  const double query = GetParam() == PoolKind::kMap ? 2 * width * width : 0;  // once per step, not per image
+  const double query =
+      GetParam() == PoolKind::kMap ? 2 * width * width : 0;  // once per step, not per image
   Program eval = BuildEval(plan.layout, true);
   EXPECT_DOUBLE_EQ(CostOf(eval).flops, 4 * plan.flops.forward + query);
   // Backward doubles every matmul but the patch embedding's, whose input has no gradient.
@@ -75,8 +79,8 @@ TEST(PlanTest, LargestModelIsPlannedWithoutAllocatingIt) {
   PlanRequest request = Request("G/14", 29593, 8);
   const Plan plan = Planned(request);
   EXPECT_EQ(plan.layout.table.parameter_count(), 1930404761);
-  // 7.19 GiB each of f32 parameters and gradients, 3.60 of momentum: arXiv 2106.04560 section 3.4 gives 2 B per
-  // parameter for the optimizer.
+  // 7.19 GiB each of f32 parameters and gradients, 3.60 of momentum: arXiv 2106.04560 section 3.4
+  // gives 2 B per parameter for the optimizer.
   EXPECT_NEAR(Bytes(plan, Arena::kParameters) / double(1 << 30), 7.19, 0.005);
   EXPECT_NEAR(Bytes(plan, Arena::kGradients) / double(1 << 30), 7.19, 0.005);
   EXPECT_NEAR(Bytes(plan, Arena::kMomentum) / double(1 << 30), 3.60, 0.005);
@@ -87,11 +91,13 @@ TEST(PlanTest, ActivationsPerImageOfABlockAreWhatBackwardReads) {
   PlanRequest shallow = Request("S/16"), deep = Request("S/16");
   shallow.model.depth = 10;
   deep.model.depth = 11;
-  const double per_block = (Planned(deep).step_activation_bytes - Planned(shallow).step_activation_bytes) / 32.0;
-  // Per token: two f32 streams, bf16 of two norms, qkv, attention, pre-activation and hidden; three f32 pairs and
-  // heads of statistics.
+  const double per_block =
+      (Planned(deep).step_activation_bytes - Planned(shallow).step_activation_bytes) / 32.0;
+  // Per token: two f32 streams, bf16 of two norms, qkv, attention, pre-activation and hidden; three
+  // f32 pairs and heads of statistics.
   const double width = 384, hidden = 1536, heads = 6;
-  const double per_token = 2 * 4 * width + 2 * (2 * width + 3 * width + width + 2 * hidden) + 4 * (4 + heads);
+  const double per_token =
+      2 * 4 * width + 2 * (2 * width + 3 * width + width + 2 * hidden) + 4 * (4 + heads);
   EXPECT_NEAR(per_block, 196 * per_token, 0.001 * per_block);
 }
 
@@ -102,7 +108,8 @@ TEST(PlanTest, EvaluationNeedsNoMemoryPerBlock) {
 }
 
 TEST(PlanTest, ScratchHoldsAWholeState) {
-  for (OptimizerKind kind : {OptimizerKind::kAdafactor, OptimizerKind::kAdamW, OptimizerKind::kSgd}) {
+  for (OptimizerKind kind :
+       {OptimizerKind::kAdafactor, OptimizerKind::kAdamW, OptimizerKind::kSgd}) {
     PlanRequest request = Request("mu/16", 100000, 1);
     request.optimizer = kind;
     request.polyak = true;
@@ -138,7 +145,8 @@ TEST(PlanTest, BucketsCoverTheGradientArenaWithWholeTensors) {
 TEST(PlanTest, ATensorAboveTheBucketSizeHasABucketOfItsOwn) {
   PlanRequest request = Request("mu/16", 1000, 1);
   request.bucket_bytes = 64;
-  EXPECT_EQ(Planned(request).layout.buckets.size(), Planned(request).layout.table.parameters().size());
+  EXPECT_EQ(Planned(request).layout.buckets.size(),
+            Planned(request).layout.table.parameters().size());
 }
 
 TEST(PlanTest, WireBytesAreThoseOfARing) {
@@ -183,7 +191,8 @@ TEST(PlanTest, BadRequestsAreNamed) {
     EXPECT_THAT(MakePlan(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text)));
   };
   expect([](PlanRequest& r) { r.batch_micro = 0; }, "batch.micro is 0");
-  expect([](PlanRequest& r) { r.batch_global = 6; }, "batch.micro is 4, want a divisor of batch.global (6)");
+  expect([](PlanRequest& r) { r.batch_global = 6; },
+         "batch.micro is 4, want a divisor of batch.global (6)");
   expect([](PlanRequest& r) { r.precision = Precision::kAuto; }, "precision is auto");
   expect([](PlanRequest& r) { r.source_height = 100; }, "source images are 100x224");
   expect([](PlanRequest& r) { r.model.heads = 0; }, "model.heads");
@@ -212,7 +221,8 @@ TEST(FitTest, WorkersThatDoNotDivideTheBatchStillGetAMicroBatchEach) {
   PlanRequest request = Request("mu/16", 10, 1);
   request.batch_global = 256;
   EXPECT_EQ(*ChooseMicroBatch(request, 3, 0), 64);
-  EXPECT_THAT(ChooseMicroBatch(request, 257, 0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("257")));
+  EXPECT_THAT(ChooseMicroBatch(request, 257, 0),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("257")));
 }
 
 TEST(FitTest, RefusalNamesTheSmallestChangeThatFits) {
@@ -220,7 +230,8 @@ TEST(FitTest, RefusalNamesTheSmallestChangeThatFits) {
   const Plan plan = Planned(request);
   EXPECT_THAT(CheckFits(plan, plan.memory_bytes()), IsOk());
   EXPECT_THAT(CheckFits(plan, plan.memory_bytes() - 1),
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("smallest change that fits: batch.micro 32")));
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("smallest change that fits: batch.micro 32")));
 }
 
 TEST(FitTest, RefusalProposesAnotherOptimizerWhenOneImageIsTooMuch) {
@@ -249,8 +260,9 @@ TEST(PlanTextTest, EfficiencyComesFromTheGivenRates) {
   PlanRequest request = Request("S/16", 1000, 32);
   request.batch_global = 128;
   const Plan plan = Planned(request);
-  const MeasuredRates rates{.train_flops_per_second = 128 * plan.flops.training(),  // one worker: a second per step
-                            .wire_bytes_per_second = double(plan.gradient_bytes) / 0.5};
+  const MeasuredRates rates{
+      .train_flops_per_second = 128 * plan.flops.training(),  // one worker: a second per step
+      .wire_bytes_per_second = double(plan.gradient_bytes) / 0.5};
   EXPECT_DOUBLE_EQ(PredictedStepSeconds(plan, 1, rates), 1);
   EXPECT_DOUBLE_EQ(PredictedStepSeconds(plan, 2, rates), 0.5 + 0.5);
   EXPECT_THAT(PlanText(plan, {2}, rates), HasSubstr("efficiency 50.0 %"));

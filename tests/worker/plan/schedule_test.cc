@@ -15,8 +15,11 @@ ScheduleConfig ReleasedG() { return {ScheduleKind::kRsqrt, 10000, 10000, 50000, 
 
 // Values of 8e-4 * s(k), rounded to four digits.
 TEST(ScheduleTest, RsqrtGivesTheLearningRatesOfTheReleasedConfiguration) {
-  const struct { int64_t step; double rate; } cases[] = {{10000, 8.000e-4}, {20000, 5.657e-4},  {50000, 3.578e-4},
-                                                         {100000, 2.530e-4}, {500000, 1.131e-4}, {950000, 8.208e-5}};
+  const struct {
+    int64_t step;
+    double rate;
+  } cases[] = {{10000, 8.000e-4},  {20000, 5.657e-4},  {50000, 3.578e-4},
+               {100000, 2.530e-4}, {500000, 1.131e-4}, {950000, 8.208e-5}};
   for (const auto& c : cases) {
     EXPECT_NEAR(kPeak * ScheduleFactor(ReleasedG(), c.step), c.rate, 5e-4 * c.rate) << c.step;
   }
@@ -68,7 +71,8 @@ TEST(ScheduleTest, ARunThatIsAllWarmUpAndCooldownHasNoPlateau) {
 
 TEST(ScheduleTest, BadLengthsAreNamed) {
   const auto expect = [](ScheduleConfig config, const char* field) {
-    EXPECT_THAT(ValidateSchedule(config), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(field)));
+    EXPECT_THAT(ValidateSchedule(config),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(field)));
   };
   expect({.total = 0}, "schedule.total is 0");
   expect({.warmup = 11, .total = 10}, "schedule.warmup is 11");
