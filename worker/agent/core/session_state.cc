@@ -56,10 +56,10 @@ void SessionState::OnRegistered(const Registered& event, absl::Time now,
                                 std::vector<Action>& actions) {
   if (event.session != session_ || phase_ != Phase::kRegistering) return;
   if (event.term < term_) {
-    actions.push_back(LogText{LogLevel::WARNING, absl::StrCat("coordinator of term ", event.term,
-                                                              " refused: term ", term_,
-                                                              " has been seen")});
     Retry(now);
+    Complain(absl::StrCat("coordinator of term ", event.term, " refused: term ", term_,
+                          " has been seen"),
+             now, actions);
     return;
   }
   term_ = event.term;
@@ -89,12 +89,17 @@ std::optional<SessionFailed> SessionState::OnFailed(const SessionFailed& event, 
   const bool register_at_once = event.error == SessionError::kRefused && had_credential;
   Retry(now);
   if (register_at_once) retry_at_ = now;
-  if (event.message != logged_message_ || now - logged_ >= kLogInterval) {
-    actions.push_back(LogText{LogLevel::WARNING, absl::StrCat(event.message, "; trying again")});
-    logged_ = now;
-    logged_message_ = event.message;
-  }
+  Complain(event.message, now, actions);
   return std::nullopt;
+}
+
+// The same words at most every 30 s.
+void SessionState::Complain(const std::string& message, absl::Time now,
+                            std::vector<Action>& actions) {
+  if (message == logged_message_ && now - logged_ < kLogInterval) return;
+  actions.push_back(LogText{LogLevel::WARNING, absl::StrCat(message, "; trying again")});
+  logged_ = now;
+  logged_message_ = message;
 }
 
 bool SessionState::OnMessage(const CoordinatorSays& event, absl::Time now,

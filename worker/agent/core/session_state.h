@@ -65,6 +65,7 @@ class SessionState {
 
   void Open(absl::Time now, std::vector<Action>& actions);
   void Retry(absl::Time now);
+  void Complain(const std::string& message, absl::Time now, std::vector<Action>& actions);
 
   Random& jitter_;
   Phase phase_ = Phase::kWaiting;

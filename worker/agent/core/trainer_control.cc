@@ -49,6 +49,8 @@ absl::Time Unless(absl::Time deadline, absl::Time now) {
 
 }  // namespace
 
+TrainerControl::Trainer::Trainer() = default;
+
 // ---- events ------------------------------------------------------------------
 
 void TrainerControl::OnStarted(const TrainerStarted& event) {
@@ -250,7 +252,9 @@ void TrainerControl::Kill(const std::string& reason, absl::Time now, std::vector
 // ---- what is said about it ---------------------------------------------------
 
 void TrainerControl::RecordDeath(absl::Time now, std::vector<Action>& actions) {
-  short_lives_ = now - trainer_->started < kShortLife ? short_lives_ + 1 : 0;
+  // One that trained was not the cause of its death: kills must not slow down recoveries.
+  const bool fruitless = now - trainer_->started < kShortLife && trainer_->reported.stage != Stage::kGo;
+  short_lives_ = fruitless ? short_lives_ + 1 : 0;
   if (short_lives_ > 1) {
     trainer_->restart_at =
         now + std::min(kRestartDelayMax, absl::Seconds(std::exp2(std::min(short_lives_ - 2, 10))));

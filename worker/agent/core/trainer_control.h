@@ -68,6 +68,8 @@ class TrainerControl {
 
  private:
   struct Trainer {
+    Trainer();  // out of line: the initialisers below need the enclosing class to be complete
+
     int64_t number = 0;
     std::string job_id;
     int64_t attempt = 0;

@@ -117,6 +117,17 @@ TEST(SessionTest, RefusesALowerTermAndAnswersWithTheOneItHasSeen) {
   EXPECT_EQ(agent.Last<SendMessage>()->term, 5);
 }
 
+TEST(SessionTest, DoesNotServeACoordinatorThatRegistersItUnderALowerTerm) {
+  AgentHarness agent;
+  agent.Connect(/*term=*/5);
+  agent.Do(SessionFailed{agent.core().session().session(), SessionError::kRefused, "credential"});
+  agent.Do(Registered{agent.core().session().session(), "c", 4, absl::Seconds(2), absl::Seconds(15),
+                      absl::Minutes(10)});
+  EXPECT_FALSE(agent.Last<OpenSession>());
+  EXPECT_THAT(agent.Logged(), HasSubstr("term 4 refused: term 5 has been seen"));
+  EXPECT_EQ(agent.core().session().term(), 5);
+}
+
 TEST(SessionTest, TakesAHigherTermFromAMessage) {
   AgentHarness agent;
   agent.Connect(5);

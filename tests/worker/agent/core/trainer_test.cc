@@ -171,6 +171,19 @@ TEST(TrainerTest, TrainersThatDieYoungStartAgainMoreAndMoreSlowly) {
   EXPECT_THAT(seconds, testing::ElementsAre(0, 1, 2, 4, 8, 16, 30, 30));
 }
 
+TEST(TrainerTest, TrainersThatTrainedStartAgainAtOnceHoweverOftenTheyAreKilled) {
+  AgentHarness agent;
+  agent.Connect();
+  agent.RunTrainer(Want(Stage::kPrepare, 1));
+  for (int i = 0; i < 20; ++i) {
+    const int64_t dead = agent.trainer();
+    agent.Report({.stage = Stage::kGo, .step = i});
+    agent.Die(137);
+    agent.Say(std::nullopt);
+    EXPECT_NE(agent.trainer(), dead);
+  }
+}
+
 TEST(TrainerTest, AFailedStartIsADeathWithItsReason) {
   AgentHarness agent;
   agent.set_starts(false);
