@@ -27,8 +27,7 @@ Clock& RealClock() {
 }
 
 FakeClock::FakeClock()
-    : wall_(absl::FromUnixSeconds(1'700'000'000)),
-      monotonic_(absl::UnixEpoch() + absl::Hours(1)) {}
+    : wall_(absl::FromUnixSeconds(1'700'000'000)), monotonic_(absl::UnixEpoch() + absl::Hours(1)) {}
 
 absl::Time FakeClock::Now() {
   std::lock_guard<std::mutex> lock(mutex_);

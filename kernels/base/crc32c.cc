@@ -36,8 +36,9 @@ uint64_t LoadWord(const unsigned char* at) {
 }
 
 #if defined(__x86_64__)
-// The instruction takes 3 cycles but one can start each cycle: three streams of a block hide the latency, and are
-// joined by shifting a CRC over the zeros of a stream's length, with a table per byte of the CRC.
+// The instruction takes 3 cycles but one can start each cycle: three streams of a block hide the
+// latency, and are joined by shifting a CRC over the zeros of a stream's length, with a table per
+// byte of the CRC.
 constexpr size_t kStreamBytes = 4096;
 
 constexpr uint32_t ShiftOverZeros(uint32_t crc, size_t bytes) {

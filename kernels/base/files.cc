@@ -90,16 +90,15 @@ class PosixReadableFile : public ReadableFile {
 class RealFileSystem : public FileSystem {
  public:
   absl::StatusOr<std::unique_ptr<WritableFile>> CreateExclusive(const std::string& path) override {
-    UniqueFd fd(Retry(
-        [&] { return open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); }));
+    UniqueFd fd(
+        Retry([&] { return open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); }));
     if (!fd.valid()) return PathError(errno, "create", path);
     return std::make_unique<PosixWritableFile>(std::move(fd), path);
   }
 
   absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {
     // O_NONBLOCK: opening a FIFO must not wait for a writer; it means nothing for regular files.
-    UniqueFd fd(
-        Retry([&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
+    UniqueFd fd(Retry([&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
     if (!fd.valid()) return PathError(errno, "open", path);
     struct stat info {};
     if (fstat(fd.get(), &info) != 0) return PathError(errno, "stat", path);
@@ -193,8 +192,7 @@ class RealFileSystem : public FileSystem {
   }
 
   absl::Status SyncDirectory(const std::string& path) override {
-    UniqueFd fd(
-        Retry([&] { return open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+    UniqueFd fd(Retry([&] { return open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
     if (!fd.valid()) return PathError(errno, "open directory", path);
     if (Retry([&] { return fsync(fd.get()); }) != 0) {
       return PathError(errno, "sync directory", path);
@@ -209,8 +207,9 @@ absl::Status CollectTree(FileSystem& fs, const std::string& path, int depth, int
   constexpr int kDeepest = 16;
   entries->push_back(path);
   if (static_cast<int64_t>(entries->size()) > entries_max || depth > kDeepest) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "remove tree: '", path, "' is past the limit of ", entries_max, " entries or depth ", kDeepest));
+    return absl::ResourceExhaustedError(absl::StrCat("remove tree: '", path,
+                                                     "' is past the limit of ", entries_max,
+                                                     " entries or depth ", kDeepest));
   }
   const auto info = fs.Stat(path);
   if (absl::IsNotFound(info.status())) return absl::OkStatus();  // a dangling symlink

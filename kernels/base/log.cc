@@ -51,8 +51,8 @@ const char* BaseOf(const char* path) {
   return slash == nullptr ? path : slash + 1;
 }
 
-// Control characters, quotes and backslashes escaped as in JSON; used for both formats, so that a message with a
-// line break stays one line.
+// Control characters, quotes and backslashes escaped as in JSON; used for both formats, so that a
+// message with a line break stays one line.
 std::string Escape(absl::string_view text, bool quotes) {
   std::string result;
   for (const char c : text) {

@@ -88,7 +88,8 @@ absl::Status ConnectTo(int fd, const sockaddr* address, socklen_t length, absl::
 
 void SetNoDelay(int fd) {
   const int one = 1;
-  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));  // fails on Unix sockets: no matter
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
+                   sizeof(one));  // fails on Unix sockets: no matter
 }
 
 void SetBlocking(int fd) { (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); }
@@ -97,8 +98,8 @@ absl::StatusOr<sockaddr_un> UnixAddress(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(absl::StrCat("Unix socket path '", path, "' has ", path.size(),
-                                                   " bytes, want 1 to ",
+    return absl::InvalidArgumentError(absl::StrCat("Unix socket path '", path, "' has ",
+                                                   path.size(), " bytes, want 1 to ",
                                                    sizeof(address.sun_path) - 1));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
@@ -186,7 +187,8 @@ absl::StatusOr<UniqueFd> ListenTcp(const HostPort& address, int backlog) {
 absl::StatusOr<UniqueFd> ListenUnix(const std::string& path, int mode, int backlog) {
   VITSCALE_ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress(path));
   VITSCALE_ASSIGN_OR_RETURN(UniqueFd fd, NewSocket(AF_UNIX, 0));
-  // Linux gives the file the mode of the socket's inode less the umask: never wider than asked, at no moment.
+  // Linux gives the file the mode of the socket's inode less the umask: never wider than asked, at
+  // no moment.
   if (fchmod(fd.get(), mode) != 0) return ErrnoStatus(errno, absl::StrCat("chmod '", path, "'"));
   VITSCALE_RETURN_IF_ERROR(ListenOn(fd.get(), reinterpret_cast<const sockaddr*>(&address),
                                     sizeof(address), backlog, absl::StrCat("unix:", path)));

@@ -105,8 +105,7 @@ absl::StatusOr<std::string> ResolveBelow(FileSystem& fs, const std::vector<std::
   for (const std::string& root : real_roots) {
     if (!IsBelow(chosen, root)) continue;
     if (exists || must_exist == MustExist::kNo) return chosen;
-    return absl::NotFoundError(
-        absl::StrCat("'", path, "' does not exist below ", RootList(roots)));
+    return absl::NotFoundError(absl::StrCat("'", path, "' does not exist below ", RootList(roots)));
   }
   return absl::PermissionDeniedError(
       absl::StrCat("'", path, "' lies below none of the roots of this worker: ", RootList(roots)));

@@ -14,10 +14,9 @@ std::array<uint32_t, 4> Philox(uint64_t key, std::array<uint32_t, 4> counter) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = kMultiplier0 * counter[0];
     const uint64_t product1 = kMultiplier1 * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0,
-               static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1,
-               static_cast<uint32_t>(product0)};
+    counter = {
+        static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<uint32_t>(product1),
+        static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<uint32_t>(product0)};
     key0 += kWeyl0;
     key1 += kWeyl1;
   }
@@ -28,7 +27,8 @@ Draws::Draws(uint64_t seed, DrawPurpose purpose, uint64_t step, uint64_t index)
     : key_(CombineHash(MixBits(seed), static_cast<uint64_t>(purpose))),
       counter_{0, static_cast<uint32_t>(step), static_cast<uint32_t>(index),
                static_cast<uint32_t>(index >> 32)} {
-  VITSCALE_CHECK(step <= 0xffffffffull) << "draws are keyed by 32 bits of step or epoch, got " << step;
+  VITSCALE_CHECK(step <= 0xffffffffull)
+      << "draws are keyed by 32 bits of step or epoch, got " << step;
 }
 
 uint32_t Draws::Bits() {

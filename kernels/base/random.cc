@@ -53,7 +53,8 @@ std::unique_ptr<Random> SeededRandom(uint64_t seed) {
 std::string RandomId(Random& random, int characters) {
   static constexpr char kAlphabet[] = "abcdefghijklmnopqrstuvwxyz0123456789";
   constexpr uint32_t kLetters = sizeof(kAlphabet) - 1;
-  constexpr uint32_t kFair = (1u << 16) / kLetters * kLetters;  // 16-bit values above it would favour some letters
+  constexpr uint32_t kFair =
+      (1u << 16) / kLetters * kLetters;  // 16-bit values above it would favour some letters
   std::string id;
   while (static_cast<int>(id.size()) < characters) {
     uint64_t bits = random.Next();
@@ -66,8 +67,6 @@ std::string RandomId(Random& random, int characters) {
   return id;
 }
 
-double RandomUniform(Random& random) {
-  return static_cast<double>(random.Next() >> 11) * 0x1p-53;
-}
+double RandomUniform(Random& random) { return static_cast<double>(random.Next() >> 11) * 0x1p-53; }
 
 }  // namespace vitscale

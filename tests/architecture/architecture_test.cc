@@ -1,5 +1,5 @@
-// Reads every source file of the tree and holds it against the rules: a wrong #include turns CI red with file, line
-// and the rule that it breaks.
+// Reads every source file of the tree and holds it against the rules: a wrong #include turns CI red
+// with file, line and the rule that it breaks.
 
 #include <algorithm>
 #include <filesystem>
@@ -72,7 +72,8 @@ const std::vector<SourceFile>& Tree() {
     for (const char* folder : {"kernels", "proto", "server", "worker", "client", "tests"}) {
       for (const auto& entry : std::filesystem::recursive_directory_iterator(root / folder)) {
         const std::string extension = entry.path().extension();
-        if (extension == ".h" || extension == ".cc") result->push_back(ReadSource(root, entry.path()));
+        if (extension == ".h" || extension == ".cc")
+          result->push_back(ReadSource(root, entry.path()));
       }
     }
     std::sort(result->begin(), result->end(),
@@ -91,7 +92,8 @@ std::vector<std::string> FaultyIncludes(const Check& check) {
     for (const Include& include : file.includes) {
       const std::string fault = check(file, include);
       if (!fault.empty()) {
-        faults.push_back(absl::StrCat("\n", file.path, ":", include.line, ": ", include.path, ": ", fault));
+        faults.push_back(
+            absl::StrCat("\n", file.path, ":", include.line, ": ", include.path, ": ", fault));
       }
     }
   }
@@ -126,11 +128,12 @@ TEST(ArchitectureTest, LibrariesStayInTheirFolders) {
   EXPECT_THAT(FaultyIncludes([](const SourceFile& file, const Include& include) -> std::string {
                 for (const LibraryRule& rule : LibraryRules()) {
                   if (!absl::StartsWith(include.path, rule.prefix)) continue;
-                  const bool allowed =
-                      std::any_of(rule.folders.begin(), rule.folders.end(), [&](const std::string& folder) {
-                        return absl::StartsWith(file.path, folder);
-                      });
-                  if (!allowed) return absl::StrCat("belongs in ", absl::StrJoin(rule.folders, ", "));
+                  const bool allowed = std::any_of(rule.folders.begin(), rule.folders.end(),
+                                                   [&](const std::string& folder) {
+                                                     return absl::StartsWith(file.path, folder);
+                                                   });
+                  if (!allowed)
+                    return absl::StrCat("belongs in ", absl::StrJoin(rule.folders, ", "));
                 }
                 return "";
               }),
@@ -155,10 +158,12 @@ TEST(ArchitectureTest, OurHeadersAreIncludedByTheirPathFromTheRoot) {
   std::vector<std::string> faults;
   for (const SourceFile& file : Tree()) {
     for (const Include& include : file.includes) {
-      const bool ours = LayerOf(include.path) != Layer::kOutside && !absl::EndsWith(include.path, ".pb.h") &&
-                        !absl::StartsWith(include.path, "google/") && !absl::StartsWith(include.path, "grpc");
-      const bool relative = absl::StrContains(include.path, "..") ||
-                            known.count(absl::StrCat(file.path.substr(0, file.path.rfind('/') + 1), include.path));
+      const bool ours =
+          LayerOf(include.path) != Layer::kOutside && !absl::EndsWith(include.path, ".pb.h") &&
+          !absl::StartsWith(include.path, "google/") && !absl::StartsWith(include.path, "grpc");
+      const bool relative =
+          absl::StrContains(include.path, "..") ||
+          known.count(absl::StrCat(file.path.substr(0, file.path.rfind('/') + 1), include.path));
       if (relative || (ours && (!include.quoted || known.count(include.path) == 0))) {
         faults.push_back(absl::StrCat("\n", file.path, ":", include.line, ": ", include.path));
       }
@@ -172,7 +177,8 @@ TEST(ArchitectureTest, EveryHeaderHasTheGuardOfItsPath) {
   for (const SourceFile& file : Tree()) {
     if (!file.is_header()) continue;
     const std::string guard = absl::StrCat(
-        absl::AsciiStrToUpper(absl::StrReplaceAll(file.path, {{"/", "_"}, {".", "_"}, {"-", "_"}})), "_");
+        absl::AsciiStrToUpper(absl::StrReplaceAll(file.path, {{"/", "_"}, {".", "_"}, {"-", "_"}})),
+        "_");
     const std::string opening = absl::StrCat("#ifndef ", guard, "\n#define ", guard, "\n");
     const std::string closing = absl::StrCat("#endif  // ", guard, "\n");
     if (!absl::StrContains(file.text, opening) || !absl::EndsWith(file.text, closing)) {
@@ -186,7 +192,8 @@ TEST(ArchitectureTest, EveryHeaderBeginsByWhatItIs) {
   std::vector<std::string> faults;
   for (const SourceFile& file : Tree()) {
     const bool tests = LayerOf(file.path) == Layer::kTests;
-    if (file.is_header() && !tests && !absl::StartsWith(file.text, "//")) faults.push_back(file.path);
+    if (file.is_header() && !tests && !absl::StartsWith(file.text, "//"))
+      faults.push_back(file.path);
   }
   EXPECT_THAT(faults, IsEmpty());
 }

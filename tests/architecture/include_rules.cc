@@ -74,12 +74,24 @@ Layer LayerOf(absl::string_view path) {
 }
 
 const char* LayerName(Layer layer) {
-  static constexpr const char* kNames[] = {
-      "kernels/base",     "kernels' program headers", "kernels' factory", "kernels",
-      "proto messages",   "gRPC",                     "proto/metrics",    "proto/spec",
-      "worker/model, worker/plan", "worker/data/data_config.h", "worker/config", "worker/link",
-      "the engine",       "worker/agent",             "server",           "client",
-      "tests",            "outside"};
+  static constexpr const char* kNames[] = {"kernels/base",
+                                           "kernels' program headers",
+                                           "kernels' factory",
+                                           "kernels",
+                                           "proto messages",
+                                           "gRPC",
+                                           "proto/metrics",
+                                           "proto/spec",
+                                           "worker/model, worker/plan",
+                                           "worker/data/data_config.h",
+                                           "worker/config",
+                                           "worker/link",
+                                           "the engine",
+                                           "worker/agent",
+                                           "server",
+                                           "client",
+                                           "tests",
+                                           "outside"};
   return kNames[static_cast<int>(layer)];
 }
 
@@ -100,7 +112,8 @@ const std::vector<LibraryRule>& LibraryRules() {
       {"civetweb", {"server/metrics/"}},
       {"CivetServer", {"server/metrics/"}},
       {"prometheus/", {"proto/metrics/", "server/metrics/", "worker/agent/"}},
-      {"google/protobuf/", {"proto/", "server/", "client/", "worker/agent/", "worker/config/", "worker/link/"}},
+      {"google/protobuf/",
+       {"proto/", "server/", "client/", "worker/agent/", "worker/config/", "worker/link/"}},
   };
   return *rules;
 }
@@ -112,15 +125,31 @@ const std::vector<std::string>& CoreFolders() {
 }
 
 bool IsForbiddenInCore(absl::string_view include) {
-  static constexpr const char* kForbidden[] = {
-      "thread",          "mutex",           "condition_variable", "future",      "chrono",
-      "random",          "fstream",         "filesystem",         "ctime",       "time.h",
-      "unistd.h",        "fcntl.h",         "poll.h",             "pthread.h",   "sqlite3.h",
-      "absl/time/clock.h", "kernels/base/clock.h", "kernels/base/files.h", "kernels/base/net.h",
-      "kernels/base/process_stats.h", "kernels/base/unique_fd.h"};
+  static constexpr const char* kForbidden[] = {"thread",
+                                               "mutex",
+                                               "condition_variable",
+                                               "future",
+                                               "chrono",
+                                               "random",
+                                               "fstream",
+                                               "filesystem",
+                                               "ctime",
+                                               "time.h",
+                                               "unistd.h",
+                                               "fcntl.h",
+                                               "poll.h",
+                                               "pthread.h",
+                                               "sqlite3.h",
+                                               "absl/time/clock.h",
+                                               "kernels/base/clock.h",
+                                               "kernels/base/files.h",
+                                               "kernels/base/net.h",
+                                               "kernels/base/process_stats.h",
+                                               "kernels/base/unique_fd.h"};
   const bool named = std::any_of(std::begin(kForbidden), std::end(kForbidden),
                                  [&](const char* name) { return include == name; });
-  return named || absl::StartsWith(include, "sys/") || absl::StartsWith(include, "absl/synchronization/") ||
+  return named || absl::StartsWith(include, "sys/") ||
+         absl::StartsWith(include, "absl/synchronization/") ||
          absl::StartsWith(include, "server/store/") || LayerOf(include) == kRpc;
 }
 

@@ -1,4 +1,5 @@
-// Who may include whom: the table that keeps the layers apart, and the folders that outside libraries stay in.
+// Who may include whom: the table that keeps the layers apart, and the folders that outside
+// libraries stay in.
 //
 //   kernels/base <- kernels <- worker/model, worker/plan <- engine <- worker/trainer
 //                   proto/spec <- worker/config <- engine, client, server
@@ -51,7 +52,8 @@ struct LibraryRule {
 // One wrapper per library: where its exceptions are caught and its types end.
 const std::vector<LibraryRule>& LibraryRules();
 
-// Headers through which a deterministic core could see a clock, thread, random device, socket, file or store.
+// Headers through which a deterministic core could see a clock, thread, random device, socket, file
+// or store.
 bool IsForbiddenInCore(absl::string_view include);
 const std::vector<std::string>& CoreFolders();
 

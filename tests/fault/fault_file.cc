@@ -68,7 +68,9 @@ class FaultFileSystem::Writer : public WritableFile {
 class FaultFileSystem::Reader : public ReadableFile {
  public:
   Reader(const FaultFileSystem& fs, NodePtr node, std::string path)
-      : fs_(fs), node_(std::move(node)), path_(std::move(path)),
+      : fs_(fs),
+        node_(std::move(node)),
+        path_(std::move(path)),
         size_(static_cast<int64_t>(node_->bytes.size())) {}
 
   int64_t size() const override { return size_; }
@@ -91,7 +93,8 @@ class FaultFileSystem::Reader : public ReadableFile {
 };
 
 FaultFileSystem::FaultFileSystem(uint64_t seed)
-    : root_(std::make_shared<Node>()), random_(SeededRandom(seed)),
+    : root_(std::make_shared<Node>()),
+      random_(SeededRandom(seed)),
       now_(absl::FromUnixSeconds(1'700'000'000)) {
   root_->is_directory = true;
   root_->modified = now_;
@@ -144,7 +147,8 @@ absl::Status FaultFileSystem::Change(const std::string& kind, const std::string&
   return hook_ == nullptr ? absl::OkStatus() : hook_(operation);
 }
 
-// What the disk holds becomes what is seen, and what is seen becomes durable: from here on it is the disk.
+// What the disk holds becomes what is seen, and what is seen becomes durable: from here on it is
+// the disk.
 void FaultFileSystem::Forget(const NodePtr& node, AfterCrash how) {
   const auto keep = [&] {
     return how == AfterCrash::kKeepAll || (how == AfterCrash::kRandom && random_->Next() % 2 == 0);
@@ -173,7 +177,8 @@ void FaultFileSystem::Forget(const NodePtr& node, AfterCrash how) {
   const size_t durable = node->durable_bytes.size();
   if (how == AfterCrash::kRandom && node->bytes.size() > durable) {
     node->bytes.resize(durable + random_->Next() % (node->bytes.size() - durable + 1));
-    if (!keep()) std::fill(node->bytes.begin() + durable, node->bytes.end(), '\0');  // size but no pages
+    if (!keep())
+      std::fill(node->bytes.begin() + durable, node->bytes.end(), '\0');  // size but no pages
   }
   node->durable_bytes = node->bytes;
 }
@@ -230,7 +235,8 @@ std::vector<std::string> FaultFileSystem::AllFiles() const {
 
 FaultFileSystem::NodePtr FaultFileSystem::Find(const std::string& path) const {
   NodePtr node = root_;
-  for (const std::string& part : std::vector<std::string>(absl::StrSplit(path, '/', absl::SkipEmpty()))) {
+  for (const std::string& part :
+       std::vector<std::string>(absl::StrSplit(path, '/', absl::SkipEmpty()))) {
     const auto found = node->entries.find(part);
     if (found == node->entries.end()) return nullptr;
     node = found->second;
@@ -238,8 +244,8 @@ FaultFileSystem::NodePtr FaultFileSystem::Find(const std::string& path) const {
   return node;
 }
 
-absl::StatusOr<FaultFileSystem::NodePtr> FaultFileSystem::FindOrError(const std::string& verb,
-                                                                      const std::string& path) const {
+absl::StatusOr<FaultFileSystem::NodePtr> FaultFileSystem::FindOrError(
+    const std::string& verb, const std::string& path) const {
   VITSCALE_RETURN_IF_ERROR(CheckAlive());
   NodePtr node = Find(path);
   if (node == nullptr) return PathError(ENOENT, verb, path);
@@ -331,7 +337,8 @@ absl::Status FaultFileSystem::MakeDirectory(const std::string& path) {
 
 absl::Status FaultFileSystem::MakeDirectories(const std::string& path) {
   std::string prefix;
-  for (const std::string& part : std::vector<std::string>(absl::StrSplit(path, '/', absl::SkipEmpty()))) {
+  for (const std::string& part :
+       std::vector<std::string>(absl::StrSplit(path, '/', absl::SkipEmpty()))) {
     absl::StrAppend(&prefix, "/", part);
     const absl::Status made = MakeDirectory(prefix);
     if (!made.ok() && !absl::IsAlreadyExists(made)) return made;

@@ -1,15 +1,14 @@
 // A file system in memory that fails on command and forgets what was not synced.
 //
-// It keeps two states: what a reader sees now, and what would be there after the power went. Sync() of a file makes
-// its bytes durable, SyncDirectory() the names in a directory; nothing else does. Tests count the operations that
-// change something, crash at each of them in turn, restart, and look at what is left:
+// It keeps two states: what a reader sees now, and what would be there after the power went. Sync()
+// of a file makes its bytes durable, SyncDirectory() the names in a directory; nothing else does.
+// Tests count the operations that change something, crash at each of them in turn, restart, and
+// look at what is left:
 //
 //   FaultFileSystem fs;
 //   …                                     // make the state that must survive
-//   fs.CrashAt(fs.operations() + k);      // the k-th change from here on does not happen, nor any after it
-//   (void)Save(fs);
-//   fs.Restart(AfterCrash::kLoseUnsynced);
-//   EXPECT_THAT(Load(fs), IsOk());
+//   fs.CrashAt(fs.operations() + k);      // the k-th change from here on does not happen, nor any
+//   after it (void)Save(fs); fs.Restart(AfterCrash::kLoseUnsynced); EXPECT_THAT(Load(fs), IsOk());
 //
 // Paths are absolute, without "." and ".."; there are no symlinks. Thread-safe.
 
@@ -34,12 +33,14 @@ namespace vitscale {
 enum class AfterCrash {
   kKeepAll,       // the process was killed: the kernel writes the rest
   kLoseUnsynced,  // the power went: only what was synced is there
-  kRandom,        // each unsynced name survives or not; each file keeps a piece of its unsynced bytes, or zeros
+  kRandom,  // each unsynced name survives or not; each file keeps a piece of its unsynced bytes, or
+            // zeros
 };
 
 // A change about to be made.
 struct FileOperation {
-  std::string kind;  // "create", "append", "sync", "close", "make", "rename", "remove", "sync_directory"
+  std::string
+      kind;  // "create", "append", "sync", "close", "make", "rename", "remove", "sync_directory"
   std::string path;
   int64_t number = 0;  // 0 for the first change
 };
@@ -51,12 +52,14 @@ class FaultFileSystem : public FileSystem {
 
   // ---- faults ------------------------------------------------------------------
   int64_t operations() const;  // changes so far, failed ones included
-  // The change with this number and every later operation fails with UNAVAILABLE "crashed"; an append writes half.
+  // The change with this number and every later operation fails with UNAVAILABLE "crashed"; an
+  // append writes half.
   void CrashAt(int64_t number);
   bool crashed() const;
   // After a crash, or as one: forgets as told and works again. Open files stay dead.
   void Restart(AfterCrash how);
-  // Asked before each change; an error is returned instead of doing it (an append writes half first: a short write).
+  // Asked before each change; an error is returned instead of doing it (an append writes half
+  // first: a short write).
   void SetHook(std::function<absl::Status(const FileOperation&)> hook);
   // Appends beyond so many bytes in all files write what fits and fail with RESOURCE_EXHAUSTED.
   void SetCapacity(int64_t bytes);

@@ -1,5 +1,6 @@
-// How a checkpoint is called: "a0003.g0007.step_000001000", written by attempt 3, generation 7, after 1,000 steps.
-// An orphan's emergency checkpoint ends in ".emergency". With the job id before it, it is a checkpoint id.
+// How a checkpoint is called: "a0003.g0007.step_000001000", written by attempt 3, generation 7,
+// after 1,000 steps. An orphan's emergency checkpoint ends in ".emergency". With the job id before
+// it, it is a checkpoint id.
 
 #ifndef WORKER_CHECKPOINT_CHECKPOINT_NAME_H_
 #define WORKER_CHECKPOINT_CHECKPOINT_NAME_H_

@@ -28,7 +28,8 @@ std::string ProbeText(absl::string_view secret) {
   return absl::StrFormat("vitscale probe %016x\n", Hash64(secret));
 }
 
-// Makes a directory and its parents; each one that was missing is synced into its parent. Ranks may race.
+// Makes a directory and its parents; each one that was missing is synced into its parent. Ranks may
+// race.
 absl::Status MakeDurably(FileSystem& fs, const std::string& path) {
   VITSCALE_ASSIGN_OR_RETURN(const bool there, fs.Exists(path));
   if (there) return absl::OkStatus();
@@ -68,7 +69,8 @@ absl::Time LastWrite(FileSystem& fs, const std::string& path) {
   return last;
 }
 
-// Greatest (lineage, step, attempt, generation) first; an ordinary one before an emergency one of the same state.
+// Greatest (lineage, step, attempt, generation) first; an ordinary one before an emergency one of
+// the same state.
 bool IsNewer(const CheckpointEntry& a, const CheckpointEntry& b) {
   const auto key = [](const CheckpointManifest& m) {
     return std::tuple(m.lineage, m.name.step, m.name.attempt, m.name.generation, !m.name.emergency);
@@ -80,10 +82,10 @@ using Destinations = absl::flat_hash_map<std::string, absl::Span<std::byte>>;
 
 absl::Status CheckTarget(const TensorEntry& entry, const TensorTarget& target) {
   if (entry.dtype == target.dtype && entry.shape == target.shape) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "tensor '", entry.name, "' is ", DTypeName(entry.dtype), " [",
-      absl::StrJoin(entry.shape, ", "), "], want ", DTypeName(target.dtype), " [",
-      absl::StrJoin(target.shape, ", "), "]"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor '", entry.name, "' is ", DTypeName(entry.dtype), " [",
+                   absl::StrJoin(entry.shape, ", "), "], want ", DTypeName(target.dtype), " [",
+                   absl::StrJoin(target.shape, ", "), "]"));
 }
 
 // Matches the tensors of all parts with the targets: one map per part.
@@ -159,9 +161,9 @@ absl::Status CheckpointStore::ReadProbe(int64_t attempt, int64_t generation,
   const auto text = fs_->ReadFile(path, 1024);
   if (text.ok() && *text == ProbeText(secret)) return absl::OkStatus();
   if (!text.ok() && !absl::IsNotFound(text.status())) return text.status();
-  return absl::FailedPreconditionError(
-      absl::StrCat("checkpoint folder '", JobPath(), "' is not shared: the probe file of rank 0 is ",
-                   text.ok() ? "another generation's" : "not there"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "checkpoint folder '", JobPath(), "' is not shared: the probe file of rank 0 is ",
+      text.ok() ? "another generation's" : "not there"));
 }
 
 absl::Status CheckpointStore::RemoveProbe(int64_t attempt, int64_t generation) {
@@ -187,7 +189,9 @@ absl::StatusOr<PartFile> CheckpointStore::WritePart(const CheckpointName& name, 
   const std::string file_name = PartFileName(rank, world_size);
   const std::string path = JoinPath(PathOf(name), file_name);
   const std::map<std::string, std::string> metadata = {
-      {"format", "vitscale"}, {"checkpoint", IdOf(name)}, {"part", absl::StrCat(rank, "/", world_size)}};
+      {"format", "vitscale"},
+      {"checkpoint", IdOf(name)},
+      {"part", absl::StrCat(rank, "/", world_size)}};
   auto summary = WriteTensorFile(*fs_, path, tensors, metadata);
   absl::Status status = summary.status();
   if (status.ok()) status = fs_->SyncDirectory(PathOf(name));
@@ -250,7 +254,8 @@ absl::StatusOr<CheckpointListing> CheckpointStore::List() const {
       continue;
     }
     const bool no_manifest = absl::IsNotFound(manifest.status());
-    const std::string reason = no_manifest ? "no manifest" : std::string(manifest.status().message());
+    const std::string reason =
+        no_manifest ? "no manifest" : std::string(manifest.status().message());
     listing.incomplete.push_back({*name, path, reason, !no_manifest, LastWrite(*fs_, path)});
   }
   std::sort(listing.valid.begin(), listing.valid.end(), IsNewer);
@@ -276,8 +281,8 @@ absl::Status CheckpointStore::Read(const CheckpointName& name,
     VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest, ReadManifest(name));
     std::vector<TensorFileReader> parts;
     for (const PartFile& file : manifest.files) {
-      VITSCALE_ASSIGN_OR_RETURN(
-          TensorFileReader part, TensorFileReader::Open(*fs_, JoinPath(PathOf(name), file.name)));
+      VITSCALE_ASSIGN_OR_RETURN(TensorFileReader part,
+                                TensorFileReader::Open(*fs_, JoinPath(PathOf(name), file.name)));
       parts.push_back(std::move(part));
     }
     VITSCALE_ASSIGN_OR_RETURN(const std::vector<Destinations> destinations,
@@ -304,7 +309,8 @@ absl::Status CheckpointStore::SetAside(const CheckpointName& name) {
     VITSCALE_RETURN_IF_ERROR(fs_->Rename(PathOf(name), to));
     return fs_->SyncDirectory(JobPath());
   }
-  return absl::ResourceExhaustedError(absl::StrCat("'", base, "' is there ", kMostOfOneName, " times"));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("'", base, "' is there ", kMostOfOneName, " times"));
 }
 
 // ---- roll-back and retention ---------------------------------------------------
@@ -350,8 +356,8 @@ absl::Status CheckpointStore::OpenLineage(int64_t lineage, const CheckpointEntry
                              TombstoneToJson(wanted));
 }
 
-// The manifest goes first and durably: a crash then leaves a folder that counts for nothing, never a checkpoint
-// whose files are missing.
+// The manifest goes first and durably: a crash then leaves a folder that counts for nothing, never
+// a checkpoint whose files are missing.
 absl::Status CheckpointStore::RemoveCheckpoint(const CheckpointName& name) {
   const std::string path = PathOf(name);
   const absl::Status removed = fs_->Remove(JoinPath(path, kManifestName));

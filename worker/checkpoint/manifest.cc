@@ -54,8 +54,8 @@ Json NumericsToJson(const link::NumericsRecord& numerics) {
           {"recompute", numerics.recompute}};
 }
 
-// Reads the members of one object; remembers the first fault and which members were asked for, so that a caller
-// reads all fields in a row and looks at Finish() once.
+// Reads the members of one object; remembers the first fault and which members were asked for, so
+// that a caller reads all fields in a row and looks at Finish() once.
 class Fields {
  public:
   Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
@@ -200,9 +200,9 @@ absl::Status CheckEnvelope(const Json& root) {
   const auto checksum = root.find(kChecksumKey);
   const std::string wanted = ChecksumOf(root);
   if (checksum == root.end() || !checksum->is_string() || checksum->get<std::string>() != wanted) {
-    return absl::DataLossError(absl::StrCat("crc32c: is ",
-                                            checksum == root.end() ? "missing" : Dump(*checksum, -1),
-                                            ", the content wants \"", wanted, "\""));
+    return absl::DataLossError(
+        absl::StrCat("crc32c: is ", checksum == root.end() ? "missing" : Dump(*checksum, -1),
+                     ", the content wants \"", wanted, "\""));
   }
   return absl::OkStatus();
 }
@@ -248,8 +248,7 @@ int64_t CheckpointManifest::total_bytes() const {
 std::string ManifestToJson(const CheckpointManifest& manifest) {
   Json files = Json::array();
   for (const PartFile& file : manifest.files) {
-    files.push_back(
-        {{"name", file.name}, {"bytes", file.bytes}, {"crc32c", Hex(file.crc32c, 8)}});
+    files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"crc32c", Hex(file.crc32c, 8)}});
   }
   Json root = {{"format", kFormat},
                {"job_id", manifest.job_id},

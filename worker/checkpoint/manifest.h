@@ -1,7 +1,7 @@
 // manifest.json, written last: a checkpoint exists if and only if its manifest does.
 //
-// It names every file with size and CRC32C, what the state is (step, images, digest) and all that a resumed run must
-// restore or report as changed (spec, seed, plan, numerics record, lineage).
+// It names every file with size and CRC32C, what the state is (step, images, digest) and all that a
+// resumed run must restore or report as changed (spec, seed, plan, numerics record, lineage).
 
 #ifndef WORKER_CHECKPOINT_MANIFEST_H_
 #define WORKER_CHECKPOINT_MANIFEST_H_
@@ -38,9 +38,9 @@ struct CheckpointManifest {
   uint64_t seed = 0;
   uint64_t plan_hash = 0;
   link::NumericsRecord numerics;
-  std::string spec;     // canonical YAML of the job
-  std::string version;  // of the vitscale that wrote it
-  bool final = false;   // the run ended here
+  std::string spec;                     // canonical YAML of the job
+  std::string version;                  // of the vitscale that wrote it
+  bool final = false;                   // the run ended here
   absl::Time time = absl::UnixEpoch();  // wall clock of the writer
   std::vector<PartFile> files;          // one per rank, in rank order
 
@@ -51,8 +51,9 @@ struct CheckpointManifest {
 // Indented JSON ending in a CRC32C of all the rest.
 std::string ManifestToJson(const CheckpointManifest& manifest);
 
-// DATA_LOSS names the field: not JSON, missing, of the wrong type, unknown, out of range, a file name with a slash or
-// twice, or a checksum that does not match. UNIMPLEMENTED for a newer format number.
+// DATA_LOSS names the field: not JSON, missing, of the wrong type, unknown, out of range, a file
+// name with a slash or twice, or a checksum that does not match. UNIMPLEMENTED for a newer format
+// number.
 absl::StatusOr<CheckpointManifest> ManifestFromJson(absl::string_view text);
 
 // What is reported to the coordinator; `path` is the checkpoint's folder.

@@ -43,10 +43,9 @@ std::vector<CheckpointName> ChooseRemovals(const CheckpointListing& listing,
   for (const CheckpointEntry& entry : listing.valid) {
     if (!entry.abandoned) ++usable;
     const bool among_last = !entry.abandoned && usable <= std::max(1, request.keep_last);
-    const bool kept = among_last || IsGreater(entry.manifest.name, request) ||
-                      IsNamed(entry.id, request) ||
-                      (entry.abandoned ? !IsReplaced(entry, listing)
-                                       : IsKeptForEver(entry.manifest, request));
+    const bool kept =
+        among_last || IsGreater(entry.manifest.name, request) || IsNamed(entry.id, request) ||
+        (entry.abandoned ? !IsReplaced(entry, listing) : IsKeptForEver(entry.manifest, request));
     if (!kept) removals.push_back(entry.manifest.name);
   }
   std::reverse(removals.begin(), removals.end());

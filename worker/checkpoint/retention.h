@@ -1,4 +1,5 @@
-// Which checkpoints may go: a pure function of what lies in the folder, so that every case is a line in a test.
+// Which checkpoints may go: a pure function of what lies in the folder, so that every case is a
+// line in a test.
 
 #ifndef WORKER_CHECKPOINT_RETENTION_H_
 #define WORKER_CHECKPOINT_RETENTION_H_
@@ -26,7 +27,7 @@ struct CheckpointEntry {
 struct IncompleteEntry {
   CheckpointName name;
   std::string path;
-  std::string reason;   // "no manifest", "part-… is missing"
+  std::string reason;  // "no manifest", "part-… is missing"
   bool has_manifest = false;
   absl::Time modified;  // of the folder, by the file system's clock
 };
@@ -42,14 +43,16 @@ struct LineageTombstone {
 };
 
 struct CheckpointListing {
-  std::vector<CheckpointEntry> valid;  // greatest (lineage, step, attempt, generation) first; abandoned ones marked
+  std::vector<CheckpointEntry>
+      valid;  // greatest (lineage, step, attempt, generation) first; abandoned ones marked
   std::vector<IncompleteEntry> incomplete;
   std::vector<LineageTombstone> tombstones;  // by lineage
   int64_t next_lineage() const { return tombstones.empty() ? 1 : tombstones.back().lineage + 1; }
 };
 
 // True if some tombstone opens a greater lineage from fewer steps.
-bool IsAbandoned(const CheckpointManifest& manifest, const std::vector<LineageTombstone>& tombstones);
+bool IsAbandoned(const CheckpointManifest& manifest,
+                 const std::vector<LineageTombstone>& tombstones);
 
 struct RetentionRequest {
   int64_t attempt = 0, generation = 0;  // of the caller: what is greater is never touched
@@ -61,9 +64,9 @@ struct RetentionRequest {
   absl::Time now;  // wall clock
 };
 
-// Folders to remove, oldest first. Never: a greater (attempt, generation) than the caller's; a pinned one; one in
-// use; the only usable one; one without manifest that is younger than the orphan window. Damaged ones that have a
-// manifest are left to people.
+// Folders to remove, oldest first. Never: a greater (attempt, generation) than the caller's; a
+// pinned one; one in use; the only usable one; one without manifest that is younger than the orphan
+// window. Damaged ones that have a manifest are left to people.
 std::vector<CheckpointName> ChooseRemovals(const CheckpointListing& listing,
                                            const RetentionRequest& request,
                                            const std::string& job_id);

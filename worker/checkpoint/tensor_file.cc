@@ -28,10 +28,9 @@ absl::Status CheckTensors(const std::vector<NamedTensor>& tensors) {
     }
     const int64_t wanted = ElementCount(tensor.shape) * DTypeBytes(tensor.dtype);
     if (static_cast<int64_t>(tensor.bytes.size()) != wanted) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor '", tensor.name, "' has ", tensor.bytes.size(), " bytes, ",
-                       DTypeName(tensor.dtype), " [", absl::StrJoin(tensor.shape, ", "), "] wants ",
-                       wanted));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "tensor '", tensor.name, "' has ", tensor.bytes.size(), " bytes, ",
+          DTypeName(tensor.dtype), " [", absl::StrJoin(tensor.shape, ", "), "] wants ", wanted));
     }
   }
   return absl::OkStatus();
@@ -92,8 +91,9 @@ absl::StatusOr<FileSummary> WriteTensorFile(FileSystem& fs, const std::string& p
   const std::vector<const NamedTensor*> order = FileOrder(tensors);
   const std::string header = HeaderOf(order, metadata);
   if (static_cast<int64_t>(header.size()) > kTensorHeaderBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("'", path, "': the header would have ", header.size(),
-                                                   " bytes, at most ", kTensorHeaderBytesMax));
+    return absl::InvalidArgumentError(absl::StrCat("'", path, "': the header would have ",
+                                                   header.size(), " bytes, at most ",
+                                                   kTensorHeaderBytesMax));
   }
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.CreateExclusive(path));
   CheckedWriter writer(*file);
@@ -115,14 +115,16 @@ absl::StatusOr<TensorFileReader> TensorFileReader::Open(FileSystem& fs, const st
   VITSCALE_ASSIGN_OR_RETURN(reader.file_, fs.Open(path));
   const int64_t size = reader.file_->size();
   if (size < kLengthBytes) {
-    return absl::DataLossError(absl::StrCat("'", path, "': ", size, " bytes are no safetensors file"));
+    return absl::DataLossError(
+        absl::StrCat("'", path, "': ", size, " bytes are no safetensors file"));
   }
   uint64_t length = 0;
-  VITSCALE_RETURN_IF_ERROR(reader.file_->ReadAt(
-      0, absl::MakeSpan(reinterpret_cast<char*>(&length), kLengthBytes)));
+  VITSCALE_RETURN_IF_ERROR(
+      reader.file_->ReadAt(0, absl::MakeSpan(reinterpret_cast<char*>(&length), kLengthBytes)));
   if (length > static_cast<uint64_t>(std::min(kTensorHeaderBytesMax, size - kLengthBytes))) {
-    return absl::DataLossError(absl::StrCat("'", path, "': header of ", length, " bytes in a file of ",
-                                            size, ", at most ", kTensorHeaderBytesMax));
+    return absl::DataLossError(absl::StrCat("'", path, "': header of ", length,
+                                            " bytes in a file of ", size, ", at most ",
+                                            kTensorHeaderBytesMax));
   }
   std::string json(length, '\0');
   VITSCALE_RETURN_IF_ERROR(reader.file_->ReadAt(kLengthBytes, absl::MakeSpan(json)));

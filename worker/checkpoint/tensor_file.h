@@ -1,10 +1,13 @@
-// Files of named tensors in the safetensors format, written and read front to back in pieces of 8 MiB: memory use
-// does not depend on the size of the tensors, and a CRC32C of the whole file is computed on the way.
+// Files of named tensors in the safetensors format, written and read front to back in pieces of 8
+// MiB: memory use does not depend on the size of the tensors, and a CRC32C of the whole file is
+// computed on the way.
 //
 // Format: u64 length of the header (little-endian), the header as JSON
-//   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …, "__metadata__": {"k": "v"}}
-// padded by spaces, then the data; the offsets count from the start of the data, and tensors fill it without gap or
-// overlap. Source: the format section of https://github.com/huggingface/safetensors (README).
+//   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …, "__metadata__":
+//   {"k": "v"}}
+// padded by spaces, then the data; the offsets count from the start of the data, and tensors fill
+// it without gap or overlap. Source: the format section of
+// https://github.com/huggingface/safetensors (README).
 
 #ifndef WORKER_CHECKPOINT_TENSOR_FILE_H_
 #define WORKER_CHECKPOINT_TENSOR_FILE_H_
@@ -27,7 +30,8 @@
 namespace vitscale {
 
 inline constexpr int64_t kTensorChunkBytes = int64_t{8} << 20;
-inline constexpr int64_t kTensorHeaderBytesMax = int64_t{64} << 20;  // the format's own limit is 100 MB
+inline constexpr int64_t kTensorHeaderBytesMax = int64_t{64}
+                                                 << 20;  // the format's own limit is 100 MB
 
 // Bytes in memory under a name; dense, row-major, little-endian. Does not own them.
 struct NamedTensor {
@@ -44,9 +48,10 @@ struct FileSummary {
   bool operator==(const FileSummary&) const = default;
 };
 
-// Creates `path` (must not exist) and writes, syncs and closes it; the folder is not synced. Larger element types
-// come first in the file. On error the file may be left behind, incomplete.
-// INVALID_ARGUMENT: a name twice, empty or "__metadata__", or bytes that do not match dtype and shape.
+// Creates `path` (must not exist) and writes, syncs and closes it; the folder is not synced. Larger
+// element types come first in the file. On error the file may be left behind, incomplete.
+// INVALID_ARGUMENT: a name twice, empty or "__metadata__", or bytes that do not match dtype and
+// shape.
 absl::StatusOr<FileSummary> WriteTensorFile(FileSystem& fs, const std::string& path,
                                             const std::vector<NamedTensor>& tensors,
                                             const std::map<std::string, std::string>& metadata);
@@ -61,9 +66,10 @@ struct TensorEntry {
 
 class TensorFileReader {
  public:
-  // Reads and checks the header. DATA_LOSS for a file that is shorter than its header says or longer, a header that
-  // is too long, no JSON, nested where it should not be or holds a name twice, an unknown dtype, a negative or
-  // overflowing shape, offsets that do not match the shape, overlap, leave gaps or lie outside the file.
+  // Reads and checks the header. DATA_LOSS for a file that is shorter than its header says or
+  // longer, a header that is too long, no JSON, nested where it should not be or holds a name
+  // twice, an unknown dtype, a negative or overflowing shape, offsets that do not match the shape,
+  // overlap, leave gaps or lie outside the file.
   static absl::StatusOr<TensorFileReader> Open(FileSystem& fs, const std::string& path);
 
   // In the order in which they lie in the file.
@@ -75,8 +81,8 @@ class TensorFileReader {
   // One tensor; `to` has entry.bytes bytes. Nothing but the length is checked.
   absl::Status Read(const TensorEntry& entry, absl::Span<std::byte> to) const;
 
-  // The whole file from front to back, once: tensors named in `destinations` are written there, the others are only
-  // read. Returns the CRC32C of the file. Destinations have the exact sizes.
+  // The whole file from front to back, once: tensors named in `destinations` are written there, the
+  // others are only read. Returns the CRC32C of the file. Destinations have the exact sizes.
   absl::StatusOr<uint32_t> ReadWhole(
       const absl::flat_hash_map<std::string, absl::Span<std::byte>>& destinations) const;
 

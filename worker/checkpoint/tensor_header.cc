@@ -44,7 +44,8 @@ absl::StatusOr<DType> DTypeOf(const std::string& name, const Json& value) {
   for (const DTypeSpelling& spelling : kSpellings) {
     if (text == spelling.text) return spelling.dtype;
   }
-  return TensorFault(name, absl::StrCat("dtype is ", text, ", want U8, BF16, F32, F64, I32 or I64"));
+  return TensorFault(name,
+                     absl::StrCat("dtype is ", text, ", want U8, BF16, F32, F64, I32 or I64"));
 }
 
 bool ReadCount(const Json& value, int64_t* count) {
@@ -55,7 +56,8 @@ bool ReadCount(const Json& value, int64_t* count) {
   return true;
 }
 
-// Checked against overflow: a product that does not fit in 63 bits cannot be the size of anything in a file.
+// Checked against overflow: a product that does not fit in 63 bits cannot be the size of anything
+// in a file.
 absl::StatusOr<int64_t> BytesOf(const std::string& name, DType dtype, const Shape& shape) {
   int64_t bytes = DTypeBytes(dtype);
   for (const int64_t dim : shape) {
@@ -94,9 +96,9 @@ absl::StatusOr<TensorEntry> ParseEntry(const std::string& name, const Json& valu
   entry.bytes = end - entry.offset;
   VITSCALE_ASSIGN_OR_RETURN(const int64_t wanted, BytesOf(name, entry.dtype, entry.shape));
   if (entry.bytes == wanted) return entry;
-  return TensorFault(name, absl::StrCat("data_offsets span ", entry.bytes, " bytes, ",
-                                        SpellingOf(entry.dtype), " [", absl::StrJoin(entry.shape, ", "),
-                                        "] wants ", wanted));
+  return TensorFault(
+      name, absl::StrCat("data_offsets span ", entry.bytes, " bytes, ", SpellingOf(entry.dtype),
+                         " [", absl::StrJoin(entry.shape, ", "), "] wants ", wanted));
 }
 
 absl::Status ParseMetadata(const Json& value, std::map<std::string, std::string>* metadata) {
@@ -108,7 +110,8 @@ absl::Status ParseMetadata(const Json& value, std::map<std::string, std::string>
   return absl::OkStatus();
 }
 
-// No exceptions, no deep nesting (entries hold lists, nothing deeper), no key twice in the same object.
+// No exceptions, no deep nesting (entries hold lists, nothing deeper), no key twice in the same
+// object.
 absl::StatusOr<Json> ParseStrictly(absl::string_view text) {
   constexpr int kDeepest = 3;
   std::vector<std::set<std::string>> keys;  // of the objects that are open
@@ -137,8 +140,9 @@ absl::Status CheckPlaces(std::vector<TensorEntry>* tensors, int64_t data_bytes) 
   int64_t end = 0;
   for (const TensorEntry& entry : *tensors) {
     if (entry.offset != end) {
-      return TensorFault(entry.name, absl::StrCat("begins at ", entry.offset, ", the one before ends at ",
-                                                  end, entry.offset < end ? ": overlap" : ": gap"));
+      return TensorFault(entry.name,
+                         absl::StrCat("begins at ", entry.offset, ", the one before ends at ", end,
+                                      entry.offset < end ? ": overlap" : ": gap"));
     }
     end += entry.bytes;
     if (end > data_bytes) break;

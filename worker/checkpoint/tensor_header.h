@@ -1,4 +1,5 @@
-// The JSON header of a safetensors file, to and from the list of tensors. No files here: this is what a fuzzer feeds.
+// The JSON header of a safetensors file, to and from the list of tensors. No files here: this is
+// what a fuzzer feeds.
 
 #ifndef WORKER_CHECKPOINT_TENSOR_HEADER_H_
 #define WORKER_CHECKPOINT_TENSOR_HEADER_H_
@@ -14,8 +15,9 @@
 
 namespace vitscale {
 
-// JSON padded by spaces so that 8 bytes of length and the header together are a multiple of kTensorAlignment.
-// `tensors` lie one after the other in the given order; their `offset` and `bytes` are taken as they are.
+// JSON padded by spaces so that 8 bytes of length and the header together are a multiple of
+// kTensorAlignment. `tensors` lie one after the other in the given order; their `offset` and
+// `bytes` are taken as they are.
 std::string MakeTensorHeader(const std::vector<TensorEntry>& tensors,
                              const std::map<std::string, std::string>& metadata);
 

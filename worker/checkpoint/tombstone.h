@@ -1,4 +1,5 @@
-// The file that opens a lineage ("lineage_0002.json") and thereby abandons what came after the parent's step.
+// The file that opens a lineage ("lineage_0002.json") and thereby abandons what came after the
+// parent's step.
 
 #ifndef WORKER_CHECKPOINT_TOMBSTONE_H_
 #define WORKER_CHECKPOINT_TOMBSTONE_H_

@@ -1,5 +1,5 @@
-// What a job file says about a set of images: a plain struct without dependencies, so that worker/config and
-// everything that may include it can hold one without the data pipeline.
+// What a job file says about a set of images: a plain struct without dependencies, so that
+// worker/config and everything that may include it can hold one without the data pipeline.
 
 #ifndef WORKER_DATA_DATA_CONFIG_H_
 #define WORKER_DATA_DATA_CONFIG_H_

@@ -54,13 +54,14 @@ absl::StatusOr<int64_t> GzipReader::ReadPlain(absl::Span<uint8_t> bytes) {
   return wanted;
 }
 
-// Reads more compressed bytes once the last ones are used up; at the end of the file avail_in stays 0.
+// Reads more compressed bytes once the last ones are used up; at the end of the file avail_in stays
+// 0.
 absl::Status GzipReader::FillInput() {
   z_stream& stream = inflater_->stream;
   if (stream.avail_in > 0) return absl::OkStatus();
   const int64_t count = std::min(kInputBytes, file_->size() - offset_);
-  VITSCALE_RETURN_IF_ERROR(file_->ReadAt(
-      offset_, absl::MakeSpan(inflater_->input.data(), static_cast<size_t>(count))));
+  VITSCALE_RETURN_IF_ERROR(
+      file_->ReadAt(offset_, absl::MakeSpan(inflater_->input.data(), static_cast<size_t>(count))));
   offset_ += count;
   stream.next_in = reinterpret_cast<Bytef*>(inflater_->input.data());
   stream.avail_in = static_cast<uInt>(count);

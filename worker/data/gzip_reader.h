@@ -20,8 +20,8 @@ class GzipReader {
   GzipReader(GzipReader&&) = default;
   GzipReader& operator=(GzipReader&&) = default;
 
-  // Up to bytes.size() bytes; fewer only at the end. DATA_LOSS for broken or truncated gzip and for bytes after it;
-  // several gzip members in a row are one stream, as in gunzip.
+  // Up to bytes.size() bytes; fewer only at the end. DATA_LOSS for broken or truncated gzip and for
+  // bytes after it; several gzip members in a row are one stream, as in gunzip.
   absl::StatusOr<int64_t> Read(absl::Span<uint8_t> bytes);
 
  private:
@@ -37,7 +37,7 @@ class GzipReader {
 
   std::string path_;
   std::unique_ptr<ReadableFile> file_;
-  int64_t offset_ = 0;  // of the file: what has been read from it
+  int64_t offset_ = 0;                                  // of the file: what has been read from it
   std::unique_ptr<Inflater, InflaterDelete> inflater_;  // null: plain
 };
 

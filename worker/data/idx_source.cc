@@ -19,12 +19,12 @@ absl::Status Broken(const std::string& path, absl::string_view what) {
   return absl::DataLossError(absl::StrCat("IDX file '", path, "': ", what));
 }
 
-absl::Status ReadHeaderBytes(GzipReader& reader, const std::string& path,
-                             absl::Span<uint8_t> bytes, absl::string_view what) {
+absl::Status ReadHeaderBytes(GzipReader& reader, const std::string& path, absl::Span<uint8_t> bytes,
+                             absl::string_view what) {
   VITSCALE_ASSIGN_OR_RETURN(const int64_t got, reader.Read(bytes));
   if (got == static_cast<int64_t>(bytes.size())) return absl::OkStatus();
-  return Broken(path, absl::StrCat("truncated in its ", what, ": ", got, " of ", bytes.size(),
-                                   " bytes"));
+  return Broken(path,
+                absl::StrCat("truncated in its ", what, ": ", got, " of ", bytes.size(), " bytes"));
 }
 
 absl::StatusOr<int> ReadMagic(GzipReader& reader, const std::string& path, int dims_min,
@@ -36,7 +36,8 @@ absl::StatusOr<int> ReadMagic(GzipReader& reader, const std::string& path, int d
                     dims >= dims_min && dims <= dims_max;
   if (good) return dims;
   std::string want = absl::StrFormat("0x%08x", kUnsignedByte << 8 | dims_min);
-  if (dims_max > dims_min) absl::StrAppendFormat(&want, " to 0x%08x", kUnsignedByte << 8 | dims_max);
+  if (dims_max > dims_min)
+    absl::StrAppendFormat(&want, " to 0x%08x", kUnsignedByte << 8 | dims_max);
   return Broken(path, absl::StrFormat("magic number is 0x%02x%02x%02x%02x, want %s (unsigned bytes "
                                       "of %d%s dimensions)",
                                       magic[0], magic[1], magic[2], magic[3], want, dims_min,
@@ -68,8 +69,8 @@ absl::StatusOr<std::vector<int64_t>> ReadDims(GzipReader& reader, const std::str
   return dims;
 }
 
-// Reads `wanted` elements and keeps the first `kept`. A header that promises more than the file holds costs no more
-// memory than what is really there.
+// Reads `wanted` elements and keeps the first `kept`. A header that promises more than the file
+// holds costs no more memory than what is really there.
 absl::StatusOr<std::vector<uint8_t>> ReadElements(GzipReader& reader, const std::string& path,
                                                   int64_t wanted, int64_t kept) {
   constexpr int64_t kPiece = int64_t{16} << 20;
@@ -87,7 +88,8 @@ absl::StatusOr<std::vector<uint8_t>> ReadElements(GzipReader& reader, const std:
                               reader.Read(absl::MakeSpan(to.data() + begin, piece)));
     done += got;
     if (got < piece) {
-      return Broken(path, absl::StrCat("truncated: ", done, " elements, its dimensions want ", wanted));
+      return Broken(path,
+                    absl::StrCat("truncated: ", done, " elements, its dimensions want ", wanted));
     }
   }
   uint8_t one_more;

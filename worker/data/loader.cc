@@ -23,8 +23,9 @@ BatchSequence TrainBatches(const SampleOrder& order, uint64_t seed, const Prepro
     BatchSpec spec{first_step + number / per_step, range.first, {}};
     for (int64_t i = 0; i < range.count; ++i) {
       const SamplePlace place = order.At(spec.step, range.first + i);
-      const bool flip = preprocess.flip_lr &&
-                        Draws(seed, DrawPurpose::kFlip, place.epoch, place.sample).Bits() >> 31 != 0;
+      const bool flip =
+          preprocess.flip_lr &&
+          Draws(seed, DrawPurpose::kFlip, place.epoch, place.sample).Bits() >> 31 != 0;
       spec.samples.push_back({place.sample, flip});
     }
     return spec;
@@ -77,8 +78,9 @@ absl::Status FillBatch(const ImageSource& source, const BatchSpec& spec, Batch* 
   return absl::OkStatus();
 }
 
-// A ring of slots: batch number n lives in slot n mod prefetch. A thread takes the next number once its slot is free
-// and fills it outside of the lock; the consumer takes numbers in order, so order never depends on the threads.
+// A ring of slots: batch number n lives in slot n mod prefetch. A thread takes the next number once
+// its slot is free and fills it outside of the lock; the consumer takes numbers in order, so order
+// never depends on the threads.
 class BatchLoader::Impl {
  public:
   Impl(const ImageSource& source, BatchSequence sequence, const LoaderOptions& options)

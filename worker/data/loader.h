@@ -1,12 +1,12 @@
 // Batches made ahead of time by background threads.
 //
-//   BatchLoader loader(*source, TrainBatches(order, seed, preprocess, ranges, first_step, steps), {.threads = 1});
+//   BatchLoader loader(*source, TrainBatches(order, seed, preprocess, ranges, first_step, steps));
 //   Batch batch;
-//   while (…) { VITSCALE_RETURN_IF_ERROR(loader.Next(&batch)); … }
+//   while (…) VITSCALE_RETURN_IF_ERROR(loader.Next(&batch));
 //
-// What is in batch number i is a pure function of i (BatchAt): never of threads, prefetching or rank. A new
-// generation, or a resumed run, simply makes a new loader. Images stay uint8 and unflipped; crop and flip go along
-// as numbers.
+// What is in batch number i is a pure function of i (BatchAt): never of threads, prefetching or
+// rank. A new generation, or a resumed run, simply makes a new loader. Images stay uint8 and
+// unflipped; crop and flip go along as numbers.
 
 #ifndef WORKER_DATA_LOADER_H_
 #define WORKER_DATA_LOADER_H_
@@ -25,9 +25,9 @@ namespace vitscale {
 
 // One micro-batch on the host, laid out as the device's input tensors want it.
 struct Batch {
-  int64_t step = 0;             // as in SampleOrder::At; 0 for evaluations
-  int64_t first = 0;            // place of the first image in the global batch, or in the evaluation set
-  std::vector<uint8_t> images;  // [batch, height, width, channels]
+  int64_t step = 0;   // as in SampleOrder::At; 0 for evaluations
+  int64_t first = 0;  // place of the first image in the global batch, or in the evaluation set
+  std::vector<uint8_t> images;   // [batch, height, width, channels]
   std::vector<int32_t> augment;  // [batch, 3]: top, left of the crop; 1 to flip
   std::vector<int32_t> labels;   // [batch], class ids
   std::vector<float> valid;      // [batch]: 1, or 0 for padding (evaluations only)
@@ -47,7 +47,8 @@ struct BatchSpec {
   std::vector<SampleSpec> samples;
 };
 
-// A finite sequence of batches, each a pure function of its number. Called from the loader's threads.
+// A finite sequence of batches, each a pure function of its number. Called from the loader's
+// threads.
 struct BatchSequence {
   int64_t count = 0;
   std::function<BatchSpec(int64_t number)> at;
@@ -59,13 +60,13 @@ struct BatchRange {
   int64_t count = 0;
 };
 
-// For steps first_step, first_step + 1, … (`steps` of them) the given micro-batches of this rank, in order. Flips are
-// drawn by (seed, epoch, sample).
+// For steps first_step, first_step + 1, … (`steps` of them) the given micro-batches of this rank,
+// in order. Flips are drawn by (seed, epoch, sample).
 BatchSequence TrainBatches(const SampleOrder& order, uint64_t seed, const Preprocess& preprocess,
                            std::vector<BatchRange> ranges, int64_t first_step, int64_t steps);
 
-// Samples 0, 1, … size - 1, cut into batches of `batch`, the last one padded; `rank` of `world_size` gets every
-// world_size-th batch. Every image is in exactly one rank's sequence.
+// Samples 0, 1, … size - 1, cut into batches of `batch`, the last one padded; `rank` of
+// `world_size` gets every world_size-th batch. Every image is in exactly one rank's sequence.
 BatchSequence EvalBatches(int64_t size, int64_t batch, int rank, int world_size);
 
 struct LoaderOptions {
@@ -81,9 +82,10 @@ class BatchLoader {
   BatchLoader(const BatchLoader&) = delete;
   BatchLoader& operator=(const BatchLoader&) = delete;
 
-  // The next batch, in order; waits until it is ready. The old buffers of `batch` are taken for later ones, so
-  // nothing is allocated once every slot has been round. OUT_OF_RANGE after the last; an error of the source comes
-  // in its turn and then again from every further call. Call from one thread.
+  // The next batch, in order; waits until it is ready. The old buffers of `batch` are taken for
+  // later ones, so nothing is allocated once every slot has been round. OUT_OF_RANGE after the
+  // last; an error of the source comes in its turn and then again from every further call. Call
+  // from one thread.
   absl::Status Next(Batch* batch);
 
   // Makes a waiting Next() and every later one return CANCELLED. From any thread.

@@ -80,9 +80,10 @@ absl::StatusOr<Preprocess> ParsePreprocess(absl::string_view text, PreprocessUse
       VITSCALE_RETURN_IF_ERROR(ReadFlip(op, piece, use, &result));
       have_flip = true;
     } else {
-      return absl::InvalidArgumentError(absl::StrCat("preprocess: unknown op \"", op.name, "\"",
-                                                     DidYouMean(op.name, {"value_range", "flip_lr"}),
-                                                     " (there are value_range(low,high) and flip_lr)"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("preprocess: unknown op \"", op.name, "\"",
+                       DidYouMean(op.name, {"value_range", "flip_lr"}),
+                       " (there are value_range(low,high) and flip_lr)"));
     }
   }
   return result;

@@ -8,8 +8,8 @@ namespace vitscale {
 
 absl::StatusOr<SampleOrder> SampleOrder::Create(uint64_t seed, int64_t size, int64_t batch_global) {
   if (batch_global < 1 || batch_global > size) {
-    return absl::InvalidArgumentError(absl::StrCat("batch.global is ", batch_global,
-                                                   ", want 1 to the number of training images, ", size));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "batch.global is ", batch_global, ", want 1 to the number of training images, ", size));
   }
   return SampleOrder(seed, size, batch_global);
 }

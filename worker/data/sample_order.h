@@ -1,8 +1,10 @@
-// Which sample stands at which place of which step: a pure function of (seed, size, batch_global), so that a resumed
-// run, another number of workers and another number of threads see the same samples.
+// Which sample stands at which place of which step: a pure function of (seed, size, batch_global),
+// so that a resumed run, another number of workers and another number of threads see the same
+// samples.
 //
-// epoch = step div floor(size / batch_global); within an epoch the samples follow a permutation keyed by
-// (seed, epoch), and the remainder that fills no batch is left out of that epoch (another one each time).
+// epoch = step div floor(size / batch_global); within an epoch the samples follow a permutation
+// keyed by (seed, epoch), and the remainder that fills no batch is left out of that epoch (another
+// one each time).
 
 #ifndef WORKER_DATA_SAMPLE_ORDER_H_
 #define WORKER_DATA_SAMPLE_ORDER_H_

@@ -10,10 +10,12 @@ namespace {
 
 absl::Status CheckConfig(const DataSourceConfig& config, const SourceRequest& request) {
   if (request.classes < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("classes is ", request.classes, ", want at least 1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("classes is ", request.classes, ", want at least 1"));
   }
   if (config.take < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("take is ", config.take, ", want 0 (all) or more"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("take is ", config.take, ", want 0 (all) or more"));
   }
   return absl::OkStatus();
 }
@@ -24,9 +26,9 @@ absl::Status CheckSize(const ImageSource& source, const SourceRequest& request) 
       agree(request.channels, source.channels())) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      source.description(), "; the model wants ", request.height, "x", request.width, "x",
-      request.channels, " (height x width x channels; 0 is any)"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(source.description(), "; the model wants ", request.height, "x", request.width,
+                   "x", request.channels, " (height x width x channels; 0 is any)"));
 }
 
 absl::StatusOr<std::unique_ptr<ImageSource>> OpenAny(FileSystem& fs,
@@ -34,8 +36,8 @@ absl::StatusOr<std::unique_ptr<ImageSource>> OpenAny(FileSystem& fs,
                                                      const DataSourceConfig& config,
                                                      const SourceRequest& request) {
   if (config.format == DataFormat::kIdx) return OpenIdxSource(fs, roots, config, request);
-  const int64_t images = config.take > 0 ? std::min(config.take, config.synthetic_images)
-                                         : config.synthetic_images;
+  const int64_t images =
+      config.take > 0 ? std::min(config.take, config.synthetic_images) : config.synthetic_images;
   return MakeSyntheticSource(images, request);
 }
 

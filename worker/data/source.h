@@ -1,7 +1,7 @@
 // A set of labelled images that can be read in any order.
 //
-// Opening a source validates it whole (magic numbers, dimensions, lengths, every label), so that a broken file is an
-// error before the first step and never one in the middle of a run.
+// Opening a source validates it whole (magic numbers, dimensions, lengths, every label), so that a
+// broken file is an error before the first step and never one in the middle of a run.
 
 #ifndef WORKER_DATA_SOURCE_H_
 #define WORKER_DATA_SOURCE_H_
@@ -40,7 +40,8 @@ class ImageSource {
   int64_t image_bytes() const { return int64_t{height()} * width() * channels(); }
 };
 
-// What the model wants. A source of another size is an error; 0 accepts any (not for synthetic sources).
+// What the model wants. A source of another size is an error; 0 accepts any (not for synthetic
+// sources).
 struct SourceRequest {
   int classes = 0;  // labels must be below it
   int height = 0, width = 0, channels = 0;
@@ -48,10 +49,11 @@ struct SourceRequest {
 };
 
 // Opens and validates. `roots` are the data roots of this worker.
-// Errors: INVALID_ARGUMENT (config, image size or number of classes against the request), PERMISSION_DENIED (path
-// outside the roots), NOT_FOUND (missing file), DATA_LOSS (bad magic number, truncated, trailing bytes, label out
-// of range, different numbers of images and labels, broken gzip), RESOURCE_EXHAUSTED (larger than
-// kIdxBytesMax). Each names the file, what was there and what was wanted.
+// Errors: INVALID_ARGUMENT (config, image size or number of classes against the request),
+// PERMISSION_DENIED (path outside the roots), NOT_FOUND (missing file), DATA_LOSS (bad magic
+// number, truncated, trailing bytes, label out of range, different numbers of images and labels,
+// broken gzip), RESOURCE_EXHAUSTED (larger than kIdxBytesMax). Each names the file, what was there
+// and what was wanted.
 absl::StatusOr<std::unique_ptr<ImageSource>> OpenSource(FileSystem& fs,
                                                         const std::vector<std::string>& roots,
                                                         const DataSourceConfig& config,

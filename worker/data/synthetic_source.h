@@ -1,8 +1,10 @@
-// Images made from a seed, for benchmarks and tests: nothing is read, nothing is stored, and a model can learn them.
+// Images made from a seed, for benchmarks and tests: nothing is read, nothing is stored, and a
+// model can learn them.
 //
-// Each class has a pattern, a grid of 4 x 4 grey values per channel drawn from [64, 192) and shown as blocks; an
-// image is the pattern of its class plus independent noise, uniform in [-48, 48), per pixel and channel. Labels are
-// uniform. Every value is a counter-based draw (kernels/base/philox.h) keyed by (seed, sample or class).
+// Each class has a pattern, a grid of 4 x 4 grey values per channel drawn from [64, 192) and shown
+// as blocks; an image is the pattern of its class plus independent noise, uniform in [-48, 48), per
+// pixel and channel. Labels are uniform. Every value is a counter-based draw
+// (kernels/base/philox.h) keyed by (seed, sample or class).
 
 #ifndef WORKER_DATA_SYNTHETIC_SOURCE_H_
 #define WORKER_DATA_SYNTHETIC_SOURCE_H_

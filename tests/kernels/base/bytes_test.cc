@@ -52,7 +52,8 @@ TEST(Hash64Test, IsFixedAcrossReleasesAndSeesLengthOrderAndSeed) {
   EXPECT_NE(Hash64("ab"), Hash64("ba"));
   EXPECT_NE(Hash64("ab"), Hash64("ab", 1));
   EXPECT_NE(CombineHash(CombineHash(0, 1), 2), CombineHash(CombineHash(0, 2), 1));
-  // Stored in checkpoints (plan hashes) and databases (request hashes): a change of these two lines breaks them.
+  // Stored in checkpoints (plan hashes) and databases (request hashes): a change of these two lines
+  // breaks them.
   EXPECT_EQ(Hash64(""), 0x5692161d100b05e5ull);
   EXPECT_EQ(Hash64("vitscale.v1"), 0x9be1a40cb647b284ull);
 }

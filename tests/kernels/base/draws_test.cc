@@ -31,8 +31,9 @@ TEST(DrawsTest, DifferWhenAnyKeyDiffers) {
   EXPECT_NE(base, Draws(1, DrawPurpose::kCrop, 2, 3 + (1ull << 40)).Bits64());
 }
 
-// n draws: the mean of n uniforms has standard deviation 1 / sqrt(12 n), that of n normals 1 / sqrt(n), and the
-// mean of their squares sqrt(2 / n). Five of them; the sequence is fixed, so the test cannot flicker.
+// n draws: the mean of n uniforms has standard deviation 1 / sqrt(12 n), that of n normals 1 /
+// sqrt(n), and the mean of their squares sqrt(2 / n). Five of them; the sequence is fixed, so the
+// test cannot flicker.
 TEST(DrawsTest, UniformAndNormalHaveTheRightMoments) {
   constexpr int kCount = 100000;
   Draws draws(7, DrawPurpose::kTest, 0, 0);

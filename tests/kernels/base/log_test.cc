@@ -24,7 +24,8 @@ TEST(FormatLogLineTest, JsonEscapesWhatWouldBreakIt) {
 }
 
 TEST(FormatLogLineTest, AMessageWithALineBreakStaysOneLine) {
-  EXPECT_THAT(FormatLogLine(false, LogLevel::INFO, "t", "n", "f.cc", 1, "a\nb"), HasSubstr("a\\nb"));
+  EXPECT_THAT(FormatLogLine(false, LogLevel::INFO, "t", "n", "f.cc", 1, "a\nb"),
+              HasSubstr("a\\nb"));
 }
 
 TEST(LogTest, LinesFromManyThreadsComeWhole) {

@@ -24,10 +24,9 @@ TEST(ParseHostPortTest, TakesNamesAndBothKindsOfAddress) {
 }
 
 TEST(ParseHostPortTest, NamesWhatIsWrong) {
-  for (const char* text : {"host", "host:", ":80", "host:65536", "host:-1", "host:8o", "::1:80", "host: 80",
-                           "host:99999999999"}) {
-    EXPECT_THAT(ParseHostPort(text),
-                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text)));
+  for (const char* text : {"host", "host:", ":80", "host:65536", "host:-1", "host:8o", "::1:80",
+                           "host: 80", "host:99999999999"}) {
+    EXPECT_THAT(ParseHostPort(text), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text)));
   }
 }
 

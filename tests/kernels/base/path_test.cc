@@ -27,7 +27,9 @@ class ResolveBelowTest : public testing::Test {
     std::filesystem::create_symlink(root() + "/sub", root() + "/inside");
   }
   // Through a real path, so that a TMPDIR with symlinks does no harm.
-  std::string root() const { return std::filesystem::canonical(directory_.path()).string() + "/root"; }
+  std::string root() const {
+    return std::filesystem::canonical(directory_.path()).string() + "/root";
+  }
   std::string other() const { return directory_.path() + "/other"; }
   absl::StatusOr<std::string> Resolve(const std::string& path, MustExist must = MustExist::kYes) {
     return ResolveBelow(fs_, {root(), other()}, path, must);
@@ -55,7 +57,8 @@ TEST_F(ResolveBelowTest, RefusesSymlinksThatLeadOutside) {
 }
 
 TEST_F(ResolveBelowTest, RefusesDotDotEmptyNulAndForeignPaths) {
-  EXPECT_THAT(Resolve("sub/../sub/file"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("..")));
+  EXPECT_THAT(Resolve("sub/../sub/file"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("..")));
   EXPECT_THAT(Resolve(""), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(Resolve(std::string("a\0b", 3)), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(Resolve("/etc/passwd"),

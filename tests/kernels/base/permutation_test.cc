@@ -41,7 +41,8 @@ TEST(KeyedPermutationTest, SeedsAndEpochsGiveUnrelatedOrders) {
   EXPECT_EQ(FixedPlaces(base, KeyedPermutation(1, 0, 10000)), 10000);
 }
 
-// Over many keys each entry comes first equally often: chi-square with 9 degrees of freedom, 99.99 % point 33.7.
+// Over many keys each entry comes first equally often: chi-square with 9 degrees of freedom, 99.99
+// % point 33.7.
 TEST(KeyedPermutationTest, EveryEntryComesFirstEquallyOften) {
   constexpr int kKeys = 20000, kSize = 10;
   int hits[kSize] = {};
@@ -52,8 +53,8 @@ TEST(KeyedPermutationTest, EveryEntryComesFirstEquallyOften) {
   EXPECT_LT(chi_square, 33.7);
 }
 
-// Neighbours are not kept together: the mean distance of two random entries is n / 3, with standard deviation
-// n / sqrt(18 n) for the mean of n of them.
+// Neighbours are not kept together: the mean distance of two random entries is n / 3, with standard
+// deviation n / sqrt(18 n) for the mean of n of them.
 TEST(KeyedPermutationTest, NeighboursAreScattered) {
   constexpr uint64_t kSize = 60000;
   const KeyedPermutation permutation(1, 0, kSize);

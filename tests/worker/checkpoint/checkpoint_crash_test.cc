@@ -1,5 +1,6 @@
-// Crash at every file operation of every change to a checkpoint folder, in every way a crash can go, and look at what
-// is left: the previous checkpoint is always readable, and a new one is whole or not there at all.
+// Crash at every file operation of every change to a checkpoint folder, in every way a crash can
+// go, and look at what is left: the previous checkpoint is always readable, and a new one is whole
+// or not there at all.
 
 #include <functional>
 
@@ -24,7 +25,8 @@ class CrashTest : public testing::TestWithParam<Case> {
   using Act = std::function<absl::Status(CheckpointStore&)>;
   using Check = std::function<void(CheckpointStore&, bool finished)>;
 
-  // Runs `act` on a fresh folder that holds kOld, once for every operation to crash at and once without a crash.
+  // Runs `act` on a fresh folder that holds kOld, once for every operation to crash at and once
+  // without a crash.
   void CrashEverywhere(const Act& prepare, const Act& act, const Check& check) {
     for (int64_t k = 0;; ++k) {
       SCOPED_TRACE(absl::StrCat("crash at operation ", k));
@@ -122,20 +124,22 @@ TEST_P(CrashTest, ARollBackHappensWholeOrNotAtAll) {
     if (finished) {
       EXPECT_EQ(usable->size(), 1u);
     }
-    EXPECT_THAT(store.OpenLineage(2, &usable->back(), absl::UnixEpoch()), IsOk());  // done again after the crash
+    EXPECT_THAT(store.OpenLineage(2, &usable->back(), absl::UnixEpoch()),
+                IsOk());  // done again after the crash
     EXPECT_EQ(store.Usable()->size(), 1u);
   });
 }
 
 TEST_P(CrashTest, SettingAsideMovesTheFolderOrLeavesIt) {
-  CrashEverywhere(SaveNew, [](CheckpointStore& store) { return store.SetAside(kNew); },
-                  [](CheckpointStore& store, bool finished) {
-                    const std::vector<CheckpointName> names = ReadAll(store);
-                    EXPECT_EQ(names.back(), kOld);
-                    if (finished) {
-                      EXPECT_EQ(names.size(), 1u);
-                    }
-                  });
+  CrashEverywhere(
+      SaveNew, [](CheckpointStore& store) { return store.SetAside(kNew); },
+      [](CheckpointStore& store, bool finished) {
+        const std::vector<CheckpointName> names = ReadAll(store);
+        EXPECT_EQ(names.back(), kOld);
+        if (finished) {
+          EXPECT_EQ(names.size(), 1u);
+        }
+      });
 }
 
 std::vector<Case> AllCases() {

@@ -17,9 +17,10 @@ TEST(CheckpointNameTest, TextAndParseAreInverse) {
 }
 
 TEST(CheckpointNameTest, RefusesEveryOtherSpelling) {
-  for (const char* text : {"", "a3.g7.step_1000", "a0003.g0007.step_1000", "a0003.g0007", "bad.a0003.g0007.step_000001000",
-                           "a0003.g0007.step_000001000.tmp", "a-003.g0007.step_000001000",
-                           "a0003.g0007.step_000001000/..", "A0003.g0007.step_000001000"}) {
+  for (const char* text : {"", "a3.g7.step_1000", "a0003.g0007.step_1000", "a0003.g0007",
+                           "bad.a0003.g0007.step_000001000", "a0003.g0007.step_000001000.tmp",
+                           "a-003.g0007.step_000001000", "a0003.g0007.step_000001000/..",
+                           "A0003.g0007.step_000001000"}) {
     EXPECT_THAT(CheckpointName::Parse(text), StatusIs(absl::StatusCode::kInvalidArgument)) << text;
   }
 }

@@ -48,9 +48,10 @@ TEST_F(CheckpointStoreTest, WhatTwoRanksSaveIsRead) {
   ASSERT_THAT(SaveAs(first_, 1), IsOk());
   EXPECT_EQ(Load(first_), 1);
   EXPECT_THAT(store_.Verify(first_), IsOk());
-  EXPECT_THAT(fs_.AllFiles(),
-              ElementsAre(FileOf(first_, 0).substr(0, FileOf(first_, 0).rfind('/')) + "/manifest.json",
-                          FileOf(first_, 0), FileOf(first_, 1)));
+  EXPECT_THAT(
+      fs_.AllFiles(),
+      ElementsAre(FileOf(first_, 0).substr(0, FileOf(first_, 0).rfind('/')) + "/manifest.json",
+                  FileOf(first_, 0), FileOf(first_, 1)));
 }
 
 TEST_F(CheckpointStoreTest, WithoutManifestThereIsNoCheckpoint) {
@@ -122,7 +123,8 @@ TEST_F(CheckpointStoreTest, EveryFlippedBitOfAPartIsFound) {
     for (int64_t byte = 0; byte < bytes; ++byte) {
       fs_.FlipBit(path, byte, byte % 8);
       TestState state;
-      EXPECT_THAT(store_.Read(first_, state.Targets()), testing::Not(IsOk())) << path << " " << byte;
+      EXPECT_THAT(store_.Read(first_, state.Targets()), testing::Not(IsOk()))
+          << path << " " << byte;
       fs_.FlipBit(path, byte, byte % 8);
     }
   }
@@ -136,7 +138,8 @@ TEST_F(CheckpointStoreTest, AZeroFilledPartIsFoundAndSetAside) {
   fs_.FlipBit(path, fs_.Stat(path)->bytes - 1, 0);
   EXPECT_THAT(store_.Verify(second_),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("crc32c is")));
-  EXPECT_THAT(store_.Verify(second_), StatusIs(absl::StatusCode::kDataLoss, HasSubstr(store_.IdOf(second_))));
+  EXPECT_THAT(store_.Verify(second_),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr(store_.IdOf(second_))));
   EXPECT_THAT(store_.SetAside(second_), IsOk());
   EXPECT_THAT(UsableSteps(), ElementsAre(100));
   EXPECT_EQ(Load(first_), 1);
@@ -159,7 +162,8 @@ TEST_F(CheckpointStoreTest, AManifestCopiedFromElsewhereIsRefused) {
   ASSERT_THAT(SaveAs(first_, 1), IsOk());
   const std::string text = *fs_.ReadFile(JoinPath(store_.PathOf(first_), "manifest.json"), 1 << 20);
   ASSERT_THAT(store_.Begin(second_), IsOk());
-  ASSERT_THAT(WriteFileAtomically(fs_, JoinPath(store_.PathOf(second_), "manifest.json"), text), IsOk());
+  ASSERT_THAT(WriteFileAtomically(fs_, JoinPath(store_.PathOf(second_), "manifest.json"), text),
+              IsOk());
   EXPECT_THAT(UsableSteps(), ElementsAre(100));
   EXPECT_THAT(store_.ReadManifest(second_),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr(first_.Text())));
@@ -175,8 +179,8 @@ TEST_F(CheckpointStoreTest, TensorsMustMatchExactly) {
   EXPECT_THAT(store_.Read(first_, targets, ExtraTensors::kIgnore), IsOk());
   targets = state.Targets();
   targets[0].shape = {3, 2};
-  EXPECT_THAT(store_.Read(first_, targets),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("is f32 [2, 3], want f32 [3, 2]")));
+  EXPECT_THAT(store_.Read(first_, targets), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                     HasSubstr("is f32 [2, 3], want f32 [3, 2]")));
   targets[0] = {"params/other", DType::kF32, {2, 3}, targets[0].to};
   EXPECT_THAT(store_.Read(first_, targets, ExtraTensors::kIgnore),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("params/other")));
@@ -243,8 +247,10 @@ TEST_F(CheckpointStoreTest, AFolderThatCannotBeWrittenIsSaid) {
     return operation.kind == "make" ? ErrnoStatus(EROFS, "make directory") : absl::OkStatus();
   });
   EXPECT_THAT(CheckpointStore::Open(fs_, "/other", "job"),
-              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("checkpoint.dir cannot be written to")));
-  EXPECT_THAT(CheckpointStore::Open(fs_, "/other", "../job"), StatusIs(absl::StatusCode::kInvalidArgument));
+              StatusIs(absl::StatusCode::kPermissionDenied,
+                       HasSubstr("checkpoint.dir cannot be written to")));
+  EXPECT_THAT(CheckpointStore::Open(fs_, "/other", "../job"),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(CheckpointStoreTest, ARollBackAbandonsWhatCameAfterItsParent) {
@@ -255,8 +261,10 @@ TEST_F(CheckpointStoreTest, ARollBackAbandonsWhatCameAfterItsParent) {
   EXPECT_THAT(UsableSteps(), ElementsAre(100));
   EXPECT_EQ(store_.List()->next_lineage(), 3);
   EXPECT_THAT(store_.OpenLineage(2, &parent, absl::Now()), IsOk());  // told twice
-  EXPECT_THAT(store_.OpenLineage(2, nullptr, absl::Now()), StatusIs(absl::StatusCode::kAlreadyExists));
-  EXPECT_THAT(store_.OpenLineage(1, &parent, absl::Now()), StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_THAT(store_.OpenLineage(2, nullptr, absl::Now()),
+              StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_THAT(store_.OpenLineage(1, &parent, absl::Now()),
+              StatusIs(absl::StatusCode::kAlreadyExists));
   ASSERT_THAT(SaveAs({1, 3, 150, false}, 3, 2), IsOk());
   EXPECT_THAT(UsableSteps(), ElementsAre(150, 100));
 }
@@ -265,7 +273,8 @@ TEST_F(CheckpointStoreTest, ABrokenTombstoneIsNeverIgnored) {
   ASSERT_THAT(SaveAs(first_, 1), IsOk());
   ASSERT_THAT(store_.OpenLineage(2, nullptr, absl::UnixEpoch()), IsOk());
   fs_.Truncate(JoinPath(store_.JobPath(), "lineage_0002.json"), 5);
-  EXPECT_THAT(store_.Usable(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("lineage_0002.json")));
+  EXPECT_THAT(store_.Usable(),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("lineage_0002.json")));
 }
 
 TEST_F(CheckpointStoreTest, RetentionRemovesWhatMayGoAndTellsIt) {
@@ -278,7 +287,8 @@ TEST_F(CheckpointStoreTest, RetentionRemovesWhatMayGoAndTellsIt) {
   request.keep_every_steps = 200;
   request.now = absl::FromUnixSeconds(1'700'000'000);
   VITSCALE_ASSERT_OK_AND_ASSIGN(const std::vector<std::string> removed, store_.Retain(request));
-  EXPECT_THAT(removed, ElementsAre(store_.IdOf({1, 1, 100, false}), store_.IdOf({1, 1, 250, false})));
+  EXPECT_THAT(removed,
+              ElementsAre(store_.IdOf({1, 1, 100, false}), store_.IdOf({1, 1, 250, false})));
   EXPECT_THAT(UsableSteps(), ElementsAre(400, 300, 200));
   EXPECT_THAT(*store_.Retain(request), IsEmpty());
 }

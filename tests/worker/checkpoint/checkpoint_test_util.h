@@ -36,7 +36,8 @@ struct TestState {
     std::vector<NamedTensor> tensors;
     for (const TensorTarget& target : Targets()) {
       const bool first = target.name == "params/head/kernel";
-      if (first == (rank == 0)) tensors.push_back({target.name, target.dtype, target.shape, target.to});
+      if (first == (rank == 0))
+        tensors.push_back({target.name, target.dtype, target.shape, target.to});
     }
     return tensors;
   }

@@ -13,8 +13,9 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 CheckpointManifest Example() {
-  CheckpointManifest manifest = TestManifest(
-      {3, 7, 1000, false}, {{"part-00000-of-00002.safetensors", 100, 0x1234}, {"b", 5, 0xffffffff}});
+  CheckpointManifest manifest =
+      TestManifest({3, 7, 1000, false},
+                   {{"part-00000-of-00002.safetensors", 100, 0x1234}, {"b", 5, 0xffffffff}});
   manifest.parent = "k3/a0001.g0001.step_000000500";
   manifest.seed = 0xffffffffffffffffull;
   manifest.spec = "name: \"ü\\n\"\n";

@@ -12,7 +12,8 @@ using testing::IsEmpty;
 constexpr char kJob[] = "job";
 const absl::Time kNow = absl::FromUnixSeconds(1'700'000'000);
 
-CheckpointEntry Valid(int64_t generation, int64_t step, int64_t lineage = 1, bool abandoned = false) {
+CheckpointEntry Valid(int64_t generation, int64_t step, int64_t lineage = 1,
+                      bool abandoned = false) {
   CheckpointEntry entry;
   entry.manifest.name = {1, generation, step, false};
   entry.manifest.lineage = lineage;
@@ -38,14 +39,14 @@ RetentionRequest Keep(int last, int64_t every = 0) {
 
 std::vector<int64_t> Removed(const CheckpointListing& listing, const RetentionRequest& request) {
   std::vector<int64_t> steps;
-  for (const CheckpointName& name : ChooseRemovals(listing, request, kJob)) steps.push_back(name.step);
+  for (const CheckpointName& name : ChooseRemovals(listing, request, kJob))
+    steps.push_back(name.step);
   return steps;
 }
 
 // Newest first, as List() gives them.
-const CheckpointListing kFive = {{Valid(5, 500), Valid(4, 400), Valid(3, 300), Valid(2, 200), Valid(1, 100)},
-                                 {},
-                                 {}};
+const CheckpointListing kFive = {
+    {Valid(5, 500), Valid(4, 400), Valid(3, 300), Valid(2, 200), Valid(1, 100)}, {}, {}};
 
 TEST(ChooseRemovalsTest, KeepsTheLastOnesAndRemovesOldestFirst) {
   EXPECT_THAT(Removed(kFive, Keep(2)), ElementsAre(100, 200, 300));
@@ -74,13 +75,15 @@ TEST(ChooseRemovalsTest, NeverTouchesAPinnedOneOrOneInUse) {
 TEST(ChooseRemovalsTest, NeverTouchesTheOnlyValidOne) {
   EXPECT_THAT(Removed({{Valid(1, 100)}, {}, {}}, Keep(0)), IsEmpty());
   // All abandoned and nothing in their place yet: they are all there is.
-  EXPECT_THAT(Removed({{Valid(2, 200, 1, true), Valid(1, 100, 1, true)}, {}, {}}, Keep(1)), IsEmpty());
+  EXPECT_THAT(Removed({{Valid(2, 200, 1, true), Valid(1, 100, 1, true)}, {}, {}}, Keep(1)),
+              IsEmpty());
 }
 
 TEST(ChooseRemovalsTest, NeverTouchesAYoungOneWithoutManifest) {
   CheckpointListing listing;
   listing.incomplete = {Incomplete(5, 600, absl::Minutes(9)), Incomplete(4, 500, absl::Minutes(11)),
-                        Incomplete(6, 400, absl::Minutes(11)), Incomplete(3, 300, absl::Hours(1), true)};
+                        Incomplete(6, 400, absl::Minutes(11)),
+                        Incomplete(3, 300, absl::Hours(1), true)};
   EXPECT_THAT(Removed(listing, Keep(1)), ElementsAre(500));
 }
 

@@ -38,7 +38,9 @@ TEST(TensorFileTest, WhatIsWrittenIsRead) {
   const std::vector<float> a = {1, 2, 3, 4, 5, 6}, b = {7};
   const std::vector<uint16_t> half = {8, 9};
   const std::vector<NamedTensor> tensors = {
-      {"momentum/x", DType::kBf16, {2},
+      {"momentum/x",
+       DType::kBf16,
+       {2},
        absl::MakeConstSpan(reinterpret_cast<const std::byte*>(half.data()), 4)},
       {"params/x \"quoted\" ü", DType::kF32, {2, 3}, BytesOf(a)},
       {"scalar", DType::kF32, {}, BytesOf(b)},
@@ -52,12 +54,14 @@ TEST(TensorFileTest, WhatIsWrittenIsRead) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const TensorFileReader reader, TensorFileReader::Open(fs, "/f"));
   EXPECT_EQ(reader.metadata().at("format"), "vitscale");
   EXPECT_EQ(reader.tensors().size(), 4u);
-  for (const TensorEntry& entry : reader.tensors()) EXPECT_EQ(entry.offset % DTypeBytes(entry.dtype), 0);
+  for (const TensorEntry& entry : reader.tensors())
+    EXPECT_EQ(entry.offset % DTypeBytes(entry.dtype), 0);
   const TensorEntry* entry = reader.Find("params/x \"quoted\" ü");
   ASSERT_NE(entry, nullptr);
   EXPECT_EQ(entry->shape, (Shape{2, 3}));
   std::vector<float> back(6);
-  EXPECT_THAT(reader.Read(*entry, absl::MakeSpan(reinterpret_cast<std::byte*>(back.data()), 24)), IsOk());
+  EXPECT_THAT(reader.Read(*entry, absl::MakeSpan(reinterpret_cast<std::byte*>(back.data()), 24)),
+              IsOk());
   EXPECT_EQ(back, a);
   EXPECT_EQ(reader.Find("none"), nullptr);
 }
@@ -76,8 +80,8 @@ TEST(TensorFileTest, ReadWholeGivesTensorsAndTheChecksumOfTheFile) {
   std::vector<float> back(large.size());
   VITSCALE_ASSERT_OK_AND_ASSIGN(
       const uint32_t crc,
-      reader.ReadWhole({{"large", absl::MakeSpan(reinterpret_cast<std::byte*>(back.data()),
-                                                 back.size() * 4)}}));
+      reader.ReadWhole(
+          {{"large", absl::MakeSpan(reinterpret_cast<std::byte*>(back.data()), back.size() * 4)}}));
   EXPECT_EQ(crc, summary.crc32c);
   EXPECT_EQ(back, large);
   VITSCALE_ASSERT_OK_AND_ASSIGN(const uint32_t again, reader.ReadWhole({}));
@@ -96,7 +100,8 @@ TEST(TensorFileTest, RefusesToWriteWhatCouldNotBeRead) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("has 8 bytes")));
   EXPECT_THAT(write({{"a", DType::kF32, {2}, BytesOf(a)}, {"a", DType::kF32, {2}, BytesOf(a)}}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("twice")));
-  EXPECT_THAT(write({{"", DType::kF32, {2}, BytesOf(a)}}), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(write({{"", DType::kF32, {2}, BytesOf(a)}}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(write({{"__metadata__", DType::kF32, {2}, BytesOf(a)}}),
               StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_FALSE(*fs.Exists("/f"));
@@ -108,9 +113,11 @@ TEST(TensorFileTest, EveryTruncationAndEveryAdditionIsAnError) {
   ASSERT_THAT(WriteTensorFile(fs, "/good", {{"a", DType::kF32, {2}, BytesOf(a)}}, {}), IsOk());
   const std::string good = *fs.ReadFile("/good", 1 << 20);
   for (size_t length = 0; length < good.size(); ++length) {
-    EXPECT_THAT(OpenBytes(fs, good.substr(0, length)), StatusIs(absl::StatusCode::kDataLoss)) << length;
+    EXPECT_THAT(OpenBytes(fs, good.substr(0, length)), StatusIs(absl::StatusCode::kDataLoss))
+        << length;
   }
-  EXPECT_THAT(OpenBytes(fs, good + "x"), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("end at 8")));
+  EXPECT_THAT(OpenBytes(fs, good + "x"),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("end at 8")));
   EXPECT_THAT(OpenBytes(fs, good), IsOk());
 }
 
@@ -129,43 +136,56 @@ TEST_P(BadHeaderTest, IsRefusedWithItsReason) {
 INSTANTIATE_TEST_SUITE_P(
     All, BadHeaderTest,
     testing::Values(
-        BadHeader{"", "no JSON object"}, BadHeader{"[]", "no JSON object"}, BadHeader{"{", "no JSON object"},
+        BadHeader{"", "no JSON object"}, BadHeader{"[]", "no JSON object"},
+        BadHeader{"{", "no JSON object"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}} x)", "no JSON object"},
         BadHeader{R"({})", "tensors end at 0"}, BadHeader{R"({"a":1})", "want exactly dtype"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}})", "want exactly dtype"},
+        BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}})",
+                  "want exactly dtype"},
         BadHeader{R"({"a":{"dtype":"F31","shape":[2],"data_offsets":[0,8]}})", "dtype is F31"},
         BadHeader{R"({"a":{"dtype":7,"shape":[2],"data_offsets":[0,8]}})", "dtype is missing"},
         BadHeader{R"({"a":{"dtype":"F32","shape":2,"data_offsets":[0,8]}})", "shape is no list"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", "no count"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", "no count"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,8]}})", "no count"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}})", "overflows"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}})", "at most 8"},
+        BadHeader{R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,8]}})",
+                  "no count"},
+        BadHeader{R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}})",
+                  "overflows"},
+        BadHeader{R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}})",
+                  "at most 8"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}})", "no pair"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", "no pair"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", "span 8 bytes"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", "gap"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
-                  R"("b":{"dtype":"U8","shape":[6],"data_offsets":[2,8]}})", "overlap"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})", "tensors end at 12"},
+                  R"("b":{"dtype":"U8","shape":[6],"data_offsets":[2,8]}})",
+                  "overlap"},
+        BadHeader{R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})",
+                  "tensors end at 12"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
-                  R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "stands twice"},
-        BadHeader{R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "stands twice"},
+                  R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+                  "stands twice"},
+        BadHeader{R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+                  "stands twice"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[[[[2]]]],"data_offsets":[0,8]}})", "nested"},
         BadHeader{R"({"__metadata__":{"a":1}})", "__metadata__"},
         BadHeader{R"({"__metadata__":[]})", "__metadata__"}));
 
 TEST(TensorFileTest, AHugeHeaderLengthAllocatesNothing) {
   FaultFileSystem fs;
-  EXPECT_THAT(OpenBytes(fs, std::string(8, '\xff')), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("header of")));
-  EXPECT_THAT(OpenBytes(fs, std::string("\0\0\0\x05\0\0\0\0xxxx", 12)), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_THAT(OpenBytes(fs, std::string(8, '\xff')),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("header of")));
+  EXPECT_THAT(OpenBytes(fs, std::string("\0\0\0\x05\0\0\0\0xxxx", 12)),
+              StatusIs(absl::StatusCode::kDataLoss));
 }
 
 TEST(TensorFileTest, HeadersThatOthersWriteAreRead) {
   FaultFileSystem fs;
   const std::string json =
-      R"({"b":{"shape":[1],"data_offsets":[4,8],"dtype":"I32"},"a":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}   )";
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const TensorFileReader reader, OpenBytes(fs, FileOf(json, "12345678")));
+      R"({"b":{"shape":[1],"data_offsets":[4,8],"dtype":"I32"},)"
+      R"("a":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}   )";
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const TensorFileReader reader,
+                                OpenBytes(fs, FileOf(json, "12345678")));
   EXPECT_EQ(reader.tensors()[0].name, "a");
   EXPECT_EQ(reader.tensors()[1].offset, static_cast<int64_t>(8 + json.size() + 4));
 }
@@ -174,12 +194,14 @@ TEST(TensorFileTest, ASafetensorsFileOfEveryDTypeSurvives) {
   FaultFileSystem fs;
   std::vector<NamedTensor> tensors;
   const std::vector<float> data(4, 1.0f);
-  for (DType dtype : {DType::kU8, DType::kBf16, DType::kF32, DType::kF64, DType::kI32, DType::kI64}) {
+  for (DType dtype :
+       {DType::kU8, DType::kBf16, DType::kF32, DType::kF64, DType::kI32, DType::kI64}) {
     tensors.push_back({DTypeName(dtype), dtype, {16 / DTypeBytes(dtype)}, BytesOf(data)});
   }
   ASSERT_THAT(WriteTensorFile(fs, "/f", tensors, {}), IsOk());
   VITSCALE_ASSERT_OK_AND_ASSIGN(const TensorFileReader reader, TensorFileReader::Open(fs, "/f"));
-  for (const NamedTensor& tensor : tensors) EXPECT_EQ(reader.Find(tensor.name)->dtype, tensor.dtype);
+  for (const NamedTensor& tensor : tensors)
+    EXPECT_EQ(reader.Find(tensor.name)->dtype, tensor.dtype);
 }
 
 }  // namespace

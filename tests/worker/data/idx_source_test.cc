@@ -34,7 +34,8 @@ class IdxSourceTest : public testing::Test {
     request.classes = classes;
     return OpenIdxSource(fs_, {"/data"}, config, request);
   }
-  void ExpectDataLoss(const std::string& images, const std::string& labels, const std::string& message) {
+  void ExpectDataLoss(const std::string& images, const std::string& labels,
+                      const std::string& message) {
     Write(images, labels);
     EXPECT_THAT(Open(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr(message)));
     Write(Gzip(images), Gzip(labels));
@@ -139,8 +140,9 @@ TEST_F(IdxSourceTest, SeveralGzipMembersAreOneFile) {
 }
 
 TEST_F(IdxSourceTest, ALabelOutOfRangeIsNamedWithItsPlace) {
-  EXPECT_THAT(Open(0, 2), StatusIs(absl::StatusCode::kDataLoss,
-                                   HasSubstr("label 2 is 2, want 0 to 1 (the model has 2 classes)")));
+  EXPECT_THAT(Open(0, 2),
+              StatusIs(absl::StatusCode::kDataLoss,
+                       HasSubstr("label 2 is 2, want 0 to 1 (the model has 2 classes)")));
 }
 
 TEST_F(IdxSourceTest, DifferentNumbersOfImagesAndLabelsAreNamed) {
@@ -187,7 +189,8 @@ TEST(FashionMnistTest, IsReadWhole) {
     for (const uint8_t pixel : Pixels(*source, i)) sum += pixel;
   }
   EXPECT_THAT(per_class, testing::Each(6000));
-  EXPECT_NEAR(sum / (60000.0 * 784 * 255), 0.2860, 5e-5);  // the mean that the data set is known for
+  EXPECT_NEAR(sum / (60000.0 * 784 * 255), 0.2860,
+              5e-5);  // the mean that the data set is known for
 }
 
 }  // namespace

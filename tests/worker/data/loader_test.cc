@@ -22,8 +22,8 @@ class LoaderTest : public testing::Test {
   BatchSequence Train(std::vector<BatchRange> ranges, int64_t first_step, int64_t steps) {
     Preprocess preprocess;
     preprocess.flip_lr = true;
-    return TrainBatches(*SampleOrder::Create(kSeed, kSize, kBatch), kSeed, preprocess, std::move(ranges),
-                        first_step, steps);
+    return TrainBatches(*SampleOrder::Create(kSeed, kSize, kBatch), kSeed, preprocess,
+                        std::move(ranges), first_step, steps);
   }
   std::vector<Batch> All(BatchSequence sequence, LoaderOptions options = {}) {
     BatchLoader loader(*source_, std::move(sequence), options);
@@ -42,7 +42,8 @@ class LoaderTest : public testing::Test {
 };
 
 // (step, place) -> (sample, flip) over all batches.
-std::map<std::pair<int64_t, int64_t>, std::pair<int64_t, int>> Places(const std::vector<Batch>& batches) {
+std::map<std::pair<int64_t, int64_t>, std::pair<int64_t, int>> Places(
+    const std::vector<Batch>& batches) {
   std::map<std::pair<int64_t, int64_t>, std::pair<int64_t, int>> places;
   for (const Batch& batch : batches) {
     for (int64_t i = 0; i < batch.size(); ++i) {
@@ -77,7 +78,8 @@ TEST_F(LoaderTest, WorldSizeThreadsAndPrefetchingChangeNothing) {
   auto two = Places(All(Train({{0, 16}}, 3, 9)));
   two.merge(Places(All(Train({{16, 16}}, 3, 9))));
   EXPECT_EQ(one, two);
-  for (const LoaderOptions options : {LoaderOptions{1, 1}, LoaderOptions{4, 1}, LoaderOptions{3, 7}}) {
+  for (const LoaderOptions options :
+       {LoaderOptions{1, 1}, LoaderOptions{4, 1}, LoaderOptions{3, 7}}) {
     EXPECT_EQ(one, Places(All(Train({{0, 8}, {8, 8}, {16, 8}, {24, 8}}, 3, 9), options)));
   }
 }

@@ -10,7 +10,8 @@ using testing::HasSubstr;
 
 TEST(ParsePreprocessTest, ReadsOpsAndTheirArguments) {
   EXPECT_EQ(*ParsePreprocess("", PreprocessUse::kTrain), (Preprocess{false, -1, 1}));
-  EXPECT_EQ(*ParsePreprocess("flip_lr|value_range(-1,1)", PreprocessUse::kTrain), (Preprocess{true, -1, 1}));
+  EXPECT_EQ(*ParsePreprocess("flip_lr|value_range(-1,1)", PreprocessUse::kTrain),
+            (Preprocess{true, -1, 1}));
   EXPECT_EQ(*ParsePreprocess(" flip_lr | value_range( 0 , 0.5 ) ", PreprocessUse::kTrain),
             (Preprocess{true, 0, 0.5}));
   EXPECT_EQ(*ParsePreprocess("flip_lr()", PreprocessUse::kTrain), (Preprocess{true, -1, 1}));
@@ -27,15 +28,17 @@ TEST(ParsePreprocessTest, UnknownOpsAreNamedWithTheNearestOne) {
   EXPECT_THAT(ParsePreprocess("flip_rl", PreprocessUse::kTrain),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("unknown op \"flip_rl\", did you mean \"flip_lr\"?")));
-  EXPECT_THAT(ParsePreprocess("inception_crop(224)|flip_lr", PreprocessUse::kTrain),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("unknown op \"inception_crop\"")));
+  EXPECT_THAT(
+      ParsePreprocess("inception_crop(224)|flip_lr", PreprocessUse::kTrain),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("unknown op \"inception_crop\"")));
 }
 
 TEST(ParsePreprocessTest, FaultsNameTheOp) {
   for (const char* text :
-       {"value_range", "value_range(1)", "value_range(1,1)", "value_range(1,-1)", "value_range(a,b)",
-        "value_range(nan,1)", "value_range(-inf,inf)", "value_range(-1,1", "flip_lr(1)", "flip_lr|flip_lr",
-        "value_range(-1,1)|flip_lr", "value_range(-1,1)|value_range(-1,1)", "|", "flip_lr|", "(1)"}) {
+       {"value_range", "value_range(1)", "value_range(1,1)", "value_range(1,-1)",
+        "value_range(a,b)", "value_range(nan,1)", "value_range(-inf,inf)", "value_range(-1,1",
+        "flip_lr(1)", "flip_lr|flip_lr", "value_range(-1,1)|flip_lr",
+        "value_range(-1,1)|value_range(-1,1)", "|", "flip_lr|", "(1)"}) {
     EXPECT_THAT(ParsePreprocess(text, PreprocessUse::kTrain),
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("preprocess op \"")))
         << text;

@@ -11,7 +11,8 @@ namespace {
 
 std::vector<int64_t> Epoch(const SampleOrder& order, int64_t epoch) {
   std::vector<int64_t> samples;
-  for (int64_t step = epoch * order.steps_per_epoch(); step < (epoch + 1) * order.steps_per_epoch(); ++step) {
+  for (int64_t step = epoch * order.steps_per_epoch(); step < (epoch + 1) * order.steps_per_epoch();
+       ++step) {
     for (int64_t p = 0; p < order.batch_global(); ++p) {
       const SamplePlace place = order.At(step, p);
       EXPECT_EQ(place.epoch, epoch);
@@ -36,7 +37,8 @@ TEST(SampleOrderTest, AnEpochVisitsEverySampleOnceButTheRemainder) {
 }
 
 TEST(SampleOrderTest, EpochsAndSeedsHaveTheirOwnOrder) {
-  const SampleOrder one = *SampleOrder::Create(1, 1000, 100), two = *SampleOrder::Create(2, 1000, 100);
+  const SampleOrder one = *SampleOrder::Create(1, 1000, 100),
+                    two = *SampleOrder::Create(2, 1000, 100);
   EXPECT_NE(Epoch(one, 0), Epoch(one, 1));
   EXPECT_NE(Epoch(one, 0), Epoch(two, 0));
   EXPECT_EQ(Epoch(one, 3), Epoch(*SampleOrder::Create(1, 1000, 100), 3));
@@ -44,8 +46,9 @@ TEST(SampleOrderTest, EpochsAndSeedsHaveTheirOwnOrder) {
 
 TEST(SampleOrderTest, BatchMustFitTheData) {
   EXPECT_THAT(SampleOrder::Create(1, 100, 100), IsOk());
-  EXPECT_THAT(SampleOrder::Create(1, 100, 101), StatusIs(absl::StatusCode::kInvalidArgument,
-                                                         testing::HasSubstr("batch.global is 101")));
+  EXPECT_THAT(
+      SampleOrder::Create(1, 100, 101),
+      StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr("batch.global is 101")));
   EXPECT_THAT(SampleOrder::Create(1, 100, 0), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 

@@ -38,7 +38,8 @@ TEST(OpenSourceTest, SyntheticSourcesTakeTheirSizeFromTheModel) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const auto source, OpenSource(fs, {}, config, {10, 8, 6, 3, 0}));
   EXPECT_EQ(source->size(), 40);
   EXPECT_EQ(source->image_bytes(), 144);
-  EXPECT_THAT(OpenSource(fs, {}, config, {10, 0, 0, 0, 0}), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(OpenSource(fs, {}, config, {10, 0, 0, 0, 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST(OpenSourceTest, SenselessNumbersAreRefused) {

@@ -27,7 +27,8 @@ TEST(SyntheticSourceTest, IsAPureFunctionOfSeedAndIndex) {
   EXPECT_NE(Pixels(*a, 7), Pixels(*a, 8));
 }
 
-// 2,000 labels in 10 classes: 200 each, standard deviation sqrt(2000 * 0.1 * 0.9) = 13.4; five of them.
+// 2,000 labels in 10 classes: 200 each, standard deviation sqrt(2000 * 0.1 * 0.9) = 13.4; five of
+// them.
 TEST(SyntheticSourceTest, ClassesAreEquallyFrequent) {
   const auto source = Make(1);
   int count[10] = {};
@@ -35,7 +36,8 @@ TEST(SyntheticSourceTest, ClassesAreEquallyFrequent) {
   for (const int n : count) EXPECT_NEAR(n, 200, 5 * 13.4);
 }
 
-// The nearest class mean of the first half names the class of nearly every image of the second: learnable.
+// The nearest class mean of the first half names the class of nearly every image of the second:
+// learnable.
 TEST(SyntheticSourceTest, AClassifierOfMeansLearnsIt) {
   const auto source = Make(1);
   const int64_t bytes = source->image_bytes(), half = source->size() / 2;
@@ -54,7 +56,8 @@ TEST(SyntheticSourceTest, AClassifierOfMeansLearnsIt) {
     double best_distance = INFINITY;
     for (int c = 0; c < 10; ++c) {
       double distance = 0;
-      for (int64_t p = 0; p < bytes; ++p) distance += std::pow(pixels[p] - mean[c][p] / count[c], 2);
+      for (int64_t p = 0; p < bytes; ++p)
+        distance += std::pow(pixels[p] - mean[c][p] / count[c], 2);
       if (distance < best_distance) best = c, best_distance = distance;
     }
     correct += best == source->label(i);
@@ -63,9 +66,12 @@ TEST(SyntheticSourceTest, AClassifierOfMeansLearnsIt) {
 }
 
 TEST(SyntheticSourceTest, WantsPositiveNumbers) {
-  EXPECT_THAT(MakeSyntheticSource(0, {10, 8, 8, 3, 0}), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(MakeSyntheticSource(1, {0, 8, 8, 3, 0}), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(MakeSyntheticSource(1, {10, 8, 8, 0, 0}), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(MakeSyntheticSource(0, {10, 8, 8, 3, 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(MakeSyntheticSource(1, {0, 8, 8, 3, 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(MakeSyntheticSource(1, {10, 8, 8, 0, 0}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 }  // namespace
