@@ -4,7 +4,7 @@
 //   Batch batch;
 //   while (…) VITSCALE_RETURN_IF_ERROR(loader.Next(&batch));
 //
-// What is in batch number i is a pure function of i (BatchAt): never of threads, prefetching or
+// What is in batch number i is a pure function of i (BatchSequence): never of threads, prefetching or
 // rank. A new generation, or a resumed run, simply makes a new loader. Images stay uint8 and
 // unflipped; crop and flip go along as numbers.
 
