@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "client/text.h"
 
 namespace vitscale {
 namespace {
@@ -34,7 +35,8 @@ std::string Number(double value) { return absl::StrFormat("%.2f", value); }
 std::string TickText(double value) {
   if (value == 0) return "0";
   const double size = std::abs(value);
-  if (size >= 1e6 || size < 1e-3) return absl::StrReplaceAll(absl::StrFormat("%.3g", value), {{"e-0", "e-"}, {"e+0", "e"}});
+  if (size >= 1e7 || size < 1e-3) return absl::StrReplaceAll(absl::StrFormat("%.3g", value), {{"e-0", "e-"}, {"e+0", "e"}});
+  if (size >= 1000 && value == std::floor(value)) return Thousands(static_cast<int64_t>(value));
   return absl::StrFormat("%.6g", value);
 }
 
@@ -155,7 +157,8 @@ std::string Legend(const PlotPanel& panel, double top) {
                               ? absl::StrFormat("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" fill=\"%s\"/>\n", x - 8,
                                                 top + 14, series->color)
                               : SvgLine(x - 18, top + 14, x, top + 14,
-                                        absl::StrCat("stroke=\"", series->color, "\" stroke-width=\"2.5\"")));
+                                        absl::StrCat("stroke=\"", series->color, "\" stroke-width=\"2.5\" stroke-opacity=\"",
+                                             series->opacity, "\"")));
     x -= 34;
   }
   return out;
@@ -206,6 +209,19 @@ std::string DrawPanel(const PlotPanel& panel, const Axis& x, double top, bool la
   return out + Legend(panel, top);
 }
 
+// In place; normalised, so that the first points are not pulled to zero.
+void Average(double span, std::vector<PlotPoint>* points) {
+  const double decay = 1 - 1 / std::max(1.0, span);
+  double sum = 0, weight = 0;
+  for (PlotPoint& p : *points) {
+    if (std::isfinite(p.y)) {
+      sum = decay * sum + p.y;
+      weight = decay * weight + 1;
+    }
+    if (weight > 0) p.y = sum / weight;
+  }
+}
+
 constexpr char kStyle[] =
     "<style>text{font-family:system-ui,'DejaVu Sans',Helvetica,Arial,sans-serif;fill:#333}"
     ".title{font-size:18px;font-weight:600}.subtitle{font-size:12.5px;fill:#666}"
@@ -228,17 +244,13 @@ std::vector<double> NiceTicks(double low, double high, int count) {
 }
 
 std::vector<PlotPoint> Smoothed(const std::vector<PlotPoint>& points, double span) {
-  std::vector<PlotPoint> smooth;
-  const double decay = 1 - 1 / std::max(1.0, span);
-  double sum = 0, weight = 0;  // normalised, so that the first points are not pulled to zero
-  for (const PlotPoint& p : points) {
-    if (std::isfinite(p.y)) {
-      sum = decay * sum + p.y;
-      weight = decay * weight + 1;
-    }
-    smooth.push_back({p.x, weight > 0 ? sum / weight : p.y});
+  std::vector<PlotPoint> forward = points, backward(points.rbegin(), points.rend());
+  Average(span, &forward);
+  Average(span, &backward);
+  for (size_t i = 0; i < points.size(); ++i) {
+    forward[i].y = (forward[i].y + backward[points.size() - 1 - i].y) / 2;
   }
-  return smooth;
+  return forward;
 }
 
 std::string PlotSvg(const Plot& plot) {

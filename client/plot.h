@@ -44,7 +44,7 @@ std::string PlotSvg(const Plot& plot);
 // Round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten, about `count` of them.
 std::vector<double> NiceTicks(double low, double high, int count);
 
-// Exponential moving average with the memory of `span` points.
+// Exponential moving average with the memory of `span` points, once from each side: no lag.
 std::vector<PlotPoint> Smoothed(const std::vector<PlotPoint>& points, double span);
 
 }  // namespace vitscale

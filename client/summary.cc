@@ -35,8 +35,8 @@ double X(const PlotOptions& options, int64_t step, int64_t images) {
   return static_cast<double>(options.by_images ? images : step);
 }
 
-std::string Label(const JobHistory& history, bool several) {
-  return several ? absl::StrCat(history.job.spec().name(), " ", history.job.id()) : "";
+std::string Label(const JobHistory& history) {
+  return absl::StrCat(history.job.spec().name(), " ", history.job.id());
 }
 
 void AddLoss(const JobHistory& history, const PlotOptions& options, bool several, const std::string& color,
@@ -45,7 +45,7 @@ void AddLoss(const JobHistory& history, const PlotOptions& options, bool several
   for (const v1::StepRecord& s : history.steps) raw.push_back({X(options, s.step(), s.images()), s.loss()});
   const double span = std::max(1.0, static_cast<double>(raw.size()) / 100);
   if (!several) panel->series.push_back({"each step", raw, color, false, {}, 0.28, 1.0});
-  panel->series.push_back({several ? Label(history, several) : "smoothed", Smoothed(raw, span), color, false, {}, 1.0, 2.0});
+  panel->series.push_back({several ? Label(history) : "smoothed", Smoothed(raw, span), color, false, {}, 1.0, 2.0});
   PlotSeries marks{several ? "" : "evaluation", {}, several ? color : kColors[1], true, {}, 1, 1.6};
   for (const v1::EvalRecord& e : history.evals) {
     const auto loss = e.values().find("loss");
@@ -56,7 +56,7 @@ void AddLoss(const JobHistory& history, const PlotOptions& options, bool several
 
 void AddTop1(const JobHistory& history, const PlotOptions& options, bool several, const std::string& color,
              PlotPanel* panel) {
-  PlotSeries line{Label(history, several), {}, color, false, {}, 0.6, 1.6}, marks{"", {}, color, true, {}, 1, 1.6};
+  PlotSeries line{"", {}, color, false, {}, 0.6, 1.6}, marks{"", {}, color, true, {}, 1, 1.6};
   std::string name;
   for (const v1::EvalRecord& e : history.evals) {
     const auto top1 = e.values().find("top1");
@@ -67,14 +67,14 @@ void AddTop1(const JobHistory& history, const PlotOptions& options, bool several
   }
   if (line.points.empty()) return;
   marks.points = line.points;
-  marks.labels.back() = absl::StrFormat("%.2f %%", line.points.back().y);
+  if (!several) marks.labels.back() = absl::StrFormat("%.2f %%", line.points.back().y);
   panel->series.push_back(std::move(line));
   panel->series.push_back(std::move(marks));
 }
 
 void AddLearningRate(const JobHistory& history, const PlotOptions& options, bool several, const std::string& color,
                      PlotPanel* panel) {
-  PlotSeries line{Label(history, several), {}, several ? color : kColors[2], false, {}, 1, 1.6};
+  PlotSeries line{"", {}, several ? color : kColors[2], false, {}, 1, 1.6};
   for (const v1::StepRecord& s : history.steps) {
     line.points.push_back({X(options, s.step(), s.images()), s.learning_rate()});
   }

@@ -16,6 +16,7 @@
 #include "proto/spec/node.h"
 #include "proto/spec/overrides.h"
 #include "proto/spec/rules.h"
+#include "proto/spec/utf8.h"
 
 namespace vitscale {
 namespace {
@@ -108,6 +109,10 @@ absl::StatusOr<v1::JobSpec> ParseJobSpec(absl::string_view text, SpecFormat form
   if (text.size() > kSpecBytesMax) {
     return FaultsToStatus(kNoun, {{"", absl::StrCat("was ", text.size(), " bytes long, wanted at most ",
                                                     kSpecBytesMax), "", false}});
+  }
+  if (const size_t bad = FirstBadUtf8(text); bad != absl::string_view::npos) {
+    const auto line = std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(bad), '\n') + 1;
+    return FaultsToStatus(kNoun, {{"", "not UTF-8", LinePlace(static_cast<int>(line)), false}});
   }
   if (format == SpecFormat::kAuto) format = GuessFormat(text);
   TreeBuilder builder(/*repeat_makes_list=*/format == SpecFormat::kTextproto);

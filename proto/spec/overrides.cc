@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "proto/spec/utf8.h"
 
 namespace vitscale {
 namespace {
@@ -79,6 +80,10 @@ std::string Apply(const std::vector<std::string>& parts, Node value, Node* root)
 
 void ApplyOverrides(const std::vector<std::string>& overrides, Node* root, std::vector<Fault>* faults) {
   for (const std::string& text : overrides) {
+    if (FirstBadUtf8(text) != absl::string_view::npos) {
+      faults->push_back({"", "not UTF-8", kPlace, false});
+      continue;
+    }
     const size_t equals = text.find('=');
     const auto parts = SplitPath(absl::string_view(text).substr(0, equals));
     if (equals == std::string::npos || parts.empty()) {

@@ -32,11 +32,15 @@ TEST(NiceTicksTest, AreRoundNumbersWithinTheRange) {
   EXPECT_EQ(NiceTicks(3, 3, 5).size(), 1u);
 }
 
-TEST(SmoothedTest, KeepsConstantsAndStartsUnbiased) {
+TEST(SmoothedTest, KeepsConstantsAndHasNoLag) {
   std::vector<PlotPoint> flat;
   for (int i = 0; i < 50; ++i) flat.push_back({double(i), 2.0});
   // Sums and weights take the same rounding path up to a factor: a few ulps of 2.
   for (const PlotPoint& p : Smoothed(flat, 10)) EXPECT_NEAR(p.y, 2.0, 1e-14);
+  std::vector<PlotPoint> slope;
+  for (int i = 0; i < 1000; ++i) slope.push_back({double(i), double(i)});
+  // What lies beyond both ends weighs less than 0.9^500 < 2^-70 of 1000.
+  EXPECT_NEAR(Smoothed(slope, 10)[500].y, 500, 1e-10);
 }
 
 TEST(PlotSvgTest, HasTitleAxesTicksAndTheLine) {
