@@ -135,6 +135,7 @@ void Declare(CLI::App& app, Flags& flags, Text& text) {
       ->capture_default_str();
   app.add_option("--lock-wait", text.lock_wait, "How long to wait for the device")->capture_default_str();
   app.add_option("--faults", flags.faults, "Faults to inject, for tests")->group("");
+  app.add_option("--protocol-version", flags.protocol_version, "Version to claim, for tests")->group("");
   app.add_flag("--insecure", flags.insecure, "Allow /metrics on an interface that others reach");
   app.set_version_flag("--version", "vitscale-worker " + VersionText());
 }

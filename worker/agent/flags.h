@@ -28,6 +28,7 @@ struct Flags {
   std::string trainer;                        // absolute path
   std::string instruction_set;                // highest to use; empty: best
   std::string faults;
+  int protocol_version = 1;                   // tests claim another one
   bool insecure = false;
   absl::Duration lock_wait, grace, drain_grace, kill_interval, silence_max;
 };

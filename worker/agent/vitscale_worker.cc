@@ -73,7 +73,7 @@ absl::StatusOr<std::unique_ptr<prometheus::Exposer>> ServeMetrics(const HostPort
 v1::RegisterRequest MakeRegistration(const Flags& flags, const v1::DeviceInfo& device,
                                      const std::string& incarnation, int metrics_port) {
   v1::RegisterRequest request;
-  request.set_protocol_version(v1::PROTOCOL_VERSION_1);
+  request.set_protocol_version(flags.protocol_version);
   request.set_worker_id(flags.worker_id);
   request.set_incarnation(incarnation);
   request.set_join_secret(flags.join_secret);
