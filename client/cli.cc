@@ -27,11 +27,12 @@ Exit codes: 0 done, 1 the job or the operation failed, 2 command line or job fil
             4 no coordinator, 103 cancelled, 124 timed out.)";
 
 const std::map<std::string, OutputFormat>& Formats() {
-  static const auto& formats = *new std::map<std::string, OutputFormat>{{"table", OutputFormat::kTable},
-                                                                        {"wide", OutputFormat::kWide},
-                                                                        {"json", OutputFormat::kJson},
-                                                                        {"yaml", OutputFormat::kYaml},
-                                                                        {"csv", OutputFormat::kCsv}};
+  static const auto& formats =
+      *new std::map<std::string, OutputFormat>{{"table", OutputFormat::kTable},
+                                               {"wide", OutputFormat::kWide},
+                                               {"json", OutputFormat::kJson},
+                                               {"yaml", OutputFormat::kYaml},
+                                               {"csv", OutputFormat::kCsv}};
   return formats;
 }
 
@@ -43,11 +44,13 @@ struct GlobalFlags {
 
 void DeclareGlobalFlags(CLI::App& app, Context& context, GlobalFlags& flags) {
   app.add_option("-s,--address", context.address,
-                 "Coordinator: unix:/path or host:port (default: VITSCALE_ADDRESS, the local socket, 127.0.0.1:7480)");
+                 "Coordinator: unix:/path or host:port (default: VITSCALE_ADDRESS, the local "
+                 "socket, 127.0.0.1:7480)");
   app.add_option("-o,--output", flags.format, "Form of the data: table, wide, json, yaml, csv")
       ->check(CLI::IsMember({"table", "wide", "json", "yaml", "csv"}));
-  app.add_option("--timeout", flags.timeout,
-                 "Of each call (default 30s); of the whole for wait, watch and --follow (default: none)");
+  app.add_option(
+      "--timeout", flags.timeout,
+      "Of each call (default 30s); of the whole for wait, watch and --follow (default: none)");
   app.add_flag("--no-color", flags.no_color, "No colours; also when NO_COLOR is set");
 }
 
@@ -120,7 +123,8 @@ int RunCli(const std::vector<std::string>& arguments, Context& context) {
   AddLocalCommands(cli);
   app.require_subcommand(0, 1);
   if (const std::string unknown = UnknownCommand(arguments, app); !unknown.empty()) {
-    context.err << "error: no command \"" << unknown << "\"" << DidYouMean(unknown, CommandNames(app))
+    context.err << "error: no command \"" << unknown << "\""
+                << DidYouMean(unknown, CommandNames(app))
                 << "\nRun vitscale --help for the list.\n";
     return kExitUsage;
   }

@@ -4,7 +4,6 @@
 #define CLIENT_COMMAND_H_
 
 #include <CLI/CLI.hpp>
-
 #include <functional>
 #include <memory>
 #include <string>
@@ -22,15 +21,18 @@ struct Cli {
   std::function<absl::StatusOr<int>()> run;
 };
 
-// Adds a command whose flags live in `Flags`: `declare` binds them, `run` gets them when the command was chosen.
+// Adds a command whose flags live in `Flags`: `declare` binds them, `run` gets them when the
+// command was chosen.
 template <typename Flags>
 CLI::App* AddCommand(Cli& cli, CLI::App& parent, const std::string& name, const std::string& what,
-                     const std::string& examples, const std::function<void(CLI::App&, Flags&)>& declare,
+                     const std::string& examples,
+                     const std::function<void(CLI::App&, Flags&)>& declare,
                      std::function<absl::StatusOr<int>(Context&, const Flags&)> run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = parent.add_subcommand(name, what);
   declare(*command, *flags);
-  command->footer("\nExamples:\n" + examples + "\nGlobal flags (address, output, time-out): vitscale --help");
+  command->footer("\nExamples:\n" + examples +
+                  "\nGlobal flags (address, output, time-out): vitscale --help");
   command->callback([&cli, flags, command, run = std::move(run)] {
     if (!command->get_subcommands().empty()) return;  // one of its own commands was chosen
     cli.run = [&cli, flags, run] { return run(cli.context, *flags); };
@@ -40,7 +42,7 @@ CLI::App* AddCommand(Cli& cli, CLI::App& parent, const std::string& name, const 
 
 struct NoFlags {};
 
-void AddJobCommands(Cli& cli);     // submit, list, get, why, watch, wait, cancel, kill, pause, resume
+void AddJobCommands(Cli& cli);  // submit, list, get, why, watch, wait, cancel, kill, pause, resume
 void AddRecordCommands(Cli& cli);  // logs, events, plot, summary, checkpoints, workers
 void AddLocalCommands(Cli& cli);   // plan, validate, completion, version
 

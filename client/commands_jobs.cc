@@ -20,7 +20,7 @@ namespace {
 
 constexpr int kLastEvents = 10;
 
-// ---- submit ----------------------------------------------------------------------------------------------------------
+// ---- submit -------------------------------------------------------------------------------------
 
 struct SubmitFlags {
   std::string file;
@@ -29,7 +29,8 @@ struct SubmitFlags {
   bool dry_run = false, wait = false, follow = false, quiet = false;
 };
 
-absl::StatusOr<v1::JobSpec> ReadSpec(Context& context, const std::string& file, const std::vector<std::string>& set) {
+absl::StatusOr<v1::JobSpec> ReadSpec(Context& context, const std::string& file,
+                                     const std::vector<std::string>& set) {
   VITSCALE_ASSIGN_OR_RETURN(const std::string text, ReadInput(context, file));
   auto spec = ParseJobSpec(text, FormatOfPath(file), set);
   if (!spec.ok()) return Annotate(spec.status(), file == "-" ? "standard input" : file);
@@ -67,7 +68,8 @@ absl::StatusOr<int> Submit(Context& context, const SubmitFlags& flags) {
     context.out << "job " << job.id() << " (" << job.spec().name() << ") is "
                 << Coloured(StateWord(job.state()), context.color) << std::endl;
   }
-  if (flags.follow || flags.wait) return WatchToTheEnd(context, *client, job.id(), /*quiet=*/!flags.follow);
+  if (flags.follow || flags.wait)
+    return WatchToTheEnd(context, *client, job.id(), /*quiet=*/!flags.follow);
   if (!flags.quiet) SayWhatNext(context, job);
   return kExitOk;
 }
@@ -81,13 +83,20 @@ void AddSubmit(Cli& cli) {
       "  vitscale submit job.yaml --dry-run              check it and print the canonical form\n"
       "  vitscale submit job.yaml --idempotency-key k1   repeat without queueing twice",
       [](CLI::App& app, SubmitFlags& f) {
-        app.add_option("file", f.file, "Job file (YAML, JSON or textproto), or - for standard input")->required();
-        app.add_option("--set", f.set, "Override a field: path=value, such as batch.global=512 or evals[0].name=val")
-            ->expected(1)->take_all();
+        app.add_option("file", f.file,
+                       "Job file (YAML, JSON or textproto), or - for standard input")
+            ->required();
+        app.add_option(
+               "--set", f.set,
+               "Override a field: path=value, such as batch.global=512 or evals[0].name=val")
+            ->expected(1)
+            ->take_all();
         app.add_option("--name", f.name, "As --set name=…");
         app.add_option("--priority", f.priority, "As --set priority=…");
-        app.add_option("--idempotency-key", f.key, "The same key with the same job queues it once (7 days)");
-        app.add_flag("--dry-run", f.dry_run, "Check it with the coordinator; print the canonical form");
+        app.add_option("--idempotency-key", f.key,
+                       "The same key with the same job queues it once (7 days)");
+        app.add_flag("--dry-run", f.dry_run,
+                     "Check it with the coordinator; print the canonical form");
         app.add_flag("--wait", f.wait, "Wait for the end; the exit code is the job's");
         app.add_flag("-f,--follow", f.follow, "Watch it to the end; the exit code is the job's");
         app.add_flag("-q,--quiet", f.quiet, "Print the job id alone");
@@ -95,7 +104,7 @@ void AddSubmit(Cli& cli) {
       Submit);
 }
 
-// ---- list, get, why --------------------------------------------------------------------------------------------------
+// ---- list, get, why -----------------------------------------------------------------------------
 
 struct ListFlags {
   std::vector<std::string> states, labels;
@@ -110,7 +119,8 @@ absl::StatusOr<v1::JobState> StateOf(const std::string& word) {
   for (int i = 1; i < v1::JobState_descriptor()->value_count(); ++i) {
     words.push_back(EnumWord(*v1::JobState_descriptor()->value(i)));
   }
-  return FlagError("--state", absl::StrCat("was \"", word, "\", wanted a state", DidYouMean(word, words)));
+  return FlagError("--state",
+                   absl::StrCat("was \"", word, "\", wanted a state", DidYouMean(word, words)));
 }
 
 absl::StatusOr<v1::ListJobsRequest> ListRequest(const ListFlags& flags) {
@@ -139,7 +149,8 @@ absl::StatusOr<int> List(Context& context, const ListFlags& flags) {
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty() && static_cast<int>(jobs.size()) < flags.limit);
   PrintList(context, jobs, [&] {
-    return JobTable(jobs, context.clock.Now(), context.format == OutputFormat::kWide, context.color);
+    return JobTable(jobs, context.clock.Now(), context.format == OutputFormat::kWide,
+                    context.color);
   });
   if (!request.page_token().empty()) context.err << "there are more; see --limit\n";
   return kExitOk;
@@ -150,11 +161,13 @@ struct JobFlags {
 };
 
 // The newest events of a job, oldest first.
-absl::StatusOr<std::vector<v1::Event>> LastEvents(Context& context, ControlClient& client, const std::string& job_id) {
+absl::StatusOr<std::vector<v1::Event>> LastEvents(Context& context, ControlClient& client,
+                                                  const std::string& job_id) {
   v1::StreamEventsRequest request;
   request.set_job_id(job_id);
   std::vector<v1::Event> events;
-  VITSCALE_RETURN_IF_ERROR(FollowEvents(context, client, request, [&](const v1::Event& e) { events.push_back(e); }));
+  VITSCALE_RETURN_IF_ERROR(
+      FollowEvents(context, client, request, [&](const v1::Event& e) { events.push_back(e); }));
   if (events.size() > kLastEvents) events.erase(events.begin(), events.end() - kLastEvents);
   return events;
 }
@@ -180,48 +193,58 @@ absl::StatusOr<int> Why(Context& context, const JobFlags& flags) {
   return kExitOk;
 }
 
-void DeclareJob(CLI::App& app, JobFlags& f) { app.add_option("job", f.job, "Id, or a name that only one job has")->required(); }
+void DeclareJob(CLI::App& app, JobFlags& f) {
+  app.add_option("job", f.job, "Id, or a name that only one job has")->required();
+}
 
 void AddLooking(Cli& cli) {
   AddCommand<ListFlags>(
       cli, cli.app, "list", "List jobs, newest first.",
-      "  vitscale list\n  vitscale list --state running --state queued -o wide\n  vitscale list -o json | jq '.[].id'",
+      "  vitscale list\n  vitscale list --state running --state queued -o wide\n  vitscale list -o "
+      "json | jq '.[].id'",
       [](CLI::App& app, ListFlags& f) {
-        app.add_option("--state", f.states, "Only jobs in this state; may be repeated")->expected(1)->take_all();
-        app.add_option("--label", f.labels, "Only jobs with this label, key=value; may be repeated")->expected(1)->take_all();
+        app.add_option("--state", f.states, "Only jobs in this state; may be repeated")
+            ->expected(1)
+            ->take_all();
+        app.add_option("--label", f.labels, "Only jobs with this label, key=value; may be repeated")
+            ->expected(1)
+            ->take_all();
         app.add_option("--name", f.name, "Only jobs of this name");
-        app.add_option("--limit", f.limit, "At most so many")->capture_default_str()->check(CLI::Range(1, 100000));
+        app.add_option("--limit", f.limit, "At most so many")
+            ->capture_default_str()
+            ->check(CLI::Range(1, 100000));
       },
-      List)->alias("ls");
+      List)
+      ->alias("ls");
   AddCommand<JobFlags>(cli, cli.app, "get", "Show everything about a job.",
-                       "  vitscale get fashion-mnist\n  vitscale get 3f2k9a1b7c0d -o yaml", DeclareJob, Get);
+                       "  vitscale get fashion-mnist\n  vitscale get 3f2k9a1b7c0d -o yaml",
+                       DeclareJob, Get);
   AddCommand<JobFlags>(cli, cli.app, "why", "Say why a job is in its state, and what led to it.",
                        "  vitscale why fashion-mnist", DeclareJob, Why);
 }
 
-// ---- watch, wait -----------------------------------------------------------------------------------------------------
+// ---- watch, wait --------------------------------------------------------------------------------
 
 void AddWaiting(Cli& cli) {
   AddCommand<JobFlags>(
       cli, cli.app, "watch", "Follow a job to its end: progress, loss, images/s, events.",
-      "  vitscale watch fashion-mnist\n  vitscale watch 3f2k9a1b7c0d -o json    one JSON object a line\n"
+      "  vitscale watch fashion-mnist\n  vitscale watch 3f2k9a1b7c0d -o json    one JSON object a "
+      "line\n"
       "  vitscale watch fashion-mnist --timeout 10m",
-      DeclareJob,
-      [](Context& context, const JobFlags& flags) -> absl::StatusOr<int> {
+      DeclareJob, [](Context& context, const JobFlags& flags) -> absl::StatusOr<int> {
         VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
         return WatchToTheEnd(context, *client, flags.job, /*quiet=*/false);
       });
   AddCommand<JobFlags>(
       cli, cli.app, "wait", "Wait for the end of a job; the exit code is the job's.",
       "  vitscale wait fashion-mnist && echo done\n  vitscale wait 3f2k9a1b7c0d --timeout 1h",
-      DeclareJob,
-      [](Context& context, const JobFlags& flags) -> absl::StatusOr<int> {
+      DeclareJob, [](Context& context, const JobFlags& flags) -> absl::StatusOr<int> {
         VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
         return WatchToTheEnd(context, *client, flags.job, /*quiet=*/true);
       });
 }
 
-// ---- cancel, kill, pause, resume -------------------------------------------------------------------------------------
+// ---- cancel, kill, pause, resume ----------------------------------------------------------------
 
 struct JobsFlags {
   std::vector<std::string> jobs;
@@ -242,8 +265,8 @@ absl::StatusOr<int> SetIntents(Context& context, const JobsFlags& flags, v1::Int
     } else if (context.format == OutputFormat::kJson || context.format == OutputFormat::kYaml) {
       PrintMessage(context, *job);
     } else {
-      context.out << job->id() << "  " << Coloured(StateWord(job->state()), context.color) << "  intent "
-                  << IntentWord(job->intent()) << "\n";
+      context.out << job->id() << "  " << Coloured(StateWord(job->state()), context.color)
+                  << "  intent " << IntentWord(job->intent()) << "\n";
     }
   }
   return code;
@@ -255,7 +278,9 @@ void AddIntent(Cli& cli, const std::string& name, const std::string& what, v1::I
       [](CLI::App& app, JobsFlags& f) {
         app.add_option("jobs", f.jobs, "Ids, or names that only one job has")->required();
       },
-      [intent](Context& context, const JobsFlags& flags) { return SetIntents(context, flags, intent); });
+      [intent](Context& context, const JobsFlags& flags) {
+        return SetIntents(context, flags, intent);
+      });
 }
 
 }  // namespace

@@ -20,7 +20,7 @@
 namespace vitscale {
 namespace {
 
-// ---- plan ------------------------------------------------------------------------------------------------------------
+// ---- plan ---------------------------------------------------------------------------------------
 
 struct PlanFlags {
   std::string file, memory;
@@ -30,7 +30,8 @@ struct PlanFlags {
   int classes = 1000, image_size = 224;
 };
 
-absl::StatusOr<JobConfig> ReadJob(Context& context, const std::string& file, const std::vector<std::string>& set) {
+absl::StatusOr<JobConfig> ReadJob(Context& context, const std::string& file,
+                                  const std::vector<std::string>& set) {
   VITSCALE_ASSIGN_OR_RETURN(const std::string text, ReadInput(context, file));
   return ParseJobConfig(text, file == "-" ? "standard input" : file, set);
 }
@@ -50,7 +51,8 @@ absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
     context.out << VariantsText(rows, context.format);
     return kExitOk;
   }
-  if (flags.file.empty()) return absl::InvalidArgumentError("plan: wanted a job file, or --variants");
+  if (flags.file.empty())
+    return absl::InvalidArgumentError("plan: wanted a job file, or --variants");
   int64_t memory = 0;
   if (!flags.memory.empty()) {
     const auto size = ParseSize(flags.memory);
@@ -71,24 +73,30 @@ absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
 
 void AddPlan(Cli& cli) {
   AddCommand<PlanFlags>(
-      cli, cli.app, "plan", "Say what a job takes, without running it: parameters, FLOPs, memory, bytes on the wire.",
+      cli, cli.app, "plan",
+      "Say what a job takes, without running it: parameters, FLOPs, memory, bytes on the wire.",
       "  vitscale plan job.yaml\n  vitscale plan job.yaml --memory 16Gi --set model.variant=B/16\n"
       "  vitscale plan --variants --classes 29593",
       [](CLI::App& app, PlanFlags& f) {
         app.add_option("file", f.file, "Job file, or - for standard input");
         app.add_option("--set", f.set, "Override a field: path=value")->expected(1)->take_all();
-        app.add_option("--memory", f.memory, "Of one worker (16Gi): chooses the micro-batch, refuses what cannot fit");
-        app.add_option("--workers", f.workers, "Numbers of workers to show")->delimiter(',')->check(CLI::Range(1, 1024));
+        app.add_option("--memory", f.memory,
+                       "Of one worker (16Gi): chooses the micro-batch, refuses what cannot fit");
+        app.add_option("--workers", f.workers, "Numbers of workers to show")
+            ->delimiter(',')
+            ->check(CLI::Range(1, 1024));
         app.add_flag("--variants", f.variants, "List the named variants instead");
-        app.add_option("--classes", f.classes, "With --variants: classes of the head")->capture_default_str()
+        app.add_option("--classes", f.classes, "With --variants: classes of the head")
+            ->capture_default_str()
             ->check(CLI::Range(1, 1000000));
-        app.add_option("--image-size", f.image_size, "With --variants: side of the image")->capture_default_str()
+        app.add_option("--image-size", f.image_size, "With --variants: side of the image")
+            ->capture_default_str()
             ->check(CLI::Range(32, 2048));
       },
       PlanCommand);
 }
 
-// ---- validate --------------------------------------------------------------------------------------------------------
+// ---- validate -----------------------------------------------------------------------------------
 
 struct ValidateFlags {
   std::string file;
@@ -99,7 +107,8 @@ struct ValidateFlags {
 absl::StatusOr<int> ValidateCommand(Context& context, const ValidateFlags& flags) {
   VITSCALE_ASSIGN_OR_RETURN(const JobConfig job, ReadJob(context, flags.file, flags.set));
   VITSCALE_RETURN_IF_ERROR(Annotate(PlanJob(job, /*memory_bytes=*/0).status(), flags.file));
-  if (flags.print || context.format == OutputFormat::kJson || context.format == OutputFormat::kYaml) {
+  if (flags.print || context.format == OutputFormat::kJson ||
+      context.format == OutputFormat::kYaml) {
     v1::JobSpec spec;
     VITSCALE_CHECK(spec.ParseFromString(job.canonical_bytes)) << "canonical bytes";
     PrintMessage(context, spec);
@@ -111,7 +120,8 @@ absl::StatusOr<int> ValidateCommand(Context& context, const ValidateFlags& flags
 void AddValidate(Cli& cli) {
   AddCommand<ValidateFlags>(
       cli, cli.app, "validate", "Check a job file without a coordinator; all faults at once.",
-      "  vitscale validate job.yaml\n  vitscale validate job.yaml --print    the canonical form, defaults filled",
+      "  vitscale validate job.yaml\n  vitscale validate job.yaml --print    the canonical form, "
+      "defaults filled",
       [](CLI::App& app, ValidateFlags& f) {
         app.add_option("file", f.file, "Job file, or - for standard input")->required();
         app.add_option("--set", f.set, "Override a field: path=value")->expected(1)->take_all();
@@ -120,7 +130,7 @@ void AddValidate(Cli& cli) {
       ValidateCommand);
 }
 
-// ---- completion, version ---------------------------------------------------------------------------------------------
+// ---- completion, version ------------------------------------------------------------------------
 
 struct CompletionFlags {
   std::string shell;
@@ -129,10 +139,13 @@ struct CompletionFlags {
 void AddCompletion(Cli& cli) {
   AddCommand<CompletionFlags>(
       cli, cli.app, "completion", "Print shell completion.",
-      "  source <(vitscale completion bash)\n  vitscale completion zsh > \"${fpath[1]}/_vitscale\"\n"
+      "  source <(vitscale completion bash)\n  vitscale completion zsh > "
+      "\"${fpath[1]}/_vitscale\"\n"
       "  vitscale completion fish | source",
       [](CLI::App& app, CompletionFlags& f) {
-        app.add_option("shell", f.shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+        app.add_option("shell", f.shell, "bash, zsh or fish")
+            ->required()
+            ->check(CLI::IsMember({"bash", "zsh", "fish"}));
       },
       [&cli](Context& context, const CompletionFlags& flags) -> absl::StatusOr<int> {
         context.out << (flags.shell == "bash"  ? BashCompletion(cli.app)
@@ -153,14 +166,15 @@ absl::StatusOr<int> Version(Context& context, const VersionFlags& flags) {
     server = client->GetServerInfo();
   }
   if (context.format == OutputFormat::kJson) {
-    context.out << "{\"client\": {\"version\": " << JsonQuote(kVersion) << ", \"revision\": " << JsonQuote(Revision())
-                << "}, \"server\": " << (server.ok() ? MessageToJson(*server, {.zeros = true}) : "null") << "}\n";
+    context.out << "{\"client\": {\"version\": " << JsonQuote(kVersion)
+                << ", \"revision\": " << JsonQuote(Revision()) << "}, \"server\": "
+                << (server.ok() ? MessageToJson(*server, {.zeros = true}) : "null") << "}\n";
   } else {
     context.out << "client " << VersionText() << "\n";
     if (server.ok()) {
-      context.out << "server " << server->version() << " (" << server->revision() << "), term " << server->term()
-                  << ", metrics " << server->metrics_address() << (server->writable() ? "" : ", store not writable")
-                  << "\n";
+      context.out << "server " << server->version() << " (" << server->revision() << "), term "
+                  << server->term() << ", metrics " << server->metrics_address()
+                  << (server->writable() ? "" : ", store not writable") << "\n";
     }
   }
   if (!flags.client && !server.ok()) context.err << "server: " << server.status().message() << "\n";
@@ -169,8 +183,12 @@ absl::StatusOr<int> Version(Context& context, const VersionFlags& flags) {
 
 void AddVersion(Cli& cli) {
   AddCommand<VersionFlags>(
-      cli, cli.app, "version", "Print the versions of client and coordinator.", "  vitscale version\n  vitscale version --client",
-      [](CLI::App& app, VersionFlags& f) { app.add_flag("--client", f.client, "Do not ask the coordinator"); }, Version);
+      cli, cli.app, "version", "Print the versions of client and coordinator.",
+      "  vitscale version\n  vitscale version --client",
+      [](CLI::App& app, VersionFlags& f) {
+        app.add_flag("--client", f.client, "Do not ask the coordinator");
+      },
+      Version);
 }
 
 }  // namespace

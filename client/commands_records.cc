@@ -45,7 +45,8 @@ bool JsonOrYaml(const Context& context) {
 }
 
 // A stream of records: JSON lines, YAML documents, or `line`.
-void PrintRecord(Context& context, const google::protobuf::Message& record, const std::string& line) {
+void PrintRecord(Context& context, const google::protobuf::Message& record,
+                 const std::string& line) {
   if (context.format == OutputFormat::kYaml) {
     context.out << "---\n" << MessageToYaml(record);
   } else if (context.format == OutputFormat::kJson) {
@@ -55,7 +56,7 @@ void PrintRecord(Context& context, const google::protobuf::Message& record, cons
   }
 }
 
-// ---- logs ------------------------------------------------------------------------------------------------------------
+// ---- logs ---------------------------------------------------------------------------------------
 
 struct LogFlags {
   std::string job, since;
@@ -68,8 +69,10 @@ absl::StatusOr<absl::Time> SinceOf(const std::string& text, absl::Time now) {
   if (const auto ago = ParseDuration(text); ago.ok()) return now - *ago;
   absl::Time time;
   if (std::string error; absl::ParseTime(absl::RFC3339_full, text, &time, &error)) return time;
-  return FlagError("--since", absl::StrCat("was \"", text, "\", wanted a duration such as \"10m\" or a time such as "
-                                           "\"2026-01-31T12:00:00Z\""));
+  return FlagError("--since",
+                   absl::StrCat("was \"", text,
+                                "\", wanted a duration such as \"10m\" or a time such as "
+                                "\"2026-01-31T12:00:00Z\""));
 }
 
 // Prints pages of steps in one table: the head only once.
@@ -105,7 +108,8 @@ absl::StatusOr<int> PrintSteps(Context& context, ControlClient& client, const Lo
   }
   JobHandler handler;
   handler.on_step = [&](const v1::StepRecord& step) { printer.Print({step}); };
-  VITSCALE_ASSIGN_OR_RETURN(const v1::Job ended, FollowJob(context, client, job.id(), after, -1, handler));
+  VITSCALE_ASSIGN_OR_RETURN(const v1::Job ended,
+                            FollowJob(context, client, job.id(), after, -1, handler));
   return ExitCodeOf(ended.state());
 }
 
@@ -133,19 +137,21 @@ void AddLogs(Cli& cli) {
   AddCommand<LogFlags>(
       cli, cli.app, "logs", "Print the output of a job's trainers, or every step record.",
       "  vitscale logs fashion-mnist -f\n  vitscale logs fashion-mnist --rank 1 --since 10m\n"
-      "  vitscale logs fashion-mnist --steps -o csv > steps.csv\n  vitscale logs fashion-mnist --steps --tail 20",
+      "  vitscale logs fashion-mnist --steps -o csv > steps.csv\n  vitscale logs fashion-mnist "
+      "--steps --tail 20",
       [](CLI::App& app, LogFlags& f) {
         app.add_option("job", f.job, "Id, or a name that only one job has")->required();
         app.add_flag("-f,--follow", f.follow, "Go on until the job has ended");
         app.add_option("--rank", f.rank, "Only this rank")->check(CLI::NonNegativeNumber);
         app.add_option("--tail", f.tail, "Only the last n")->check(CLI::PositiveNumber);
         app.add_option("--since", f.since, "Only since: a duration (10m) or a time (RFC 3339)");
-        app.add_flag("--steps", f.steps, "Every step: loss, accuracy, learning rate, norms, seconds");
+        app.add_flag("--steps", f.steps,
+                     "Every step: loss, accuracy, learning rate, norms, seconds");
       },
       Logs);
 }
 
-// ---- events ----------------------------------------------------------------------------------------------------------
+// ---- events -------------------------------------------------------------------------------------
 
 struct EventFlags {
   std::string job;
@@ -164,15 +170,18 @@ absl::StatusOr<int> Events(Context& context, const EventFlags& flags) {
   }
   if (flags.follow) {
     VITSCALE_RETURN_IF_ERROR(FollowEvents(context, *client, request, [&](const v1::Event& event) {
-      PrintRecord(context, event, absl::StrCat(event.sequence(), "  ", event.job_id(), event.job_id().empty() ? "" : "  ",
-                                               EventLine(event)));
+      PrintRecord(context, event,
+                  absl::StrCat(event.sequence(), "  ", event.job_id(),
+                               event.job_id().empty() ? "" : "  ", EventLine(event)));
       context.out.flush();
     }));
     return kExitOk;
   }
   std::vector<v1::Event> events;
-  VITSCALE_RETURN_IF_ERROR(FollowEvents(context, *client, request, [&](const v1::Event& e) { events.push_back(e); }));
-  PrintList(context, events, [&] { return EventTable(events, context.format == OutputFormat::kWide); });
+  VITSCALE_RETURN_IF_ERROR(
+      FollowEvents(context, *client, request, [&](const v1::Event& e) { events.push_back(e); }));
+  PrintList(context, events,
+            [&] { return EventTable(events, context.format == OutputFormat::kWide); });
   return kExitOk;
 }
 
@@ -188,7 +197,7 @@ void AddEvents(Cli& cli) {
       Events);
 }
 
-// ---- plot, summary ---------------------------------------------------------------------------------------------------
+// ---- plot, summary ------------------------------------------------------------------------------
 
 absl::StatusOr<JobHistory> FetchHistory(ControlClient& client, const std::string& name) {
   JobHistory history;
@@ -203,7 +212,8 @@ absl::StatusOr<JobHistory> FetchHistory(ControlClient& client, const std::string
   history.evals.assign(found.evals().begin(), found.evals().end());
   v1::ListCheckpointsRequest checkpoints;
   checkpoints.set_job_id(id);
-  VITSCALE_ASSIGN_OR_RETURN(const v1::ListCheckpointsResponse saved, client.ListCheckpoints(checkpoints));
+  VITSCALE_ASSIGN_OR_RETURN(const v1::ListCheckpointsResponse saved,
+                            client.ListCheckpoints(checkpoints));
   for (const v1::CheckpointInfo& c : saved.checkpoints()) {
     if (c.id() == history.job.checkpoint()) history.checkpoint_path = c.path();
   }
@@ -238,8 +248,9 @@ absl::StatusOr<int> PlotCommand(Context& context, const PlotFlags& flags) {
     context.out << svg;
     return kExitOk;
   }
-  const std::string path = flags.output.empty() ? absl::StrCat(jobs[0].job.spec().name(), "-", jobs[0].job.id(), ".svg")
-                                                : flags.output;
+  const std::string path =
+      flags.output.empty() ? absl::StrCat(jobs[0].job.spec().name(), "-", jobs[0].job.id(), ".svg")
+                           : flags.output;
   VITSCALE_RETURN_IF_ERROR(WritePicture(path, svg));
   context.out << path << "\n";
   return kExitOk;
@@ -257,24 +268,33 @@ absl::StatusOr<int> SummaryCommand(Context& context, const SummaryFlags& flags) 
     VITSCALE_RETURN_IF_ERROR(WritePicture(flags.plot, PlotSvg(JobPlot({history}, {}))));
     summary.plot = flags.plot;
   }
-  context.out << (context.format == OutputFormat::kJson ? SummaryJson(summary) + "\n" : SummaryText(summary));
+  context.out << (context.format == OutputFormat::kJson ? SummaryJson(summary) + "\n"
+                                                        : SummaryText(summary));
   return kExitOk;
 }
 
 void AddPictures(Cli& cli) {
   AddCommand<PlotFlags>(
-      cli, cli.app, "plot", "Draw the loss, the evaluations and the learning rate of jobs as an SVG.",
-      "  vitscale plot fashion-mnist --output loss.svg\n  vitscale plot run-a run-b run-c --log --x images\n"
+      cli, cli.app, "plot",
+      "Draw the loss, the evaluations and the learning rate of jobs as an SVG.",
+      "  vitscale plot fashion-mnist --output loss.svg\n  vitscale plot run-a run-b run-c --log "
+      "--x images\n"
       "  vitscale plot fashion-mnist -o - > loss.svg",
       [](CLI::App& app, PlotFlags& f) {
-        app.add_option("jobs", f.jobs, "Ids, or names that only one job has; several lie over each other")->required();
-        app.add_option("-o,--output", f.output, "File to write, - for standard output (default: <name>-<id>.svg)");
-        app.add_option("--x", f.x, "Horizontal axis")->capture_default_str()->check(CLI::IsMember({"steps", "images"}));
+        app.add_option("jobs", f.jobs,
+                       "Ids, or names that only one job has; several lie over each other")
+            ->required();
+        app.add_option("-o,--output", f.output,
+                       "File to write, - for standard output (default: <name>-<id>.svg)");
+        app.add_option("--x", f.x, "Horizontal axis")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"steps", "images"}));
         app.add_flag("--log", f.log, "Logarithmic loss axis");
       },
       PlotCommand);
   AddCommand<SummaryFlags>(
-      cli, cli.app, "summary", "Say what came out of a job: accuracy, loss, speed, where the checkpoint lies.",
+      cli, cli.app, "summary",
+      "Say what came out of a job: accuracy, loss, speed, where the checkpoint lies.",
       "  vitscale summary fashion-mnist\n  vitscale summary fashion-mnist --plot loss.svg -o json",
       [](CLI::App& app, SummaryFlags& f) {
         app.add_option("job", f.job, "Id, or a name that only one job has")->required();
@@ -283,7 +303,7 @@ void AddPictures(Cli& cli) {
       SummaryCommand);
 }
 
-// ---- checkpoints -----------------------------------------------------------------------------------------------------
+// ---- checkpoints --------------------------------------------------------------------------------
 
 struct CheckpointFlags {
   std::string job;
@@ -295,7 +315,8 @@ absl::StatusOr<int> ListCheckpointsOf(Context& context, const CheckpointFlags& f
   VITSCALE_ASSIGN_OR_RETURN(const v1::Job job, FetchJob(*client, flags.job));
   v1::ListCheckpointsRequest request;
   request.set_job_id(job.id());
-  VITSCALE_ASSIGN_OR_RETURN(const v1::ListCheckpointsResponse found, client->ListCheckpoints(request));
+  VITSCALE_ASSIGN_OR_RETURN(const v1::ListCheckpointsResponse found,
+                            client->ListCheckpoints(request));
   std::vector<v1::CheckpointInfo> shown;
   for (const v1::CheckpointInfo& c : found.checkpoints()) {
     if (flags.deleted || !c.deleted()) shown.push_back(c);
@@ -330,11 +351,13 @@ std::function<absl::StatusOr<int>(Context&, const PinFlags&)> Pin(bool pinned) {
 void AddCheckpoints(Cli& cli) {
   CLI::App* group = AddCommand<NoFlags>(
       cli, cli.app, "checkpoints", "List, pin and unpin checkpoints.",
-      "  vitscale checkpoints list fashion-mnist\n  vitscale checkpoints pin 3f2k9a1b7c0d/a0001.g0001.step_000001000",
+      "  vitscale checkpoints list fashion-mnist\n  vitscale checkpoints pin "
+      "3f2k9a1b7c0d/a0001.g0001.step_000001000",
       [](CLI::App& app, NoFlags&) { app.require_subcommand(1); },
       [](Context&, const NoFlags&) -> absl::StatusOr<int> { return kExitUsage; });
   AddCommand<CheckpointFlags>(
-      cli, *group, "list", "List the checkpoints of a job, newest first.", "  vitscale checkpoints list fashion-mnist -o wide",
+      cli, *group, "list", "List the checkpoints of a job, newest first.",
+      "  vitscale checkpoints list fashion-mnist -o wide",
       [](CLI::App& app, CheckpointFlags& f) {
         app.add_option("job", f.job, "Id, or a name that only one job has")->required();
         app.add_flag("--deleted", f.deleted, "Those deleted by retention, too");
@@ -344,12 +367,14 @@ void AddCheckpoints(Cli& cli) {
     app.add_option("checkpoint", f.id, "Its id, as checkpoints list prints it")->required();
   };
   AddCommand<PinFlags>(cli, *group, "pin", "Keep a checkpoint whatever retention says.",
-                       "  vitscale checkpoints pin 3f2k9a1b7c0d/a0001.g0001.step_000001000", declare, Pin(true));
+                       "  vitscale checkpoints pin 3f2k9a1b7c0d/a0001.g0001.step_000001000",
+                       declare, Pin(true));
   AddCommand<PinFlags>(cli, *group, "unpin", "Let retention have a checkpoint.",
-                       "  vitscale checkpoints unpin 3f2k9a1b7c0d/a0001.g0001.step_000001000", declare, Pin(false));
+                       "  vitscale checkpoints unpin 3f2k9a1b7c0d/a0001.g0001.step_000001000",
+                       declare, Pin(false));
 }
 
-// ---- workers ---------------------------------------------------------------------------------------------------------
+// ---- workers ------------------------------------------------------------------------------------
 
 absl::StatusOr<int> ListAllWorkers(Context& context, const NoFlags&) {
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
@@ -361,7 +386,8 @@ absl::StatusOr<int> ListAllWorkers(Context& context, const NoFlags&) {
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty());
   PrintList(context, workers, [&] {
-    return WorkerTable(workers, context.clock.Now(), context.format == OutputFormat::kWide, context.color);
+    return WorkerTable(workers, context.clock.Now(), context.format == OutputFormat::kWide,
+                       context.color);
   });
   return kExitOk;
 }
@@ -378,7 +404,8 @@ absl::StatusOr<int> Update(Context& context, v1::UpdateWorkerRequest request) {
   if (JsonOrYaml(context)) {
     PrintMessage(context, worker);
   } else {
-    context.out << worker.id() << "  " << Coloured(StateWord(worker.state()), context.color) << "\n";
+    context.out << worker.id() << "  " << Coloured(StateWord(worker.state()), context.color)
+                << "\n";
   }
   return kExitOk;
 }
@@ -388,8 +415,9 @@ void AddWorkers(Cli& cli) {
       cli, cli.app, "workers", "List workers; drain or release one.",
       "  vitscale workers\n  vitscale workers -o wide\n  vitscale workers drain box7-cpu0",
       [](CLI::App& app, NoFlags&) { app.require_subcommand(0, 1); }, ListAllWorkers);
-  AddCommand<NoFlags>(cli, *group, "list", "List workers.", "  vitscale workers list -o json",
-                      [](CLI::App&, NoFlags&) {}, ListAllWorkers);
+  AddCommand<NoFlags>(
+      cli, *group, "list", "List workers.", "  vitscale workers list -o json",
+      [](CLI::App&, NoFlags&) {}, ListAllWorkers);
   AddCommand<WorkerFlags>(
       cli, *group, "drain", "Give a worker nothing new and let its job leave.",
       "  vitscale workers drain box7-cpu0\n  vitscale workers drain box7-cpu0 --undo",
@@ -404,8 +432,11 @@ void AddWorkers(Cli& cli) {
         return Update(context, request);
       });
   AddCommand<WorkerFlags>(
-      cli, *group, "release", "Take a worker out of quarantine.", "  vitscale workers release box7-cpu0",
-      [](CLI::App& app, WorkerFlags& f) { app.add_option("worker", f.worker, "Its id")->required(); },
+      cli, *group, "release", "Take a worker out of quarantine.",
+      "  vitscale workers release box7-cpu0",
+      [](CLI::App& app, WorkerFlags& f) {
+        app.add_option("worker", f.worker, "Its id")->required();
+      },
       [](Context& context, const WorkerFlags& flags) {
         v1::UpdateWorkerRequest request;
         request.set_worker_id(flags.worker);

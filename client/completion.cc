@@ -1,7 +1,6 @@
 #include "client/completion.h"
 
 #include <CLI/CLI.hpp>
-
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,7 +19,8 @@ struct Flag {
 std::vector<Flag> FlagsOf(const CLI::App& app) {
   std::vector<Flag> flags;
   for (const CLI::Option* option : app.get_options()) {
-    if (option->get_positional() && option->get_lnames().empty() && option->get_snames().empty()) continue;
+    if (option->get_positional() && option->get_lnames().empty() && option->get_snames().empty())
+      continue;
     flags.push_back({option->get_snames(), option->get_lnames(), option->get_description(),
                      option->get_items_expected_max() > 0});
   }
@@ -44,15 +44,19 @@ struct PathOf {
 void Collect(const CLI::App& app, const std::string& path, std::vector<PathOf>* out) {
   out->push_back({path, &app});
   for (const CLI::App* command : app.get_subcommands(nullptr)) {
-    Collect(*command, path.empty() ? command->get_name() : absl::StrCat(path, " ", command->get_name()), out);
+    Collect(*command,
+            path.empty() ? command->get_name() : absl::StrCat(path, " ", command->get_name()), out);
   }
 }
 
-std::string Quote(const std::string& text) { return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'"); }
+std::string Quote(const std::string& text) {
+  return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
+}
 
 // zsh's _describe takes "name:what" with colons escaped.
 std::string ZshItem(const std::string& name, const std::string& what) {
-  return Quote(absl::StrCat(absl::StrReplaceAll(name, {{":", "\\:"}}), ":", absl::StrReplaceAll(what, {{":", "\\:"}})));
+  return Quote(absl::StrCat(absl::StrReplaceAll(name, {{":", "\\:"}}), ":",
+                            absl::StrReplaceAll(what, {{":", "\\:"}})));
 }
 
 }  // namespace
@@ -71,13 +75,19 @@ std::string BashCompletion(const CLI::App& app) {
       "  local current=${COMP_WORDS[COMP_CWORD]} path='' words='' word try\n"
       "  for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
       "    try=${path:+$path }$word\n"
-      "    case $try in ", paths, ") path=$try ;; esac\n"
+      "    case $try in ",
+      paths,
+      ") path=$try ;; esac\n"
       "  done\n"
-      "  case $path in\n", cases, "  esac\n"
+      "  case $path in\n",
+      cases,
+      "  esac\n"
       "  if [[ $current == -* || -z $path || $words == *' list'* ]]; then\n"
-      "    COMPREPLY=($(compgen -W \"$words --address --output --timeout --no-color --help\" -- \"$current\"))\n"
+      "    COMPREPLY=($(compgen -W \"$words --address --output --timeout --no-color --help\" -- "
+      "\"$current\"))\n"
       "  fi\n"
-      "  if [[ ${#COMPREPLY[@]} -eq 0 && $current != -* ]]; then COMPREPLY=($(compgen -f -- \"$current\")); fi\n"
+      "  if [[ ${#COMPREPLY[@]} -eq 0 && $current != -* ]]; then COMPREPLY=($(compgen -f -- "
+      "\"$current\")); fi\n"
       "}\n"
       "complete -o filenames -F _vitscale vitscale\n");
 }
@@ -107,9 +117,13 @@ std::string ZshCompletion(const CLI::App& app) {
       "  local path_='' try word\n  local -a items\n"
       "  for word in \"${(@)words[2,CURRENT-1]}\"; do\n"
       "    try=${path_:+$path_ }$word\n"
-      "    case $try in (", paths, ") path_=$try ;; esac\n"
+      "    case $try in (",
+      paths,
+      ") path_=$try ;; esac\n"
       "  done\n"
-      "  case $path_ in\n", cases, "  esac\n"
+      "  case $path_ in\n",
+      cases,
+      "  esac\n"
       "  _describe -t commands vitscale items\n"
       "  _files\n"
       "}\n"
@@ -122,15 +136,17 @@ std::string FishCompletion(const CLI::App& app) {
   std::string out = "# vitscale completion for fish: vitscale completion fish | source\n";
   for (const auto& [path, command] : commands) {
     const std::string condition =
-        path.empty() ? "__fish_use_subcommand" : absl::StrCat("__fish_seen_subcommand_from ", path.substr(0, path.find(' ')));
+        path.empty() ? "__fish_use_subcommand"
+                     : absl::StrCat("__fish_seen_subcommand_from ", path.substr(0, path.find(' ')));
     for (const CLI::App* sub : command->get_subcommands(nullptr)) {
-      absl::StrAppend(&out, "complete -c vitscale -n ", Quote(condition), " -a ", sub->get_name(), " -d ",
-                      Quote(sub->get_description()), "\n");
+      absl::StrAppend(&out, "complete -c vitscale -n ", Quote(condition), " -a ", sub->get_name(),
+                      " -d ", Quote(sub->get_description()), "\n");
     }
     for (const Flag& flag : FlagsOf(*command)) {
       for (const std::string& name : flag.longs) {
-        absl::StrAppend(&out, "complete -c vitscale", path.empty() ? "" : absl::StrCat(" -n ", Quote(condition)), " -l ",
-                        name, flag.takes_value ? " -r" : "", " -d ", Quote(flag.what), "\n");
+        absl::StrAppend(&out, "complete -c vitscale",
+                        path.empty() ? "" : absl::StrCat(" -n ", Quote(condition)), " -l ", name,
+                        flag.takes_value ? " -r" : "", " -d ", Quote(flag.what), "\n");
       }
     }
   }

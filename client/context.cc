@@ -16,27 +16,37 @@ constexpr absl::Duration kCallTimeout = absl::Seconds(30);
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: return kExitOk;
+    case absl::StatusCode::kOk:
+      return kExitOk;
     case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kUnimplemented: return kExitUsage;
-    case absl::StatusCode::kNotFound: return kExitNotFound;
-    case absl::StatusCode::kUnavailable: return kExitUnavailable;
-    case absl::StatusCode::kDeadlineExceeded: return kExitTimedOut;
-    default: return kExitFailed;
+    case absl::StatusCode::kUnimplemented:
+      return kExitUsage;
+    case absl::StatusCode::kNotFound:
+      return kExitNotFound;
+    case absl::StatusCode::kUnavailable:
+      return kExitUnavailable;
+    case absl::StatusCode::kDeadlineExceeded:
+      return kExitTimedOut;
+    default:
+      return kExitFailed;
   }
 }
 
 int ExitCodeOf(v1::JobState state) {
   switch (state) {
-    case v1::JOB_STATE_SUCCEEDED: return kExitOk;
-    case v1::JOB_STATE_CANCELLED: return kExitCancelled;
-    default: return kExitFailed;
+    case v1::JOB_STATE_SUCCEEDED:
+      return kExitOk;
+    case v1::JOB_STATE_CANCELLED:
+      return kExitCancelled;
+    default:
+      return kExitFailed;
   }
 }
 
 std::string Context::ChooseAddress() const {
   if (!address.empty()) return address;
-  if (const std::string given = environment ? environment("VITSCALE_ADDRESS") : ""; !given.empty()) {
+  if (const std::string given = environment ? environment("VITSCALE_ADDRESS") : "";
+      !given.empty()) {
     return given;
   }
   const std::string socket = DefaultSocketPath();

@@ -1,5 +1,5 @@
-// What a command has around it: streams, the terminal, the clock, the way to a coordinator. A seam: tests run every
-// command with string streams, a fake clock and a fake coordinator.
+// What a command has around it: streams, the terminal, the clock, the way to a coordinator. A seam:
+// tests run every command with string streams, a fake clock and a fake coordinator.
 
 #ifndef CLIENT_CONTEXT_H_
 #define CLIENT_CONTEXT_H_
@@ -20,8 +20,8 @@ namespace vitscale {
 
 // Exit codes of `vitscale`.
 inline constexpr int kExitOk = 0;
-inline constexpr int kExitFailed = 1;       // the job, or the operation, failed
-inline constexpr int kExitUsage = 2;        // command line or job file
+inline constexpr int kExitFailed = 1;  // the job, or the operation, failed
+inline constexpr int kExitUsage = 2;   // command line or job file
 inline constexpr int kExitNotFound = 3;
 inline constexpr int kExitUnavailable = 4;  // no coordinator
 inline constexpr int kExitCancelled = 103;  // the job was cancelled
@@ -50,11 +50,12 @@ struct Context {
       connect;
 
   // Global flags.
-  std::string address;        // empty: ChooseAddress
+  std::string address;                            // empty: ChooseAddress
   absl::Duration timeout = absl::ZeroDuration();  // zero: 30 s a call, no limit for waiting
   OutputFormat format = OutputFormat::kTable;
 
-  // The coordinator: --address, VITSCALE_ADDRESS, the default Unix socket if it is there, 127.0.0.1:7480.
+  // The coordinator: --address, VITSCALE_ADDRESS, the default Unix socket if it is there,
+  // 127.0.0.1:7480.
   std::string ChooseAddress() const;
   absl::StatusOr<std::unique_ptr<ControlClient>> Connect() const;
   // When a waiting command gives up.

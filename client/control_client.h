@@ -1,5 +1,6 @@
-// What the command line wants of a coordinator, without gRPC: commands, watching and formatting are written and
-// tested against this. control_client_rpc.cc is the one over the wire; tests have a fake.
+// What the command line wants of a coordinator, without gRPC: commands, watching and formatting are
+// written and tested against this. control_client_rpc.cc is the one over the wire; tests have a
+// fake.
 
 #ifndef CLIENT_CONTROL_CLIENT_H_
 #define CLIENT_CONTROL_CLIENT_H_
@@ -25,17 +26,20 @@ class ControlClient {
   virtual absl::StatusOr<v1::Job> SetIntent(const v1::SetIntentRequest& request) = 0;
   virtual absl::StatusOr<v1::ListStepsResponse> ListSteps(const v1::ListStepsRequest& request) = 0;
   virtual absl::StatusOr<v1::ListEvalsResponse> ListEvals(const v1::ListEvalsRequest& request) = 0;
-  virtual absl::StatusOr<v1::ListWorkersResponse> ListWorkers(const v1::ListWorkersRequest& request) = 0;
+  virtual absl::StatusOr<v1::ListWorkersResponse> ListWorkers(
+      const v1::ListWorkersRequest& request) = 0;
   virtual absl::StatusOr<v1::Worker> UpdateWorker(const v1::UpdateWorkerRequest& request) = 0;
   virtual absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
       const v1::ListCheckpointsRequest& request) = 0;
-  virtual absl::StatusOr<v1::CheckpointInfo> PinCheckpoint(const v1::PinCheckpointRequest& request) = 0;
+  virtual absl::StatusOr<v1::CheckpointInfo> PinCheckpoint(
+      const v1::PinCheckpointRequest& request) = 0;
   virtual absl::StatusOr<v1::ServerInfo> GetServerInfo() = 0;
 
-  // Streams call `on_message` until it returns false (then OK), the server ends (OK) or something breaks, at the
-  // latest after `limit` (DEADLINE_EXCEEDED).
-  virtual absl::Status WatchJob(const v1::WatchJobRequest& request, absl::Duration limit,
-                                const std::function<bool(const v1::WatchJobResponse&)>& on_message) = 0;
+  // Streams call `on_message` until it returns false (then OK), the server ends (OK) or something
+  // breaks, at the latest after `limit` (DEADLINE_EXCEEDED).
+  virtual absl::Status WatchJob(
+      const v1::WatchJobRequest& request, absl::Duration limit,
+      const std::function<bool(const v1::WatchJobResponse&)>& on_message) = 0;
   virtual absl::Status StreamEvents(const v1::StreamEventsRequest& request, absl::Duration limit,
                                     const std::function<bool(const v1::Event&)>& on_message) = 0;
   virtual absl::Status StreamLogs(const v1::StreamLogsRequest& request, absl::Duration limit,

@@ -24,11 +24,14 @@ constexpr char kServiceConfig[] = R"json({"methodConfig": [{
                   "retryableStatusCodes": ["UNAVAILABLE"]}}]})json";
 
 // The one place where the client's credentials are chosen.
-std::shared_ptr<grpc::ChannelCredentials> ClientCredentials() { return grpc::InsecureChannelCredentials(); }
+std::shared_ptr<grpc::ChannelCredentials> ClientCredentials() {
+  return grpc::InsecureChannelCredentials();
+}
 
 grpc::ChannelArguments ChannelOptions() {
   grpc::ChannelArguments arguments;
-  arguments.SetInt("grpc.enable_http_proxy", 0);  // proxies of the environment are not for this link
+  arguments.SetInt("grpc.enable_http_proxy",
+                   0);  // proxies of the environment are not for this link
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -39,7 +42,8 @@ grpc::ChannelArguments ChannelOptions() {
   return arguments;
 }
 
-// "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Connection refused" in few words.
+// "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Connection refused" in few
+// words.
 std::string WhyUnavailable(const std::string& message) {
   if (!absl::StartsWith(message, "failed to connect")) return message;
   const size_t reason = message.rfind(": ");
@@ -97,17 +101,20 @@ class RpcClient : public ControlClient {
   absl::StatusOr<v1::Worker> UpdateWorker(const v1::UpdateWorkerRequest& r) override {
     return Call<v1::Worker>(&v1::ControlService::Stub::UpdateWorker, r);
   }
-  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(const v1::ListCheckpointsRequest& r) override {
+  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
+      const v1::ListCheckpointsRequest& r) override {
     return Call<v1::ListCheckpointsResponse>(&v1::ControlService::Stub::ListCheckpoints, r);
   }
   absl::StatusOr<v1::CheckpointInfo> PinCheckpoint(const v1::PinCheckpointRequest& r) override {
     return Call<v1::CheckpointInfo>(&v1::ControlService::Stub::PinCheckpoint, r);
   }
   absl::StatusOr<v1::ServerInfo> GetServerInfo() override {
-    return Call<v1::ServerInfo>(&v1::ControlService::Stub::GetServerInfo, v1::GetServerInfoRequest());
+    return Call<v1::ServerInfo>(&v1::ControlService::Stub::GetServerInfo,
+                                v1::GetServerInfoRequest());
   }
-  absl::Status WatchJob(const v1::WatchJobRequest& r, absl::Duration limit,
-                        const std::function<bool(const v1::WatchJobResponse&)>& on_message) override {
+  absl::Status WatchJob(
+      const v1::WatchJobRequest& r, absl::Duration limit,
+      const std::function<bool(const v1::WatchJobResponse&)>& on_message) override {
     return Stream<v1::WatchJobResponse>(&v1::ControlService::Stub::WatchJob, r, limit, on_message);
   }
   absl::Status StreamEvents(const v1::StreamEventsRequest& r, absl::Duration limit,
@@ -120,7 +127,8 @@ class RpcClient : public ControlClient {
   }
 
  private:
-  // A stream without a limit of the caller ends after a day and is resumed: no call is without a deadline.
+  // A stream without a limit of the caller ends after a day and is resumed: no call is without a
+  // deadline.
   static constexpr absl::Duration kStreamMax = absl::Hours(24);
 
   static std::chrono::system_clock::time_point In(absl::Duration timeout) {
@@ -128,8 +136,8 @@ class RpcClient : public ControlClient {
   }
 
   template <typename Response, typename Request>
-  absl::StatusOr<Response> Call(grpc::Status (v1::ControlService::Stub::*method)(grpc::ClientContext*,
-                                                                                 const Request&, Response*),
+  absl::StatusOr<Response> Call(grpc::Status (v1::ControlService::Stub::*method)(
+                                    grpc::ClientContext*, const Request&, Response*),
                                 const Request& request) {
     grpc::ClientContext context;
     context.set_deadline(In(timeout_));
@@ -140,8 +148,8 @@ class RpcClient : public ControlClient {
   }
 
   template <typename Message, typename Request>
-  absl::Status Stream(std::unique_ptr<grpc::ClientReader<Message>> (v1::ControlService::Stub::*method)(
-                          grpc::ClientContext*, const Request&),
+  absl::Status Stream(std::unique_ptr<grpc::ClientReader<Message>> (
+                          v1::ControlService::Stub::*method)(grpc::ClientContext*, const Request&),
                       const Request& request, absl::Duration limit,
                       const std::function<bool(const Message&)>& on_message) {
     grpc::ClientContext context;
@@ -168,7 +176,8 @@ class RpcClient : public ControlClient {
 absl::StatusOr<std::unique_ptr<ControlClient>> ConnectToCoordinator(const std::string& address,
                                                                     absl::Duration call_timeout) {
   VITSCALE_ASSIGN_OR_RETURN(const Address parsed, ParseAddress(address));
-  const std::string target = parsed.is_unix() ? absl::StrCat("unix:", parsed.unix_path) : parsed.tcp.ToString();
+  const std::string target =
+      parsed.is_unix() ? absl::StrCat("unix:", parsed.unix_path) : parsed.tcp.ToString();
   return std::make_unique<RpcClient>(address, target, call_timeout);
 }
 

@@ -10,8 +10,8 @@
 namespace vitscale {
 namespace {
 
-// A stream that ends this way may be opened again. INTERNAL and UNKNOWN are what gRPC makes of a coordinator that is
-// killed in mid-message.
+// A stream that ends this way may be opened again. INTERNAL and UNKNOWN are what gRPC makes of a
+// coordinator that is killed in mid-message.
 bool MayTryAgain(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kOk:
@@ -20,8 +20,10 @@ bool MayTryAgain(absl::StatusCode code) {
     case absl::StatusCode::kDeadlineExceeded:   // the stream's own limit
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kInternal:
-    case absl::StatusCode::kUnknown: return true;
-    default: return false;
+    case absl::StatusCode::kUnknown:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -33,8 +35,8 @@ bool IsOdd(absl::StatusCode code) {
 
 class JobFollower {
  public:
-  JobFollower(Context& context, ControlClient& client, const std::string& job_id, int64_t after_step,
-              int64_t after_event, const JobHandler& handler)
+  JobFollower(Context& context, ControlClient& client, const std::string& job_id,
+              int64_t after_step, int64_t after_event, const JobHandler& handler)
       : client_(client), handler_(handler), reconnect_(context, context.WaitDeadline()) {
     request_.set_job_id(job_id);
     request_.set_after_step(after_step);
@@ -43,10 +45,11 @@ class JobFollower {
 
   absl::StatusOr<v1::Job> Run() {
     while (!done_) {
-      const absl::Status status = client_.WatchJob(request_, reconnect_.left(),
-                                                   [this](const auto& message) { return Receive(message); });
+      const absl::Status status = client_.WatchJob(
+          request_, reconnect_.left(), [this](const auto& message) { return Receive(message); });
       if (done_) break;
-      if (status.code() == absl::StatusCode::kOutOfRange) {  // compacted since: go on from what is kept
+      if (status.code() ==
+          absl::StatusCode::kOutOfRange) {  // compacted since: go on from what is kept
         request_.set_after_event(-1);
         request_.set_after_step(-1);
         continue;
@@ -117,8 +120,9 @@ absl::Status Reconnect::Again(const absl::Status& status) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Job> FollowJob(Context& context, ControlClient& client, const std::string& job_id,
-                                  int64_t after_step, int64_t after_event, const JobHandler& handler) {
+absl::StatusOr<v1::Job> FollowJob(Context& context, ControlClient& client,
+                                  const std::string& job_id, int64_t after_step,
+                                  int64_t after_event, const JobHandler& handler) {
   return JobFollower(context, client, job_id, after_step, after_event, handler).Run();
 }
 
@@ -126,15 +130,16 @@ absl::Status FollowLogs(Context& context, ControlClient& client, v1::StreamLogsR
                         const std::function<void(const v1::LogLine&)>& on_line) {
   Reconnect reconnect(context, context.WaitDeadline());
   while (true) {
-    const absl::Status status = client.StreamLogs(request, reconnect.left(), [&](const v1::LogLine& line) {
-      reconnect.Progress();
-      if (line.sequence() > request.after()) {
-        request.set_after(line.sequence());
-        request.set_tail(0);  // only the first answer is cut
-        on_line(line);
-      }
-      return true;
-    });
+    const absl::Status status =
+        client.StreamLogs(request, reconnect.left(), [&](const v1::LogLine& line) {
+          reconnect.Progress();
+          if (line.sequence() > request.after()) {
+            request.set_after(line.sequence());
+            request.set_tail(0);  // only the first answer is cut
+            on_line(line);
+          }
+          return true;
+        });
     if (status.ok()) return status;
     if (!request.follow()) return status;
     if (const absl::Status again = reconnect.Again(status); !again.ok()) return again;
@@ -145,14 +150,15 @@ absl::Status FollowEvents(Context& context, ControlClient& client, v1::StreamEve
                           const std::function<void(const v1::Event&)>& on_event) {
   Reconnect reconnect(context, context.WaitDeadline());
   while (true) {
-    const absl::Status status = client.StreamEvents(request, reconnect.left(), [&](const v1::Event& event) {
-      reconnect.Progress();
-      if (event.sequence() > request.after()) {
-        request.set_after(event.sequence());
-        on_event(event);
-      }
-      return true;
-    });
+    const absl::Status status =
+        client.StreamEvents(request, reconnect.left(), [&](const v1::Event& event) {
+          reconnect.Progress();
+          if (event.sequence() > request.after()) {
+            request.set_after(event.sequence());
+            on_event(event);
+          }
+          return true;
+        });
     if (!request.follow()) return status;
     if (const absl::Status again = reconnect.Again(status); !again.ok()) return again;
   }

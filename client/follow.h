@@ -1,7 +1,8 @@
 // Following a job, its logs or its events across broken connections: no gap, no duplicate.
 //
-// The coordinator numbers everything; a follower remembers the last number it has handed on, asks for what comes
-// after it and drops what it has seen. Between attempts it waits 0.2 s, doubling to 5 s, with jitter.
+// The coordinator numbers everything; a follower remembers the last number it has handed on, asks
+// for what comes after it and drops what it has seen. Between attempts it waits 0.2 s, doubling to
+// 5 s, with jitter.
 
 #ifndef CLIENT_FOLLOW_H_
 #define CLIENT_FOLLOW_H_
@@ -24,7 +25,10 @@ class Reconnect {
   Reconnect(Context& context, absl::Time deadline) : context_(context), deadline_(deadline) {}
 
   absl::Duration left() const { return deadline_ - context_.clock.Monotonic(); }
-  void Progress() { wait_ = kFirst; attempts_without_progress_ = 0; }
+  void Progress() {
+    wait_ = kFirst;
+    attempts_without_progress_ = 0;
+  }
   // After a stream has ended with `status`: OK to try again (it has waited), else why not.
   absl::Status Again(const absl::Status& status);
 
@@ -49,8 +53,9 @@ struct JobHandler {
 
 // Follows until the job has ended and everything about it was handed on; the job at its end.
 // `after_step`, `after_event`: as in WatchJobRequest. Errors: DEADLINE_EXCEEDED, NOT_FOUND, …
-absl::StatusOr<v1::Job> FollowJob(Context& context, ControlClient& client, const std::string& job_id,
-                                  int64_t after_step, int64_t after_event, const JobHandler& handler);
+absl::StatusOr<v1::Job> FollowJob(Context& context, ControlClient& client,
+                                  const std::string& job_id, int64_t after_step,
+                                  int64_t after_event, const JobHandler& handler);
 
 // Follows until the end of the job (request.follow) or of what is kept.
 absl::Status FollowLogs(Context& context, ControlClient& client, v1::StreamLogsRequest request,

@@ -46,10 +46,10 @@ std::string WorkersWanted(const v1::Job& job) {
 
 std::string GoodputText(const v1::Goodput& g) {
   const std::pair<const char*, double> states[] = {
-      {"productive", g.productive()},       {"recomputed", g.recomputed()},
-      {"recovering", g.recovering()},       {"checkpoint stall", g.checkpoint_stall()},
-      {"input stall", g.input_stall()},     {"evaluation", g.evaluation()},
-      {"queued", g.queued()},               {"paused", g.paused()}};
+      {"productive", g.productive()},   {"recomputed", g.recomputed()},
+      {"recovering", g.recovering()},   {"checkpoint stall", g.checkpoint_stall()},
+      {"input stall", g.input_stall()}, {"evaluation", g.evaluation()},
+      {"queued", g.queued()},           {"paused", g.paused()}};
   std::vector<std::string> parts;
   for (const auto& [name, seconds] : states) {
     if (seconds > 0) parts.push_back(absl::StrCat(name, " ", Significant(seconds, 3), " s"));
@@ -60,8 +60,9 @@ std::string GoodputText(const v1::Goodput& g) {
 std::string NumericsText(const v1::NumericsRecord& n) {
   if (n.backend().empty()) return "";
   const auto* precision = v1::Precision_descriptor()->FindValueByNumber(n.precision());
-  return absl::StrCat(n.backend(), " ", n.instruction_set(), ", ", precision ? EnumWord(*precision) : "?", ", ",
-                      n.world_size(), " ranks, micro-batch ", n.batch_micro(), ", ", n.collective());
+  return absl::StrCat(n.backend(), " ", n.instruction_set(), ", ",
+                      precision ? EnumWord(*precision) : "?", ", ", n.world_size(),
+                      " ranks, micro-batch ", n.batch_micro(), ", ", n.collective());
 }
 
 void AppendEvents(const std::vector<v1::Event>& events, std::string* out) {
@@ -75,20 +76,25 @@ void AppendEvents(const std::vector<v1::Event>& events, std::string* out) {
 Table JobTable(const std::vector<v1::Job>& jobs, absl::Time now, bool wide, bool color) {
   std::vector<std::string> head = {"ID", "NAME", "STATE", "STEP", "LOSS", "WORKERS", "AGE"};
   if (wide) {
-    for (const char* more : {"PRIORITY", "OWNER", "INTENT", "ATTEMPT", "RECOVERIES", "RUNTIME", "REASON"}) {
+    for (const char* more :
+         {"PRIORITY", "OWNER", "INTENT", "ATTEMPT", "RECOVERIES", "RUNTIME", "REASON"}) {
       head.push_back(more);
     }
   }
   Table table(head);
   for (const v1::Job& job : jobs) {
-    std::vector<std::string> row = {job.id(),      job.spec().name(),  Coloured(StateWord(job.state()), color),
-                                    Progress(job), LossOf(job),        WorkersWanted(job),
+    std::vector<std::string> row = {job.id(),
+                                    job.spec().name(),
+                                    Coloured(StateWord(job.state()), color),
+                                    Progress(job),
+                                    LossOf(job),
+                                    WorkersWanted(job),
                                     AgeOf(job.submit_time(), now)};
     if (wide) {
       for (std::string& cell : std::vector<std::string>{
-               absl::StrCat(job.spec().priority()), OrDash(job.owner().name()), IntentWord(job.intent()),
-               absl::StrCat(job.attempt()), absl::StrCat(job.recoveries()), RunTime(job, now),
-               OrDash(job.reason())}) {
+               absl::StrCat(job.spec().priority()), OrDash(job.owner().name()),
+               IntentWord(job.intent()), absl::StrCat(job.attempt()),
+               absl::StrCat(job.recoveries()), RunTime(job, now), OrDash(job.reason())}) {
         row.push_back(std::move(cell));
       }
     }
@@ -100,20 +106,27 @@ Table JobTable(const std::vector<v1::Job>& jobs, absl::Time now, bool wide, bool
 Table WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now, bool wide, bool color) {
   std::vector<std::string> head = {"ID", "STATE", "DEVICE", "JOB", "RANK", "HEARTBEAT", "SINCE"};
   if (wide) {
-    for (const char* more : {"HOST", "MODEL", "INSTRUCTIONS", "THREADS", "MEMORY", "VERSION", "METRICS", "REASON"}) {
+    for (const char* more :
+         {"HOST", "MODEL", "INSTRUCTIONS", "THREADS", "MEMORY", "VERSION", "METRICS", "REASON"}) {
       head.push_back(more);
     }
   }
   Table table(head);
   for (const v1::Worker& w : workers) {
-    const double age = static_cast<double>(w.heartbeat_age().seconds()) + w.heartbeat_age().nanos() * 1e-9;
-    std::vector<std::string> row = {w.id(), Coloured(StateWord(w.state()), color), w.device().name(),
-                                    OrDash(w.job_id()), w.job_id().empty() ? "-" : absl::StrCat(w.rank()),
-                                    absl::StrFormat("%.1fs", age), AgeOf(w.state_time(), now)};
+    const double age =
+        static_cast<double>(w.heartbeat_age().seconds()) + w.heartbeat_age().nanos() * 1e-9;
+    std::vector<std::string> row = {w.id(),
+                                    Coloured(StateWord(w.state()), color),
+                                    w.device().name(),
+                                    OrDash(w.job_id()),
+                                    w.job_id().empty() ? "-" : absl::StrCat(w.rank()),
+                                    absl::StrFormat("%.1fs", age),
+                                    AgeOf(w.state_time(), now)};
     if (wide) {
       for (std::string& cell : std::vector<std::string>{
-               w.host(), w.device().model(), w.device().instruction_set(), absl::StrCat(w.device().threads()),
-               FormatSize(w.device().memory_bytes()), w.version(), OrDash(w.metrics_address()), OrDash(w.reason())}) {
+               w.host(), w.device().model(), w.device().instruction_set(),
+               absl::StrCat(w.device().threads()), FormatSize(w.device().memory_bytes()),
+               w.version(), OrDash(w.metrics_address()), OrDash(w.reason())}) {
         row.push_back(std::move(cell));
       }
     }
@@ -122,18 +135,26 @@ Table WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now, bool w
   return table;
 }
 
-Table CheckpointTable(const std::vector<v1::CheckpointInfo>& checkpoints, absl::Time now, bool wide) {
+Table CheckpointTable(const std::vector<v1::CheckpointInfo>& checkpoints, absl::Time now,
+                      bool wide) {
   std::vector<std::string> head = {"ID", "STEP", "IMAGES", "SIZE", "AGE", "PINNED", "FINAL"};
   if (wide) {
-    for (const char* more : {"LINEAGE", "DIGEST", "PARENT", "DELETED", "PATH"}) head.push_back(more);
+    for (const char* more : {"LINEAGE", "DIGEST", "PARENT", "DELETED", "PATH"})
+      head.push_back(more);
   }
   Table table(head);
   for (const v1::CheckpointInfo& c : checkpoints) {
-    std::vector<std::string> row = {c.id(), absl::StrCat(c.step()), Thousands(c.images()), FormatSize(c.bytes()),
-                                    AgeOf(c.time(), now), c.pinned() ? "yes" : "no", c.final() ? "yes" : "no"};
+    std::vector<std::string> row = {c.id(),
+                                    absl::StrCat(c.step()),
+                                    Thousands(c.images()),
+                                    FormatSize(c.bytes()),
+                                    AgeOf(c.time(), now),
+                                    c.pinned() ? "yes" : "no",
+                                    c.final() ? "yes" : "no"};
     if (wide) {
-      for (std::string& cell : std::vector<std::string>{absl::StrCat(c.lineage()), c.digest(), OrDash(c.parent()),
-                                                        c.deleted() ? "yes" : "no", c.path()}) {
+      for (std::string& cell :
+           std::vector<std::string>{absl::StrCat(c.lineage()), c.digest(), OrDash(c.parent()),
+                                    c.deleted() ? "yes" : "no", c.path()}) {
         row.push_back(std::move(cell));
       }
     }
@@ -145,16 +166,18 @@ Table CheckpointTable(const std::vector<v1::CheckpointInfo>& checkpoints, absl::
 Table EventTable(const std::vector<v1::Event>& events, bool wide) {
   std::vector<std::string> head = {"SEQUENCE", "TIME", "JOB", "KIND", "REASON", "MESSAGE"};
   if (wide) {
-    for (const char* more : {"WORKER", "ACTOR", "ATTEMPT", "GENERATION", "STEP"}) head.push_back(more);
+    for (const char* more : {"WORKER", "ACTOR", "ATTEMPT", "GENERATION", "STEP"})
+      head.push_back(more);
   }
   Table table(head);
   for (const v1::Event& e : events) {
-    std::vector<std::string> row = {absl::StrCat(e.sequence()), ClockTime(e.time()), OrDash(e.job_id()),
-                                    e.kind(), OrDash(e.reason()), e.message()};
+    std::vector<std::string> row = {absl::StrCat(e.sequence()), ClockTime(e.time()),
+                                    OrDash(e.job_id()),         e.kind(),
+                                    OrDash(e.reason()),         e.message()};
     if (wide) {
-      for (std::string& cell : std::vector<std::string>{OrDash(e.worker_id()), OrDash(e.actor().name()),
-                                                        absl::StrCat(e.attempt()), absl::StrCat(e.generation()),
-                                                        absl::StrCat(e.step())}) {
+      for (std::string& cell : std::vector<std::string>{
+               OrDash(e.worker_id()), OrDash(e.actor().name()), absl::StrCat(e.attempt()),
+               absl::StrCat(e.generation()), absl::StrCat(e.step())}) {
         row.push_back(std::move(cell));
       }
     }
@@ -164,29 +187,36 @@ Table EventTable(const std::vector<v1::Event>& events, bool wide) {
 }
 
 Table StepTable(const std::vector<v1::StepRecord>& steps, bool wide, bool csv) {
-  std::vector<std::string> head = {"STEP", "IMAGES", "LOSS", "ACCURACY", "LEARNING_RATE", "GRADIENT_NORM", "SECONDS"};
+  std::vector<std::string> head = {"STEP",          "IMAGES",        "LOSS",   "ACCURACY",
+                                   "LEARNING_RATE", "GRADIENT_NORM", "SECONDS"};
   const bool all = wide || csv;
   if (all) {
-    for (const char* more : {"PARAMETER_NORM", "UPDATE_NORM", "FLOPS", "GENERATION", "LINEAGE", "SKIPPED", "TIME"}) {
+    for (const char* more :
+         {"PARAMETER_NORM", "UPDATE_NORM", "FLOPS", "GENERATION", "LINEAGE", "SKIPPED", "TIME"}) {
       head.push_back(more);
     }
   }
   if (csv) {
-    for (std::string& name : head) std::transform(name.begin(), name.end(), name.begin(), ::tolower);
+    for (std::string& name : head)
+      std::transform(name.begin(), name.end(), name.begin(), ::tolower);
   }
-  const auto number = [csv](double value) { return csv ? ShortestDouble(value) : Significant(value, 4); };
+  const auto number = [csv](double value) {
+    return csv ? ShortestDouble(value) : Significant(value, 4);
+  };
   Table table(head);
   for (const v1::StepRecord& s : steps) {
-    std::vector<std::string> row = {absl::StrCat(s.step()),        absl::StrCat(s.images()),
-                                    number(s.loss()),              number(s.train_accuracy()),
-                                    number(s.learning_rate()),     number(s.gradient_norm()),
+    std::vector<std::string> row = {absl::StrCat(s.step()),    absl::StrCat(s.images()),
+                                    number(s.loss()),          number(s.train_accuracy()),
+                                    number(s.learning_rate()), number(s.gradient_norm()),
                                     number(s.step_seconds())};
     if (all) {
-      const std::string time = csv ? absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", TimeOf(s.time()), absl::UTCTimeZone())
-                                   : ClockTime(s.time());
+      const std::string time =
+          csv ? absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", TimeOf(s.time()), absl::UTCTimeZone())
+              : ClockTime(s.time());
       for (std::string& cell : std::vector<std::string>{
-               number(s.parameter_norm()), number(s.update_norm()), number(s.flops()), absl::StrCat(s.generation()),
-               absl::StrCat(s.lineage()), s.skipped() ? "true" : "false", time}) {
+               number(s.parameter_norm()), number(s.update_norm()), number(s.flops()),
+               absl::StrCat(s.generation()), absl::StrCat(s.lineage()),
+               s.skipped() ? "true" : "false", time}) {
         row.push_back(std::move(cell));
       }
     }
@@ -226,34 +256,40 @@ std::string EventLine(const v1::Event& event) {
 }
 
 std::string LogText(const v1::LogLine& line) {
-  const std::string from = line.rank() >= 0 ? absl::StrCat("rank ", line.rank())
+  const std::string from = line.rank() >= 0           ? absl::StrCat("rank ", line.rank())
                            : line.worker_id().empty() ? "coordinator"
                                                       : line.worker_id();
   return absl::StrCat(ClockTime(line.time()), " [", from, "] ", line.text());
 }
 
-std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_events, absl::Time now, bool color) {
+std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_events,
+                       absl::Time now, bool color) {
   std::string out;
   Line(&out, "id", Bold(job.id(), color));
   Line(&out, "name", job.spec().name());
   Line(&out, "owner", job.owner().name());
-  Line(&out, "state", absl::StrCat(Coloured(StateWord(job.state()), color), job.message().empty() ? "" : "  ",
-                                   job.message()));
+  Line(&out, "state",
+       absl::StrCat(Coloured(StateWord(job.state()), color), job.message().empty() ? "" : "  ",
+                    job.message()));
   Line(&out, "intent", IntentWord(job.intent()));
   Line(&out, "step", Progress(job));
   if (job.has_last_step()) {
     const v1::StepRecord& s = job.last_step();
-    Line(&out, "loss", absl::StrCat(Significant(s.loss(), 5), "  learning rate ", Significant(s.learning_rate(), 3),
-                                    ", gradient norm ", Significant(s.gradient_norm(), 3), ", ",
-                                    Significant(s.step_seconds(), 3), " s a step"));
+    Line(&out, "loss",
+         absl::StrCat(Significant(s.loss(), 5), "  learning rate ",
+                      Significant(s.learning_rate(), 3), ", gradient norm ",
+                      Significant(s.gradient_norm(), 3), ", ", Significant(s.step_seconds(), 3),
+                      " s a step"));
   }
   for (const v1::EvalRecord& eval : job.last_evals()) Line(&out, "evaluation", EvalLine(eval));
   Line(&out, "workers", absl::StrJoin(job.workers(), ", "));
   Line(&out, "checkpoint", job.checkpoint());
   Line(&out, "numerics", NumericsText(job.numerics()));
-  Line(&out, "attempt", absl::StrCat(job.attempt(), ", generation ", job.generation(), ", recoveries ",
-                                     job.recoveries(), ", preemptions ", job.preemptions()));
-  Line(&out, "submitted", absl::StrCat(ClockTime(job.submit_time()), " (", AgeOf(job.submit_time(), now), " ago)"));
+  Line(&out, "attempt",
+       absl::StrCat(job.attempt(), ", generation ", job.generation(), ", recoveries ",
+                    job.recoveries(), ", preemptions ", job.preemptions()));
+  Line(&out, "submitted",
+       absl::StrCat(ClockTime(job.submit_time()), " (", AgeOf(job.submit_time(), now), " ago)"));
   Line(&out, "started", ClockTime(job.start_time()));
   Line(&out, "ended", job.has_end_time() ? ClockTime(job.end_time()) : "");
   Line(&out, "run time", RunTime(job, now));
@@ -265,16 +301,18 @@ std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_ev
   return out;
 }
 
-std::string JobReason(const v1::Job& job, const std::vector<v1::Event>& last_events, absl::Time now, bool color) {
+std::string JobReason(const v1::Job& job, const std::vector<v1::Event>& last_events, absl::Time now,
+                      bool color) {
   std::string out = absl::StrCat(Bold(job.id(), color), " (", job.spec().name(), ") is ",
                                  Coloured(StateWord(job.state()), color));
   if (!job.reason().empty()) absl::StrAppend(&out, " because of ", job.reason());
   absl::StrAppend(&out, job.message().empty() ? "" : ": ", job.message(), "\n");
-  if (!IsTerminal(job.state()) && job.intent() != v1::INTENT_RUN && job.intent() != v1::INTENT_UNSPECIFIED) {
+  if (!IsTerminal(job.state()) && job.intent() != v1::INTENT_RUN &&
+      job.intent() != v1::INTENT_UNSPECIFIED) {
     absl::StrAppend(&out, "intent: ", IntentWord(job.intent()), "\n");
   }
-  absl::StrAppend(&out, "submitted ", AgeOf(job.submit_time(), now), " ago, attempt ", job.attempt(), ", step ",
-                  Progress(job), "\n");
+  absl::StrAppend(&out, "submitted ", AgeOf(job.submit_time(), now), " ago, attempt ",
+                  job.attempt(), ", step ", Progress(job), "\n");
   AppendEvents(last_events, &out);
   return out;
 }

@@ -14,19 +14,22 @@ namespace vitscale {
 
 Table JobTable(const std::vector<v1::Job>& jobs, absl::Time now, bool wide, bool color);
 Table WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now, bool wide, bool color);
-Table CheckpointTable(const std::vector<v1::CheckpointInfo>& checkpoints, absl::Time now, bool wide);
+Table CheckpointTable(const std::vector<v1::CheckpointInfo>& checkpoints, absl::Time now,
+                      bool wide);
 Table EventTable(const std::vector<v1::Event>& events, bool wide);
 // `csv`: full precision and every scalar.
 Table StepTable(const std::vector<v1::StepRecord>& steps, bool wide, bool csv);
 
 // `vitscale get`: everything about one job.
-std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_events, absl::Time now, bool color);
+std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_events,
+                       absl::Time now, bool color);
 // `vitscale why`: state, reason and what led to it.
-std::string JobReason(const v1::Job& job, const std::vector<v1::Event>& last_events, absl::Time now, bool color);
+std::string JobReason(const v1::Job& job, const std::vector<v1::Event>& last_events, absl::Time now,
+                      bool color);
 
 std::string EventLine(const v1::Event& event);
-std::string EvalLine(const v1::EvalRecord& eval);      // "val at step 2340: top1 88.1 %, loss 0.31"
-std::string EvalValues(const v1::EvalRecord& eval);    // "top1 88.1 %, loss 0.31"
+std::string EvalLine(const v1::EvalRecord& eval);    // "val at step 2340: top1 88.1 %, loss 0.31"
+std::string EvalValues(const v1::EvalRecord& eval);  // "top1 88.1 %, loss 0.31"
 std::string LogText(const v1::LogLine& line);
 
 }  // namespace vitscale

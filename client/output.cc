@@ -25,8 +25,12 @@ void PrintList(Context& context, const std::vector<const google::protobuf::Messa
                const std::function<Table()>& table) {
   switch (context.format) {
     case OutputFormat::kTable:
-    case OutputFormat::kWide: context.out << table().Text(); return;
-    case OutputFormat::kCsv: context.out << table().Csv(); return;
+    case OutputFormat::kWide:
+      context.out << table().Text();
+      return;
+    case OutputFormat::kCsv:
+      context.out << table().Csv();
+      return;
     case OutputFormat::kJson: {
       context.out << "[";
       const char* separator = "\n";
@@ -41,7 +45,8 @@ void PrintList(Context& context, const std::vector<const google::protobuf::Messa
       if (messages.empty()) context.out << "[]\n";
       for (const auto* message : messages) {
         const char* margin = "- ";
-        for (const absl::string_view line : absl::StrSplit(MessageToYaml(*message), '\n', absl::SkipEmpty())) {
+        for (const absl::string_view line :
+             absl::StrSplit(MessageToYaml(*message), '\n', absl::SkipEmpty())) {
           context.out << margin << line << "\n";
           margin = "  ";
         }
@@ -70,7 +75,8 @@ absl::StatusOr<std::string> ReadInput(Context& context, const std::string& path)
   context.in.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(context.in.gcount()));
   if (text.size() > kInputBytesMax) {
-    return absl::ResourceExhaustedError(absl::StrCat("standard input: more than ", kInputBytesMax, " bytes"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("standard input: more than ", kInputBytesMax, " bytes"));
   }
   return text;
 }

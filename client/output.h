@@ -22,7 +22,8 @@ void PrintList(Context& context, const std::vector<const google::protobuf::Messa
                const std::function<Table()>& table);
 
 template <typename M>
-void PrintList(Context& context, const std::vector<M>& messages, const std::function<Table()>& table) {
+void PrintList(Context& context, const std::vector<M>& messages,
+               const std::function<Table()>& table) {
   std::vector<const google::protobuf::Message*> pointers;
   for (const M& message : messages) pointers.push_back(&message);
   PrintList(context, pointers, table);

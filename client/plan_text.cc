@@ -14,19 +14,23 @@ namespace vitscale {
 namespace {
 
 std::string VariantJson(const VariantRow& row) {
-  return absl::StrCat("{\"variant\": ", JsonQuote(row.name), ", \"patch\": ", row.shape.patch, ", \"width\": ",
-                      row.shape.width, ", \"depth\": ", row.shape.depth, ", \"heads\": ", row.shape.heads,
-                      ", \"mlp_width\": ", row.shape.mlp_width, ", \"tokens\": ", row.tokens, ", \"parameters\": ",
-                      row.parameters, ", \"forward_flops\": ", ShortestDouble(row.flops.forward),
-                      ", \"trunk_flops\": ", ShortestDouble(row.flops.trunk), ", \"state_bytes\": ", row.state_bytes, "}");
+  return absl::StrCat("{\"variant\": ", JsonQuote(row.name), ", \"patch\": ", row.shape.patch,
+                      ", \"width\": ", row.shape.width, ", \"depth\": ", row.shape.depth,
+                      ", \"heads\": ", row.shape.heads, ", \"mlp_width\": ", row.shape.mlp_width,
+                      ", \"tokens\": ", row.tokens, ", \"parameters\": ", row.parameters,
+                      ", \"forward_flops\": ", ShortestDouble(row.flops.forward),
+                      ", \"trunk_flops\": ", ShortestDouble(row.flops.trunk),
+                      ", \"state_bytes\": ", row.state_bytes, "}");
 }
 
 }  // namespace
 
 absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes) {
-  PlanRequest request = PlanRequestFor(job, job.precision == Precision::kAuto ? Precision::kF32 : job.precision);
+  PlanRequest request =
+      PlanRequestFor(job, job.precision == Precision::kAuto ? Precision::kF32 : job.precision);
   if (request.batch_micro == 0) {  // as the coordinator chooses it: f32 needs the most
-    VITSCALE_ASSIGN_OR_RETURN(request.batch_micro, ChooseMicroBatch(request, job.workers, memory_bytes));
+    VITSCALE_ASSIGN_OR_RETURN(request.batch_micro,
+                              ChooseMicroBatch(request, job.workers, memory_bytes));
   }
   if (job.precision == Precision::kAuto) request.precision = Precision::kBf16;
   VITSCALE_ASSIGN_OR_RETURN(Plan plan, MakePlan(request));
@@ -37,18 +41,24 @@ absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes) {
 std::string PlanJson(const Plan& plan, const std::vector<int>& workers) {
   const ModelConfig& model = plan.request.model;
   std::string wire = absl::StrJoin(workers, ", ", [&](std::string* out, int n) {
-    absl::StrAppend(out, "{\"workers\": ", n, ", \"wire_bytes_per_step\": ", plan.WireBytes(n), "}");
+    absl::StrAppend(out, "{\"workers\": ", n, ", \"wire_bytes_per_step\": ", plan.WireBytes(n),
+                    "}");
   });
   return absl::StrCat(
-      "{\"patch\": ", model.patch, ", \"width\": ", model.width, ", \"depth\": ", model.depth, ", \"heads\": ",
-      model.heads, ", \"mlp_width\": ", model.mlp_width, ", \"classes\": ", model.classes, ", \"pool\": ",
-      JsonQuote(PoolName(model.pool)), ", \"tokens\": ", model.tokens(), ", \"precision\": ",
-      JsonQuote(PrecisionName(plan.request.precision)), ", \"parameters\": ", plan.layout.table.parameter_count(),
-      ", \"forward_flops_per_image\": ", ShortestDouble(plan.flops.forward), ", \"training_flops_per_image\": ",
-      ShortestDouble(plan.flops.training()), ", \"batch_global\": ", plan.request.batch_global, ", \"batch_micro\": ",
-      plan.request.batch_micro, ", \"memory_bytes\": ", plan.memory_bytes(), ", \"step_activation_bytes\": ",
-      plan.step_activation_bytes, ", \"compute_weight_bytes\": ", plan.compute_weight_bytes, ", \"gradient_bytes\": ",
-      plan.gradient_bytes, ", \"checkpoint_bytes\": ", plan.checkpoint_bytes, ", \"hash\": \"",
+      "{\"patch\": ", model.patch, ", \"width\": ", model.width, ", \"depth\": ", model.depth,
+      ", \"heads\": ", model.heads, ", \"mlp_width\": ", model.mlp_width,
+      ", \"classes\": ", model.classes, ", \"pool\": ", JsonQuote(PoolName(model.pool)),
+      ", \"tokens\": ", model.tokens(),
+      ", \"precision\": ", JsonQuote(PrecisionName(plan.request.precision)),
+      ", \"parameters\": ", plan.layout.table.parameter_count(),
+      ", \"forward_flops_per_image\": ", ShortestDouble(plan.flops.forward),
+      ", \"training_flops_per_image\": ", ShortestDouble(plan.flops.training()),
+      ", \"batch_global\": ", plan.request.batch_global,
+      ", \"batch_micro\": ", plan.request.batch_micro, ", \"memory_bytes\": ", plan.memory_bytes(),
+      ", \"step_activation_bytes\": ", plan.step_activation_bytes,
+      ", \"compute_weight_bytes\": ", plan.compute_weight_bytes,
+      ", \"gradient_bytes\": ", plan.gradient_bytes,
+      ", \"checkpoint_bytes\": ", plan.checkpoint_bytes, ", \"hash\": \"",
       absl::Hex(plan.hash, absl::kZeroPad16), "\", \"workers\": [", wire, "]}");
 }
 
@@ -63,25 +73,31 @@ absl::StatusOr<std::vector<VariantRow>> PlanVariants(int classes, int image_size
     request.precision = Precision::kBf16;
     request.batch_micro = 1;
     VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
-    rows.push_back({name, shape, request.model.tokens(), plan.layout.table.parameter_count(), plan.flops,
-                    plan.checkpoint_bytes});
+    rows.push_back({name, shape, request.model.tokens(), plan.layout.table.parameter_count(),
+                    plan.flops, plan.checkpoint_bytes});
   }
   return rows;
 }
 
 std::string VariantsText(const std::vector<VariantRow>& rows, OutputFormat format) {
   if (format == OutputFormat::kJson) {
-    return absl::StrCat("[\n", absl::StrJoin(rows, ",\n", [](std::string* out, const VariantRow& row) {
-                          absl::StrAppend(out, VariantJson(row));
-                        }), "\n]\n");
+    return absl::StrCat("[\n",
+                        absl::StrJoin(rows, ",\n",
+                                      [](std::string* out, const VariantRow& row) {
+                                        absl::StrAppend(out, VariantJson(row));
+                                      }),
+                        "\n]\n");
   }
-  Table table({"VARIANT", "WIDTH", "DEPTH", "MLP", "HEADS", "TOKENS", "PARAMETERS", "GFLOP/IMAGE", "STATE"});
+  Table table({"VARIANT", "WIDTH", "DEPTH", "MLP", "HEADS", "TOKENS", "PARAMETERS", "GFLOP/IMAGE",
+               "STATE"});
   for (const VariantRow& row : rows) {
     const bool csv = format == OutputFormat::kCsv;
-    table.Row({row.name, absl::StrCat(row.shape.width), absl::StrCat(row.shape.depth), absl::StrCat(row.shape.mlp_width),
-               absl::StrCat(row.shape.heads), absl::StrCat(row.tokens),
+    table.Row({row.name, absl::StrCat(row.shape.width), absl::StrCat(row.shape.depth),
+               absl::StrCat(row.shape.mlp_width), absl::StrCat(row.shape.heads),
+               absl::StrCat(row.tokens),
                csv ? absl::StrCat(row.parameters) : Thousands(row.parameters),
-               Significant(row.flops.forward / 1e9, 4), csv ? absl::StrCat(row.state_bytes) : FormatSize(row.state_bytes)});
+               Significant(row.flops.forward / 1e9, 4),
+               csv ? absl::StrCat(row.state_bytes) : FormatSize(row.state_bytes)});
   }
   return format == OutputFormat::kCsv ? table.Csv() : table.Text();
 }

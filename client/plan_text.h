@@ -13,8 +13,9 @@
 
 namespace vitscale {
 
-// The plan of a job for a worker with `memory_bytes` (0: not limited): micro-batch chosen as at submit where the job
-// leaves it open, precision auto planned as bf16. RESOURCE_EXHAUSTED when it cannot fit.
+// The plan of a job for a worker with `memory_bytes` (0: not limited): micro-batch chosen as at
+// submit where the job leaves it open, precision auto planned as bf16. RESOURCE_EXHAUSTED when it
+// cannot fit.
 absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes);
 
 std::string PlanJson(const Plan& plan, const std::vector<int>& workers);  // one line

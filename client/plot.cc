@@ -12,7 +12,8 @@
 namespace vitscale {
 namespace {
 
-constexpr double kWidth = 960, kLeft = 76, kRight = 24, kTop = 64, kPanelHeight = 300, kPanelGap = 34, kBottom = 56;
+constexpr double kWidth = 960, kLeft = 76, kRight = 24, kTop = 64, kPanelHeight = 300,
+                 kPanelGap = 34, kBottom = 56;
 
 struct Range {
   double low = std::numeric_limits<double>::infinity();
@@ -26,7 +27,8 @@ struct Range {
 };
 
 std::string Escape(const std::string& text) {
-  return absl::StrReplaceAll(text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}});
+  return absl::StrReplaceAll(text,
+                             {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}});
 }
 
 std::string Number(double value) { return absl::StrFormat("%.2f", value); }
@@ -35,7 +37,8 @@ std::string Number(double value) { return absl::StrFormat("%.2f", value); }
 std::string TickText(double value) {
   if (value == 0) return "0";
   const double size = std::abs(value);
-  if (size >= 1e7 || size < 1e-3) return absl::StrReplaceAll(absl::StrFormat("%.3g", value), {{"e-0", "e-"}, {"e+0", "e"}});
+  if (size >= 1e7 || size < 1e-3)
+    return absl::StrReplaceAll(absl::StrFormat("%.3g", value), {{"e-0", "e-"}, {"e+0", "e"}});
   if (size >= 1000 && value == std::floor(value)) return Thousands(static_cast<int64_t>(value));
   return absl::StrFormat("%.6g", value);
 }
@@ -45,13 +48,15 @@ std::string SvgText(double x, double y, const std::string& text, const std::stri
 }
 
 std::string SvgLine(double x1, double y1, double x2, double y2, const std::string& style) {
-  return absl::StrFormat("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" %s/>\n", x1, y1, x2, y2, style);
+  return absl::StrFormat("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" %s/>\n", x1, y1, x2,
+                         y2, style);
 }
 
 // From data to pixels along one axis.
 class Axis {
  public:
-  Axis(Range range, bool log, double pixel_low, double pixel_high) : log_(log), a_(pixel_low), b_(pixel_high) {
+  Axis(Range range, bool log, double pixel_low, double pixel_high)
+      : log_(log), a_(pixel_low), b_(pixel_high) {
     if (range.empty()) range.low = 0, range.high = 1;
     low_ = At(range.low);
     high_ = At(range.high);
@@ -67,7 +72,9 @@ class Axis {
     high_ += pad;
   }
   double Pixel(double value) const { return a_ + (At(value) - low_) / (high_ - low_) * (b_ - a_); }
-  std::vector<double> Ticks(int count) const { return log_ ? LogTicks() : NiceTicks(low_, high_, count); }
+  std::vector<double> Ticks(int count) const {
+    return log_ ? LogTicks() : NiceTicks(low_, high_, count);
+  }
 
  private:
   double At(double value) const { return log_ ? std::log10(value) : value; }
@@ -96,8 +103,9 @@ std::vector<PlotPoint> Thinned(const std::vector<PlotPoint>& points) {
   const double per_column = static_cast<double>(points.size()) / kPlotColumns;
   for (int column = 0; column < kPlotColumns; ++column) {
     const auto first = points.begin() + static_cast<ptrdiff_t>(column * per_column);
-    const auto last = points.begin() + static_cast<ptrdiff_t>(std::min<double>(
-                                           static_cast<double>(points.size()), (column + 1) * per_column));
+    const auto last =
+        points.begin() + static_cast<ptrdiff_t>(std::min<double>(static_cast<double>(points.size()),
+                                                                 (column + 1) * per_column));
     if (first == last) continue;
     auto [low, high] = std::minmax_element(first, last, [](auto& a, auto& b) { return a.y < b.y; });
     if (high < low) std::swap(low, high);
@@ -112,8 +120,9 @@ std::string Polylines(const PlotSeries& series, const Axis& x, const Axis& y, bo
   std::string out, path;
   const auto flush = [&] {
     if (!path.empty()) {
-      absl::StrAppend(&out, "<polyline fill=\"none\" stroke=\"", series.color, "\" stroke-width=\"", series.width,
-                      "\" stroke-opacity=\"", series.opacity, "\" stroke-linejoin=\"round\" points=\"", path, "\"/>\n");
+      absl::StrAppend(&out, "<polyline fill=\"none\" stroke=\"", series.color, "\" stroke-width=\"",
+                      series.width, "\" stroke-opacity=\"", series.opacity,
+                      "\" stroke-linejoin=\"round\" points=\"", path, "\"/>\n");
     }
     path.clear();
   };
@@ -122,7 +131,8 @@ std::string Polylines(const PlotSeries& series, const Axis& x, const Axis& y, bo
       flush();
       continue;
     }
-    absl::StrAppend(&path, path.empty() ? "" : " ", Number(x.Pixel(p.x)), ",", Number(y.Pixel(p.y)));
+    absl::StrAppend(&path, path.empty() ? "" : " ", Number(x.Pixel(p.x)), ",",
+                    Number(y.Pixel(p.y)));
   }
   flush();
   return out;
@@ -134,13 +144,16 @@ std::string Marks(const PlotSeries& series, const Axis& x, const Axis& y) {
     const PlotPoint& p = series.points[i];
     if (!std::isfinite(p.y)) continue;
     const double px = x.Pixel(p.x), py = y.Pixel(p.y);
-    absl::StrAppend(&out, absl::StrFormat("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" fill=\"%s\" stroke=\"#fff\"/>\n",
-                                          px, py, series.color));
+    absl::StrAppend(
+        &out,
+        absl::StrFormat("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" fill=\"%s\" stroke=\"#fff\"/>\n",
+                        px, py, series.color));
     if (i < series.labels.size() && !series.labels[i].empty()) {
       const bool left = px > kWidth - kRight - 60;
-      absl::StrAppend(&out, SvgText(left ? px - 6 : px + 6, py - 6, series.labels[i],
-                                    absl::StrCat("class=\"label\" fill=\"", series.color, "\" text-anchor=\"",
-                                                 left ? "end" : "start", "\"")));
+      absl::StrAppend(
+          &out, SvgText(left ? px - 6 : px + 6, py - 6, series.labels[i],
+                        absl::StrCat("class=\"label\" fill=\"", series.color, "\" text-anchor=\"",
+                                     left ? "end" : "start", "\"")));
     }
   }
   return out;
@@ -151,14 +164,17 @@ std::string Legend(const PlotPanel& panel, double top) {
   double x = kWidth - kRight - 12;
   for (auto series = panel.series.rbegin(); series != panel.series.rend(); ++series) {
     if (series->name.empty()) continue;
-    absl::StrAppend(&out, SvgText(x, top + 18, series->name, "class=\"label\" text-anchor=\"end\""));
+    absl::StrAppend(&out,
+                    SvgText(x, top + 18, series->name, "class=\"label\" text-anchor=\"end\""));
     x -= 7.0 * static_cast<double>(series->name.size()) + 8;
-    absl::StrAppend(&out, series->marks
-                              ? absl::StrFormat("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" fill=\"%s\"/>\n", x - 8,
-                                                top + 14, series->color)
-                              : SvgLine(x - 18, top + 14, x, top + 14,
-                                        absl::StrCat("stroke=\"", series->color, "\" stroke-width=\"2.5\" stroke-opacity=\"",
-                                             series->opacity, "\"")));
+    absl::StrAppend(
+        &out, series->marks
+                  ? absl::StrFormat("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" fill=\"%s\"/>\n",
+                                    x - 8, top + 14, series->color)
+                  : SvgLine(x - 18, top + 14, x, top + 14,
+                            absl::StrCat("stroke=\"", series->color,
+                                         "\" stroke-width=\"2.5\" stroke-opacity=\"",
+                                         series->opacity, "\"")));
     x -= 34;
   }
   return out;
@@ -173,7 +189,8 @@ bool AllPositive(const PlotPanel& panel) {
   return true;
 }
 
-std::string DrawPanel(const PlotPanel& panel, const Axis& x, double top, bool last, const std::string& x_label) {
+std::string DrawPanel(const PlotPanel& panel, const Axis& x, double top, bool last,
+                      const std::string& x_label) {
   const double bottom = top + kPanelHeight;
   const bool log = panel.log_scale && AllPositive(panel);
   Range range;
@@ -186,12 +203,15 @@ std::string DrawPanel(const PlotPanel& panel, const Axis& x, double top, bool la
   for (const double tick : y.Ticks(6)) {
     const double at = y.Pixel(tick);
     absl::StrAppend(&out, SvgLine(kLeft, at, kWidth - kRight, at, "class=\"grid\""));
-    absl::StrAppend(&out, SvgText(kLeft - 8, at + 4, TickText(tick), "class=\"tick\" text-anchor=\"end\""));
+    absl::StrAppend(
+        &out, SvgText(kLeft - 8, at + 4, TickText(tick), "class=\"tick\" text-anchor=\"end\""));
   }
   for (const double tick : x.Ticks(9)) {
     const double at = x.Pixel(tick);
     absl::StrAppend(&out, SvgLine(at, top, at, bottom, "class=\"grid\""));
-    if (last) absl::StrAppend(&out, SvgText(at, bottom + 18, TickText(tick), "class=\"tick\" text-anchor=\"middle\""));
+    if (last)
+      absl::StrAppend(
+          &out, SvgText(at, bottom + 18, TickText(tick), "class=\"tick\" text-anchor=\"middle\""));
   }
   absl::StrAppend(&out, SvgLine(kLeft, bottom, kWidth - kRight, bottom, "class=\"axis\""),
                   SvgLine(kLeft, top, kLeft, bottom, "class=\"axis\""));
@@ -201,7 +221,8 @@ std::string DrawPanel(const PlotPanel& panel, const Axis& x, double top, bool la
   const double middle = (top + bottom) / 2;
   absl::StrAppend(&out, SvgText(18, middle, panel.y_label,
                                 absl::StrFormat("class=\"axis-label\" text-anchor=\"middle\" "
-                                                "transform=\"rotate(-90 18 %.1f)\"", middle)));
+                                                "transform=\"rotate(-90 18 %.1f)\"",
+                                                middle)));
   if (last) {
     absl::StrAppend(&out, SvgText((kLeft + kWidth - kRight) / 2, bottom + 42, x_label,
                                   "class=\"axis-label\" text-anchor=\"middle\""));
@@ -255,7 +276,8 @@ std::vector<PlotPoint> Smoothed(const std::vector<PlotPoint>& points, double spa
 
 std::string PlotSvg(const Plot& plot) {
   const double panels = static_cast<double>(plot.panels.size());
-  const double height = kTop + panels * kPanelHeight + std::max(0.0, panels - 1) * kPanelGap + kBottom;
+  const double height =
+      kTop + panels * kPanelHeight + std::max(0.0, panels - 1) * kPanelGap + kBottom;
   Range range;
   for (const PlotPanel& panel : plot.panels) {
     for (const PlotSeries& series : panel.series) {
@@ -264,13 +286,16 @@ std::string PlotSvg(const Plot& plot) {
   }
   const Axis x(range, false, kLeft, kWidth - kRight);
   std::string out = absl::StrFormat(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\">\n", kWidth,
-      height, kWidth, height);
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f "
+      "%.0f\">\n",
+      kWidth, height, kWidth, height);
   absl::StrAppend(&out, kStyle, "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
-                  SvgText(kLeft, 28, plot.title, "class=\"title\""), SvgText(kLeft, 48, plot.subtitle, "class=\"subtitle\""));
+                  SvgText(kLeft, 28, plot.title, "class=\"title\""),
+                  SvgText(kLeft, 48, plot.subtitle, "class=\"subtitle\""));
   for (size_t i = 0; i < plot.panels.size(); ++i) {
     const double top = kTop + static_cast<double>(i) * (kPanelHeight + kPanelGap);
-    absl::StrAppend(&out, DrawPanel(plot.panels[i], x, top, i + 1 == plot.panels.size(), plot.x_label));
+    absl::StrAppend(&out,
+                    DrawPanel(plot.panels[i], x, top, i + 1 == plot.panels.size(), plot.x_label));
   }
   return out + "</svg>\n";
 }

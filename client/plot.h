@@ -15,9 +15,9 @@ struct PlotPoint {
 // A line, or marks with labels where `marks` is set.
 struct PlotSeries {
   std::string name;
-  std::vector<PlotPoint> points;  // non-finite ones leave a gap
-  std::string color;              // "#1f77b4"
-  bool marks = false;             // circles instead of a line
+  std::vector<PlotPoint> points;    // non-finite ones leave a gap
+  std::string color;                // "#1f77b4"
+  bool marks = false;               // circles instead of a line
   std::vector<std::string> labels;  // of marks, as many as points; may be empty
   double opacity = 1;
   double width = 1.6;
@@ -41,7 +41,8 @@ inline constexpr int kPlotColumns = 1000;
 
 std::string PlotSvg(const Plot& plot);
 
-// Round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten, about `count` of them.
+// Round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten, about `count` of
+// them.
 std::vector<double> NiceTicks(double low, double high, int count);
 
 // Exponential moving average with the memory of `span` points, once from each side: no lag.

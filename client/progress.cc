@@ -32,7 +32,8 @@ double ProgressRate::images_per_second() const {
   double images = 0;
   for (size_t i = 1; i < points_.size(); ++i) {
     const int64_t steps = points_[i].step - points_[i - 1].step;
-    images += static_cast<double>(points_[i].images - points_[i - 1].images) / static_cast<double>(steps);
+    images +=
+        static_cast<double>(points_[i].images - points_[i - 1].images) / static_cast<double>(steps);
   }
   return images / seconds;
 }
@@ -41,7 +42,8 @@ std::optional<absl::Duration> ProgressRate::Remaining(int64_t total_steps) const
   const double seconds = WindowSeconds();
   if (points_.size() < 2 || seconds <= 0) return std::nullopt;
   const double per_step = seconds / static_cast<double>(points_.size() - 1);
-  return absl::Seconds(per_step * static_cast<double>(std::max<int64_t>(0, total_steps - points_.back().step)));
+  return absl::Seconds(
+      per_step * static_cast<double>(std::max<int64_t>(0, total_steps - points_.back().step)));
 }
 
 std::string ProgressBar(double share, int width) {
@@ -61,18 +63,22 @@ std::string ProgressLine(const ProgressView& view, int columns, bool color) {
   const v1::Job& job = view.job;
   const int64_t total = job.total_steps();
   const double share = total > 0 ? static_cast<double>(job.step()) / static_cast<double>(total) : 0;
-  std::string head = absl::StrCat(Bold(Shorten(job.spec().name(), 20), color), " ", Coloured(StateWord(job.state()), color));
+  std::string head = absl::StrCat(Bold(Shorten(job.spec().name(), 20), color), " ",
+                                  Coloured(StateWord(job.state()), color));
   std::vector<std::string> parts = {
-      absl::StrCat(ProgressBar(share, kBarWidth), absl::StrFormat(" %3d %%", static_cast<int>(share * 100))),
+      absl::StrCat(ProgressBar(share, kBarWidth),
+                   absl::StrFormat(" %3d %%", static_cast<int>(share * 100))),
       absl::StrCat(job.step(), "/", total)};
-  if (job.has_last_step()) parts.push_back(absl::StrCat("loss ", Significant(job.last_step().loss(), 4)));
+  if (job.has_last_step())
+    parts.push_back(absl::StrCat("loss ", Significant(job.last_step().loss(), 4)));
   if (!view.note.empty()) {
     parts.push_back(view.note);
   } else if (job.state() != v1::JOB_STATE_RUNNING) {
     if (!job.message().empty()) parts.push_back(Shorten(job.message(), 60));
   } else {
     if (view.rate.images_per_second() > 0) {
-      parts.push_back(absl::StrCat(Thousands(static_cast<int64_t>(view.rate.images_per_second())), " images/s"));
+      parts.push_back(absl::StrCat(Thousands(static_cast<int64_t>(view.rate.images_per_second())),
+                                   " images/s"));
     }
     if (const auto remaining = view.rate.Remaining(total); remaining) {
       parts.push_back(absl::StrCat("ETA ", Age(*remaining)));

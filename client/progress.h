@@ -41,8 +41,8 @@ struct ProgressView {
   std::string note;  // "coordinator away, trying again"
 };
 
-// "fashion 3f2k… RUNNING ████▌     46 %  1076/2340  loss 0.2713  9,876 images/s  ETA 2m05s  val top1 86.1 %", at most
-// `columns` wide: parts fall away from the right when it is narrow.
+// "fashion 3f2k… RUNNING ████▌     46 %  1076/2340  loss 0.2713  9,876 images/s  ETA 2m05s  val
+// top1 86.1 %", at most `columns` wide: parts fall away from the right when it is narrow.
 std::string ProgressLine(const ProgressView& view, int columns, bool color);
 
 }  // namespace vitscale

@@ -12,7 +12,8 @@
 namespace vitscale {
 namespace {
 
-constexpr std::array<const char*, 6> kColors = {"#2f6fb3", "#d9622b", "#3a9a53", "#8656b5", "#b8860b", "#c03d5a"};
+constexpr std::array<const char*, 6> kColors = {"#2f6fb3", "#d9622b", "#3a9a53",
+                                                "#8656b5", "#b8860b", "#c03d5a"};
 
 double LastLoss(const std::vector<v1::StepRecord>& steps) {
   if (steps.empty()) return std::nan("");
@@ -39,23 +40,26 @@ std::string Label(const JobHistory& history) {
   return absl::StrCat(history.job.spec().name(), " ", history.job.id());
 }
 
-void AddLoss(const JobHistory& history, const PlotOptions& options, bool several, const std::string& color,
-             PlotPanel* panel) {
+void AddLoss(const JobHistory& history, const PlotOptions& options, bool several,
+             const std::string& color, PlotPanel* panel) {
   std::vector<PlotPoint> raw;
-  for (const v1::StepRecord& s : history.steps) raw.push_back({X(options, s.step(), s.images()), s.loss()});
+  for (const v1::StepRecord& s : history.steps)
+    raw.push_back({X(options, s.step(), s.images()), s.loss()});
   const double span = std::max(1.0, static_cast<double>(raw.size()) / 100);
   if (!several) panel->series.push_back({"each step", raw, color, false, {}, 0.28, 1.0});
-  panel->series.push_back({several ? Label(history) : "smoothed", Smoothed(raw, span), color, false, {}, 1.0, 2.0});
+  panel->series.push_back(
+      {several ? Label(history) : "smoothed", Smoothed(raw, span), color, false, {}, 1.0, 2.0});
   PlotSeries marks{several ? "" : "evaluation", {}, several ? color : kColors[1], true, {}, 1, 1.6};
   for (const v1::EvalRecord& e : history.evals) {
     const auto loss = e.values().find("loss");
-    if (loss != e.values().end()) marks.points.push_back({X(options, e.step(), e.images()), loss->second});
+    if (loss != e.values().end())
+      marks.points.push_back({X(options, e.step(), e.images()), loss->second});
   }
   if (!marks.points.empty()) panel->series.push_back(std::move(marks));
 }
 
-void AddTop1(const JobHistory& history, const PlotOptions& options, bool several, const std::string& color,
-             PlotPanel* panel) {
+void AddTop1(const JobHistory& history, const PlotOptions& options, bool several,
+             const std::string& color, PlotPanel* panel) {
   PlotSeries line{"", {}, color, false, {}, 0.6, 1.6}, marks{"", {}, color, true, {}, 1, 1.6};
   std::string name;
   for (const v1::EvalRecord& e : history.evals) {
@@ -72,8 +76,8 @@ void AddTop1(const JobHistory& history, const PlotOptions& options, bool several
   panel->series.push_back(std::move(marks));
 }
 
-void AddLearningRate(const JobHistory& history, const PlotOptions& options, bool several, const std::string& color,
-                     PlotPanel* panel) {
+void AddLearningRate(const JobHistory& history, const PlotOptions& options, bool several,
+                     const std::string& color, PlotPanel* panel) {
   PlotSeries line{"", {}, several ? color : kColors[2], false, {}, 1, 1.6};
   for (const v1::StepRecord& s : history.steps) {
     line.points.push_back({X(options, s.step(), s.images()), s.learning_rate()});
@@ -84,10 +88,12 @@ void AddLearningRate(const JobHistory& history, const PlotOptions& options, bool
 std::string Subtitle(const std::vector<JobHistory>& jobs) {
   if (jobs.size() != 1) return absl::StrCat(jobs.size(), " jobs");
   const v1::Job& job = jobs[0].job;
-  std::string text = absl::StrCat("job ", job.id(), ", ", StateWord(job.state()), ", step ", Thousands(job.step()));
+  std::string text = absl::StrCat("job ", job.id(), ", ", StateWord(job.state()), ", step ",
+                                  Thousands(job.step()));
   if (job.total_steps() > 0) absl::StrAppend(&text, " of ", Thousands(job.total_steps()));
   absl::StrAppend(&text, ", global batch ", Thousands(job.spec().batch().global()));
-  if (!jobs[0].steps.empty()) absl::StrAppend(&text, ", loss ", Significant(LastLoss(jobs[0].steps), 4));
+  if (!jobs[0].steps.empty())
+    absl::StrAppend(&text, ", loss ", Significant(LastLoss(jobs[0].steps), 4));
   return text;
 }
 
@@ -104,7 +110,8 @@ Summary Summarize(const JobHistory& history, absl::Time now) {
   s.workers = job.spec().resources().workers().max();
   for (const v1::EvalRecord& eval : history.evals) {
     const auto top1 = eval.values().find("top1");
-    if (top1 == eval.values().end() || (!s.eval_name.empty() && eval.name() != s.eval_name)) continue;
+    if (top1 == eval.values().end() || (!s.eval_name.empty() && eval.name() != s.eval_name))
+      continue;
     s.top1 = top1->second;
     s.eval_name = eval.name();
   }
@@ -124,7 +131,8 @@ std::string SummaryText(const Summary& s) {
     if (!value.empty()) absl::StrAppend(&out, absl::StrFormat("  %-17s", name), value, "\n");
   };
   line("job", absl::StrCat(s.job_id, " (", s.name, ") ", s.state));
-  line("steps", absl::StrCat(Thousands(s.steps), " (", Thousands(s.images), " images, ", s.workers, " workers)"));
+  line("steps", absl::StrCat(Thousands(s.steps), " (", Thousands(s.images), " images, ", s.workers,
+                             " workers)"));
   if (s.top1) line("top-1", absl::StrFormat("%.2f %% (%s)", 100 * *s.top1, s.eval_name));
   line("final loss", Significant(s.loss, 4));
   line("images/s", Thousands(static_cast<int64_t>(std::llround(s.images_per_second))));
@@ -135,13 +143,18 @@ std::string SummaryText(const Summary& s) {
 }
 
 std::string SummaryJson(const Summary& s) {
-  const auto number = [](double value) { return std::isfinite(value) ? ShortestDouble(value) : std::string("null"); };
-  std::string out = absl::StrCat("{\"job\": ", JsonQuote(s.job_id), ", \"name\": ", JsonQuote(s.name), ", \"state\": ",
-                                 JsonQuote(s.state), ", \"steps\": ", s.steps, ", \"images\": ", s.images);
-  absl::StrAppend(&out, ", \"top1\": ", s.top1 ? number(*s.top1) : "null", ", \"loss\": ", number(s.loss),
-                  ", \"images_per_second\": ", number(s.images_per_second), ", \"training_seconds\": ",
-                  number(s.training_seconds));
-  absl::StrAppend(&out, ", \"workers\": ", s.workers, ", \"checkpoint\": ", JsonQuote(s.checkpoint));
+  const auto number = [](double value) {
+    return std::isfinite(value) ? ShortestDouble(value) : std::string("null");
+  };
+  std::string out = absl::StrCat(
+      "{\"job\": ", JsonQuote(s.job_id), ", \"name\": ", JsonQuote(s.name),
+      ", \"state\": ", JsonQuote(s.state), ", \"steps\": ", s.steps, ", \"images\": ", s.images);
+  absl::StrAppend(&out, ", \"top1\": ", s.top1 ? number(*s.top1) : "null",
+                  ", \"loss\": ", number(s.loss),
+                  ", \"images_per_second\": ", number(s.images_per_second),
+                  ", \"training_seconds\": ", number(s.training_seconds));
+  absl::StrAppend(&out, ", \"workers\": ", s.workers,
+                  ", \"checkpoint\": ", JsonQuote(s.checkpoint));
   if (!s.plot.empty()) absl::StrAppend(&out, ", \"plot\": ", JsonQuote(s.plot));
   return out + "}";
 }
@@ -152,7 +165,8 @@ Plot JobPlot(const std::vector<JobHistory>& jobs, const PlotOptions& options) {
   plot.title = jobs.size() == 1 ? jobs[0].job.spec().name() : "vitscale";
   plot.subtitle = Subtitle(jobs);
   plot.x_label = options.by_images ? "images" : "steps";
-  PlotPanel loss{"training loss", {}, options.log_loss}, top1{"top-1, %", {}, false}, rate{"learning rate", {}, false};
+  PlotPanel loss{"training loss", {}, options.log_loss}, top1{"top-1, %", {}, false},
+      rate{"learning rate", {}, false};
   for (size_t i = 0; i < jobs.size(); ++i) {
     const std::string color = kColors[i % kColors.size()];
     AddLoss(jobs[i], options, several, color, &loss);

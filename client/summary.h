@@ -26,12 +26,12 @@ struct Summary {
   int64_t steps = 0, images = 0;
   std::optional<double> top1;  // 0 to 1, of the last evaluation that has it
   std::string eval_name;
-  double loss = 0;              // training loss, mean over the last 1 % of the steps (at least one)
-  double images_per_second = 0; // images of the steps by the wall time of the steps
-  double training_seconds = 0;  // wall time from the first start to the end
+  double loss = 0;  // training loss, mean over the last 1 % of the steps (at least one)
+  double images_per_second = 0;  // images of the steps by the wall time of the steps
+  double training_seconds = 0;   // wall time from the first start to the end
   int workers = 0;
-  std::string checkpoint;       // its path
-  std::string plot;             // path of the picture; empty: none was drawn
+  std::string checkpoint;  // its path
+  std::string plot;        // path of the picture; empty: none was drawn
 };
 
 Summary Summarize(const JobHistory& history, absl::Time now);
@@ -43,8 +43,8 @@ struct PlotOptions {
   bool log_loss = false;
 };
 
-// Loss (raw and smoothed) with evaluation losses, top-1 where there is one, learning rate. Several jobs lie over each
-// other, each in its colour, smoothed only.
+// Loss (raw and smoothed) with evaluation losses, top-1 where there is one, learning rate. Several
+// jobs lie over each other, each in its colour, smoothed only.
 Plot JobPlot(const std::vector<JobHistory>& jobs, const PlotOptions& options);
 
 }  // namespace vitscale

@@ -14,7 +14,8 @@
 
 namespace vitscale {
 
-// Columns as wide as their widest cell, two spaces between, no trailing space. Widths count UTF-8 characters.
+// Columns as wide as their widest cell, two spaces between, no trailing space. Widths count UTF-8
+// characters.
 class Table {
  public:
   explicit Table(std::vector<std::string> head) : head_(std::move(head)) {}
@@ -32,16 +33,17 @@ int DisplayWidth(absl::string_view text);
 // At most `width` characters; a cut is shown by "…".
 std::string Shorten(absl::string_view text, int width);
 
-std::string Thousands(int64_t number);       // "12,345"
+std::string Thousands(int64_t number);              // "12,345"
 std::string Significant(double value, int digits);  // "0.2713", "NaN"
-std::string Age(absl::Duration duration);    // "42s", "3m12s", "2h05m", "4d03h"
+std::string Age(absl::Duration duration);           // "42s", "3m12s", "2h05m", "4d03h"
 absl::Time TimeOf(const google::protobuf::Timestamp& timestamp);
-std::string ClockTime(const google::protobuf::Timestamp& timestamp);  // local, "2026-11-25 04:05:06"; "-" if absent
+std::string ClockTime(
+    const google::protobuf::Timestamp& timestamp);  // local, "2026-11-25 04:05:06"; "-" if absent
 
-std::string StateWord(v1::JobState state);   // "RUNNING"
+std::string StateWord(v1::JobState state);  // "RUNNING"
 std::string StateWord(v1::WorkerState state);
 std::string IntentWord(v1::Intent intent);
-bool IsTerminal(v1::JobState state);         // SUCCEEDED, FAILED, CANCELLED
+bool IsTerminal(v1::JobState state);  // SUCCEEDED, FAILED, CANCELLED
 
 // The state in its colour: green running and succeeded, red failed, yellow what waits.
 std::string Coloured(const std::string& word, bool color);

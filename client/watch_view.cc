@@ -12,28 +12,31 @@
 namespace vitscale {
 namespace {
 
-constexpr int kStepLines = 50;        // of a whole run, where there is no terminal
+constexpr int kStepLines = 50;         // of a whole run, where there is no terminal
 constexpr int64_t kStepsForRate = 51;  // fetched at the start, so that the rate is known at once
 constexpr absl::Duration kRedraw = absl::Milliseconds(100);
 
 std::string EndLine(const v1::Job& job, bool color) {
   std::string line = absl::StrCat("job ", job.id(), " (", job.spec().name(), ") ",
-                                  Coloured(StateWord(job.state()), color), " at step ", job.step(), "/",
-                                  job.total_steps());
-  if (job.has_last_step()) absl::StrAppend(&line, ", loss ", Significant(job.last_step().loss(), 4));
+                                  Coloured(StateWord(job.state()), color), " at step ", job.step(),
+                                  "/", job.total_steps());
+  if (job.has_last_step())
+    absl::StrAppend(&line, ", loss ", Significant(job.last_step().loss(), 4));
   for (const v1::EvalRecord& eval : job.last_evals()) {
     absl::StrAppend(&line, ", ", eval.name(), " ", EvalValues(eval));
   }
   if (job.has_start_time() && job.has_end_time()) {
     absl::StrAppend(&line, ", after ", Age(TimeOf(job.end_time()) - TimeOf(job.start_time())));
   }
-  if (job.state() != v1::JOB_STATE_SUCCEEDED && !job.message().empty()) absl::StrAppend(&line, ": ", job.message());
+  if (job.state() != v1::JOB_STATE_SUCCEEDED && !job.message().empty())
+    absl::StrAppend(&line, ": ", job.message());
   return line;
 }
 
 }  // namespace
 
-WatchView::WatchView(Context& context, const v1::Job& job) : context_(context), shown_state_(job.state()) {
+WatchView::WatchView(Context& context, const v1::Job& job)
+    : context_(context), shown_state_(job.state()) {
   view_.job = job;
   if (context_.format != OutputFormat::kJson) {
     Say(absl::StrCat("job ", job.id(), " (", job.spec().name(), ") is ",
@@ -55,7 +58,8 @@ JobHandler WatchView::Handler() {
   };
   handler.on_away = [this](const absl::Status& status) {
     view_.note = "coordinator away, trying again";
-    if (!context_.out_is_terminal) context_.err << "connection lost (" << status.message() << "), trying again\n";
+    if (!context_.out_is_terminal)
+      context_.err << "connection lost (" << status.message() << "), trying again\n";
     Draw(true);
   };
   handler.on_back = [this] {
@@ -87,7 +91,8 @@ void WatchView::OnStep(const v1::StepRecord& step) {
 
 std::string WatchView::StepLine(const v1::StepRecord& step) const {
   std::string line = absl::StrCat("step ", step.step(), "/", view_.job.total_steps(), "  loss ",
-                                  Significant(step.loss(), 4), "  learning rate ", Significant(step.learning_rate(), 3));
+                                  Significant(step.loss(), 4), "  learning rate ",
+                                  Significant(step.learning_rate(), 3));
   if (const double rate = view_.rate.images_per_second(); rate > 0) {
     absl::StrAppend(&line, "  ", Thousands(static_cast<int64_t>(rate)), " images/s");
   }
@@ -132,21 +137,24 @@ void WatchView::Finish(const v1::Job& job) {
   context_.out.flush();
 }
 
-absl::StatusOr<int> WatchToTheEnd(Context& context, ControlClient& client, const std::string& job, bool quiet) {
+absl::StatusOr<int> WatchToTheEnd(Context& context, ControlClient& client, const std::string& job,
+                                  bool quiet) {
   v1::GetJobRequest request;
   request.set_job_id(job);
   VITSCALE_ASSIGN_OR_RETURN(const v1::Job now, client.GetJob(request));
   if (quiet) {
-    VITSCALE_ASSIGN_OR_RETURN(const v1::Job ended,
-                              FollowJob(context, client, now.id(), /*after_step=*/-1, /*after_event=*/-1, {}));
+    VITSCALE_ASSIGN_OR_RETURN(
+        const v1::Job ended,
+        FollowJob(context, client, now.id(), /*after_step=*/-1, /*after_event=*/-1, {}));
     context.err << EndLine(ended, false) << "\n";
     return ExitCodeOf(ended.state());
   }
   WatchView view(context, now);
   const JobHandler handler = view.Handler();
-  VITSCALE_ASSIGN_OR_RETURN(const v1::Job ended,
-                            FollowJob(context, client, now.id(), std::max<int64_t>(0, now.step() - kStepsForRate),
-                                      /*after_event=*/0, handler));
+  VITSCALE_ASSIGN_OR_RETURN(
+      const v1::Job ended,
+      FollowJob(context, client, now.id(), std::max<int64_t>(0, now.step() - kStepsForRate),
+                /*after_event=*/0, handler));
   view.Finish(ended);
   return ExitCodeOf(ended.state());
 }

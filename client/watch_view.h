@@ -1,4 +1,5 @@
-// What `vitscale watch` shows: a progress bar on a terminal, lines elsewhere, JSON lines with `-o json`.
+// What `vitscale watch` shows: a progress bar on a terminal, lines elsewhere, JSON lines with `-o
+// json`.
 
 #ifndef CLIENT_WATCH_VIEW_H_
 #define CLIENT_WATCH_VIEW_H_
@@ -26,7 +27,7 @@ class WatchView {
   void OnJob(const v1::Job& job);
   void OnStep(const v1::StepRecord& step);
   void OnEval(const v1::EvalRecord& eval);
-  void Say(const std::string& line);        // above the bar
+  void Say(const std::string& line);  // above the bar
   void Draw(bool now);
   void Json(const char* key, const google::protobuf::Message& message);
   std::string StepLine(const v1::StepRecord& step) const;
@@ -40,7 +41,8 @@ class WatchView {
 };
 
 // Follows a job with a view, to its end; the exit code. `quiet`: shows nothing.
-absl::StatusOr<int> WatchToTheEnd(Context& context, ControlClient& client, const std::string& job, bool quiet);
+absl::StatusOr<int> WatchToTheEnd(Context& context, ControlClient& client, const std::string& job,
+                                  bool quiet);
 
 }  // namespace vitscale
 

@@ -159,7 +159,8 @@ class Binder {
   template <typename T>
   std::optional<T> Whole(const Node& node, const std::string& path) {
     T value{};
-    const bool digits = !node.quoted && node.text.find_first_not_of("-+0123456789") == std::string::npos;
+    const bool digits =
+        !node.quoted && node.text.find_first_not_of("-+0123456789") == std::string::npos;
     if (!digits) {
       WasWanted(node, path, "a whole number");
     } else if (!absl::SimpleAtoi(node.text, &value)) {
@@ -177,24 +178,37 @@ class Binder {
       return WasWanted(node, path, WantedOf(*f));
     }
     switch (f->cpp_type()) {
-      case FieldDescriptor::CPPTYPE_INT32: return BindWhole<int32_t>(node, m, f, path);
-      case FieldDescriptor::CPPTYPE_INT64: return BindWhole<int64_t>(node, m, f, path);
-      case FieldDescriptor::CPPTYPE_UINT64: return BindWhole<uint64_t>(node, m, f, path);
-      case FieldDescriptor::CPPTYPE_DOUBLE: return BindDouble(node, m, f, path);
-      case FieldDescriptor::CPPTYPE_BOOL: return BindBool(node, m, f, path);
-      case FieldDescriptor::CPPTYPE_ENUM: return BindEnum(node, m, f, path);
-      case FieldDescriptor::CPPTYPE_STRING: return BindString(node, m, f, path);
-      default: WasWanted(node, path, "another kind of field");
+      case FieldDescriptor::CPPTYPE_INT32:
+        return BindWhole<int32_t>(node, m, f, path);
+      case FieldDescriptor::CPPTYPE_INT64:
+        return BindWhole<int64_t>(node, m, f, path);
+      case FieldDescriptor::CPPTYPE_UINT64:
+        return BindWhole<uint64_t>(node, m, f, path);
+      case FieldDescriptor::CPPTYPE_DOUBLE:
+        return BindDouble(node, m, f, path);
+      case FieldDescriptor::CPPTYPE_BOOL:
+        return BindBool(node, m, f, path);
+      case FieldDescriptor::CPPTYPE_ENUM:
+        return BindEnum(node, m, f, path);
+      case FieldDescriptor::CPPTYPE_STRING:
+        return BindString(node, m, f, path);
+      default:
+        WasWanted(node, path, "another kind of field");
     }
   }
 
   static std::string WantedOf(const FieldDescriptor& field) {
     switch (field.cpp_type()) {
-      case FieldDescriptor::CPPTYPE_STRING: return "text";
-      case FieldDescriptor::CPPTYPE_DOUBLE: return "a number";
-      case FieldDescriptor::CPPTYPE_BOOL: return "true or false";
-      case FieldDescriptor::CPPTYPE_ENUM: return OneOf(EnumWords(*field.enum_type()));
-      default: return "a whole number";
+      case FieldDescriptor::CPPTYPE_STRING:
+        return "text";
+      case FieldDescriptor::CPPTYPE_DOUBLE:
+        return "a number";
+      case FieldDescriptor::CPPTYPE_BOOL:
+        return "true or false";
+      case FieldDescriptor::CPPTYPE_ENUM:
+        return OneOf(EnumWords(*field.enum_type()));
+      default:
+        return "a whole number";
     }
   }
 

@@ -1,4 +1,5 @@
-// From the tree of a document to a message, by reflection: unknown keys, wrong types, words of enums.
+// From the tree of a document to a message, by reflection: unknown keys, wrong types, words of
+// enums.
 //
 // Internal to proto/spec.
 

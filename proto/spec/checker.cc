@@ -17,7 +17,8 @@ using google::protobuf::Reflection;
 constexpr int kSpecListMax = 64;
 constexpr size_t kTextBytesMax = 4096;
 
-// `allowed` holds characters and ranges as in a regular expression's brackets; a "-" at the end is itself.
+// `allowed` holds characters and ranges as in a regular expression's brackets; a "-" at the end is
+// itself.
 bool Allowed(char c, absl::string_view allowed) {
   for (size_t i = 0; i < allowed.size(); ++i) {
     if (i + 2 < allowed.size() && allowed[i + 1] == '-') {
@@ -32,7 +33,8 @@ bool Allowed(char c, absl::string_view allowed) {
 
 void CheckText(const std::string& text, const std::string& path, Checker* checker) {
   if (text.size() > kTextBytesMax) {
-    checker->Fail(path, absl::StrCat("was ", text.size(), " bytes long, wanted at most ", kTextBytesMax));
+    checker->Fail(path,
+                  absl::StrCat("was ", text.size(), " bytes long, wanted at most ", kTextBytesMax));
     return;
   }
   for (const char c : text) {
@@ -66,7 +68,8 @@ void CheckValue(const Message& m, const FieldDescriptor* f, int i, const std::st
       }
       break;
     }
-    default: break;
+    default:
+      break;
   }
 }
 
@@ -90,9 +93,9 @@ bool Checker::Range(const std::string& field, double value, double low, double h
   const bool above = low_open ? value > low : value >= low;
   const bool below = high_open ? value < high : value <= high;
   if (above && below) return true;
-  Fail(field, absl::StrCat("was ", ShortestDouble(value), ", wanted ", low_open ? "above " : "",
-                           ShortestDouble(low), high_open ? " to below " : " to ",
-                           ShortestDouble(high)));
+  Fail(field,
+       absl::StrCat("was ", ShortestDouble(value), ", wanted ", low_open ? "above " : "",
+                    ShortestDouble(low), high_open ? " to below " : " to ", ShortestDouble(high)));
   return false;
 }
 
@@ -103,8 +106,8 @@ bool Checker::Word(const std::string& field, absl::string_view text, absl::strin
     good = good && Allowed(c, allowed);
   }
   if (!good) {
-    Fail(field, absl::StrCat("was ", JsonQuote(text.substr(0, 80)), ", wanted 1 to ", longest, " of [",
-                             allowed, "]"));
+    Fail(field, absl::StrCat("was ", JsonQuote(text.substr(0, 80)), ", wanted 1 to ", longest,
+                             " of [", allowed, "]"));
   }
   return good;
 }
@@ -119,7 +122,8 @@ bool Checker::Path(const std::string& field, absl::string_view text) {
   return true;
 }
 
-std::optional<Length> Checker::LengthOf(const std::string& field, absl::string_view text, bool positive) {
+std::optional<Length> Checker::LengthOf(const std::string& field, absl::string_view text,
+                                        bool positive) {
   const auto length = ParseLength(text);
   if (!length.ok()) {
     Fail(field, std::string(length.status().message()));
@@ -140,7 +144,8 @@ void Checker::Preprocess(const std::string& field, absl::string_view text, bool 
     Fail(field, std::string(ops.status().message()));
   } else if (!random_allowed) {
     for (const PreprocessOp& op : *ops) {
-      if (IsRandomOp(op)) Fail(field, absl::StrCat("op \"", op.name, "\" is random, wanted none in an evaluation"));
+      if (IsRandomOp(op))
+        Fail(field, absl::StrCat("op \"", op.name, "\" is random, wanted none in an evaluation"));
     }
   }
 }

@@ -16,7 +16,8 @@ class Filler {
 
   // An enum of value 0 takes `value`. (A user cannot write the value 0.)
   template <typename Message, typename Enum>
-  void Word(Message* message, Enum (Message::*get)() const, void (Message::*set)(Enum), Enum value) {
+  void Word(Message* message, Enum (Message::*get)() const, void (Message::*set)(Enum),
+            Enum value) {
     if ((message->*get)() == 0) (message->*set)(value);
   }
   template <typename Message>
@@ -126,7 +127,8 @@ void FillDefaults(const Places* places, v1::JobSpec* spec) {
   v1::Checkpoint* checkpoint = spec->mutable_checkpoint();
   f.Text(checkpoint->mutable_dir(), "checkpoint.dir", "checkpoints");
   f.Text(checkpoint->mutable_every(), "checkpoint.every", "1000 steps");
-  f.Int(checkpoint->mutable_keep(), "checkpoint.keep.last", &v1::Keep::last, &v1::Keep::set_last, 3);
+  f.Int(checkpoint->mutable_keep(), "checkpoint.keep.last", &v1::Keep::last, &v1::Keep::set_last,
+        3);
   v1::OnDivergence* divergence = spec->mutable_on_divergence();
   f.Word(divergence, &v1::OnDivergence::policy, &v1::OnDivergence::set_policy,
          v1::DIVERGENCE_POLICY_FAIL);

@@ -8,8 +8,8 @@
 
 namespace vitscale {
 
-// Fills what was not given; never fails. `places`: where the user gave what, so that an explicit 0 is not taken for
-// "not given"; may be null.
+// Fills what was not given; never fails. `places`: where the user gave what, so that an explicit 0
+// is not taken for "not given"; may be null.
 void FillDefaults(const Places* places, v1::JobSpec* spec);
 
 // Lengths, durations and preprocessing of a valid spec in their one form.

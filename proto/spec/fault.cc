@@ -54,7 +54,8 @@ std::vector<Fault> StatusToFaults(const absl::Status& status) {
   for (const auto& violation : details.field_violations()) {
     Fault fault{violation.field(), violation.description(), "", false};
     const size_t end = fault.text.find("): ");
-    if (absl::StartsWith(fault.text, "(") && end != std::string::npos) {  // as FaultText writes a place
+    if (absl::StartsWith(fault.text, "(") &&
+        end != std::string::npos) {  // as FaultText writes a place
       fault.place = fault.text.substr(1, end - 1);
       fault.text.erase(0, end + 3);
     }

@@ -12,17 +12,18 @@
 namespace vitscale {
 
 struct Fault {
-  std::string field;  // "schedule.warmup", "evals[0].data.format"; empty: the file as a whole
-  std::string text;   // what it was and what was wanted: "was -3, wanted 1 to 256"
-  std::string place;  // "line 4", "--set"; empty: not from a file
+  std::string field;      // "schedule.warmup", "evals[0].data.format"; empty: the file as a whole
+  std::string text;       // what it was and what was wanted: "was -3, wanted 1 to 256"
+  std::string place;      // "line 4", "--set"; empty: not from a file
   bool reserved = false;  // well formed, but this version does not do it
 };
 
 // "model.image_size (line 4): was -3, wanted 16 to 2048"
 std::string FaultText(const Fault& fault);
 
-// OK without faults. INVALID_ARGUMENT, or UNIMPLEMENTED when every fault is a reserved feature; the message is
-// `noun` and all faults in one line; the payload kBadRequestPayload is a serialised google.rpc.BadRequest.
+// OK without faults. INVALID_ARGUMENT, or UNIMPLEMENTED when every fault is a reserved feature; the
+// message is `noun` and all faults in one line; the payload kBadRequestPayload is a serialised
+// google.rpc.BadRequest.
 absl::Status FaultsToStatus(absl::string_view noun, const std::vector<Fault>& faults);
 
 // The faults in such a status (also one that came over the wire); empty if it has no BadRequest.

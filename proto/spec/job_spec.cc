@@ -29,9 +29,8 @@ bool OpensMessage(absl::string_view line) {
   if (!absl::ConsumeSuffix(&line, "{") && line.find('{') == absl::string_view::npos) return false;
   line = line.substr(0, line.find('{'));
   line = absl::StripAsciiWhitespace(line);
-  return !line.empty() && std::all_of(line.begin(), line.end(), [](char c) {
-    return absl::ascii_isalnum(c) || c == '_';
-  });
+  return !line.empty() && std::all_of(line.begin(), line.end(),
+                                      [](char c) { return absl::ascii_isalnum(c) || c == '_'; });
 }
 
 SpecFormat GuessFormat(absl::string_view text) {
@@ -45,9 +44,12 @@ SpecFormat GuessFormat(absl::string_view text) {
 
 bool ReadTree(absl::string_view text, SpecFormat format, TreeBuilder& builder) {
   switch (format) {
-    case SpecFormat::kJson: return ReadJson(text, builder);
-    case SpecFormat::kTextproto: return ReadTextproto(text, builder);
-    default: return ReadYaml(text, builder);
+    case SpecFormat::kJson:
+      return ReadJson(text, builder);
+    case SpecFormat::kTextproto:
+      return ReadTextproto(text, builder);
+    default:
+      return ReadYaml(text, builder);
   }
 }
 
@@ -78,7 +80,8 @@ void AddNewFaults(const Places& places, std::vector<Fault> more, std::vector<Fau
     bool said = false;
     for (size_t i = 0; i < bound; ++i) {
       const std::string& field = (*faults)[i].field;
-      said = said || (!field.empty() && (IsBelow(fault.field, field) || IsBelow(field, fault.field)));
+      said =
+          said || (!field.empty() && (IsBelow(fault.field, field) || IsBelow(field, fault.field)));
     }
     if (said) continue;
     absl::string_view text = fault.text;
@@ -107,11 +110,14 @@ SpecFormat FormatOfPath(absl::string_view path) {
 absl::StatusOr<v1::JobSpec> ParseJobSpec(absl::string_view text, SpecFormat format,
                                          const std::vector<std::string>& overrides) {
   if (text.size() > kSpecBytesMax) {
-    return FaultsToStatus(kNoun, {{"", absl::StrCat("was ", text.size(), " bytes long, wanted at most ",
-                                                    kSpecBytesMax), "", false}});
+    return FaultsToStatus(
+        kNoun,
+        {{"", absl::StrCat("was ", text.size(), " bytes long, wanted at most ", kSpecBytesMax), "",
+          false}});
   }
   if (const size_t bad = FirstBadUtf8(text); bad != absl::string_view::npos) {
-    const auto line = std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(bad), '\n') + 1;
+    const auto line =
+        std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(bad), '\n') + 1;
     return FaultsToStatus(kNoun, {{"", "not UTF-8", LinePlace(static_cast<int>(line)), false}});
   }
   if (format == SpecFormat::kAuto) format = GuessFormat(text);
@@ -121,8 +127,10 @@ absl::StatusOr<v1::JobSpec> ParseJobSpec(absl::string_view text, SpecFormat form
   if (root.is_null()) root.kind = Node::Kind::kMap;
   std::vector<Fault> faults = std::move(builder.faults());
   if (!root.is_map()) {
-    faults.push_back({"", absl::StrCat("was ", DescribeNode(root), ", wanted a mapping such as \"name: my-job\""),
-                      root.place, false});
+    faults.push_back(
+        {"",
+         absl::StrCat("was ", DescribeNode(root), ", wanted a mapping such as \"name: my-job\""),
+         root.place, false});
     return FaultsToStatus(kNoun, faults);
   }
   ApplyOverrides(overrides, &root, &faults);

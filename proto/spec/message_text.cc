@@ -37,8 +37,8 @@ std::string EnumPrefix(const EnumDescriptor& type) {
 // A tree of text: what both writers walk.
 struct Piece {
   enum class Kind { kValue, kList, kMap } kind = Kind::kValue;
-  std::string text;     // kValue
-  bool is_text = false; // kValue: a string, to be quoted where the format needs it
+  std::string text;      // kValue
+  bool is_text = false;  // kValue: a string, to be quoted where the format needs it
   std::vector<std::pair<std::string, Piece>> entries;
 };
 
@@ -54,7 +54,8 @@ Piece Number(double value) {
 Piece MessagePiece(const Message& message, const MessageTextOptions& options);
 
 // The value of a singular field (index < 0) or of one element.
-Piece FieldPiece(const Message& m, const FieldDescriptor* f, int i, const MessageTextOptions& options) {
+Piece FieldPiece(const Message& m, const FieldDescriptor* f, int i,
+                 const MessageTextOptions& options) {
   const Reflection* r = m.GetReflection();
   const bool list = i >= 0;
   switch (f->cpp_type()) {
@@ -244,11 +245,21 @@ std::string JsonQuote(absl::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\t': out += "\\t"; break;
-      case '\r': out += "\\r"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
           absl::StrAppendFormat(&out, "\\u%04x", static_cast<unsigned char>(c));

@@ -18,10 +18,14 @@ std::string LinePlace(int line) { return line > 0 ? absl::StrCat("line ", line) 
 std::string DescribeNode(const Node& node) {
   constexpr size_t kShown = 60;
   switch (node.kind) {
-    case Node::Kind::kNull: return "nothing";
-    case Node::Kind::kList: return "a list";
-    case Node::Kind::kMap: return "a mapping";
-    case Node::Kind::kScalar: break;
+    case Node::Kind::kNull:
+      return "nothing";
+    case Node::Kind::kList:
+      return "a list";
+    case Node::Kind::kMap:
+      return "a mapping";
+    case Node::Kind::kScalar:
+      break;
   }
   const std::string shown =
       node.text.size() > kShown ? absl::StrCat(node.text.substr(0, kShown), "…") : node.text;
@@ -59,8 +63,8 @@ void TreeBuilder::Null(int line, uint64_t anchor) {
 
 void TreeBuilder::Scalar(int line, std::string text, bool quoted, uint64_t anchor) {
   if (text.size() > kSpecScalarBytesMax) {
-    Fail(line, absl::StrCat("a value of ", text.size(), " bytes, wanted at most ",
-                            kSpecScalarBytesMax));
+    Fail(line,
+         absl::StrCat("a value of ", text.size(), " bytes, wanted at most ", kSpecScalarBytesMax));
   }
   if (!Count(line, 1)) return;
   Node node;
@@ -143,8 +147,8 @@ void TreeBuilder::AddEntry(Frame& frame, Node node) {
     return;
   }
   if (!repeat_makes_list_) {
-    faults_.push_back({frame.key, absl::StrCat("given twice, first in ", known->place),
-                       frame.key_place, false});
+    faults_.push_back(
+        {frame.key, absl::StrCat("given twice, first in ", known->place), frame.key_place, false});
     return;
   }
   if (!known->repeated) {

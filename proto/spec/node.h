@@ -1,7 +1,8 @@
-// What YAML, JSON and textproto have in common: a tree of mappings, lists and scalars that remembers its lines.
+// What YAML, JSON and textproto have in common: a tree of mappings, lists and scalars that
+// remembers its lines.
 //
-// Internal to proto/spec. The three readers build it through TreeBuilder, which keeps the limits: depth, number of
-// nodes (aliases are copies and count), length of a scalar.
+// Internal to proto/spec. The three readers build it through TreeBuilder, which keeps the limits:
+// depth, number of nodes (aliases are copies and count), length of a scalar.
 
 #ifndef PROTO_SPEC_NODE_H_
 #define PROTO_SPEC_NODE_H_
@@ -27,10 +28,10 @@ struct NodeEntry;
 struct Node {
   enum class Kind { kNull, kScalar, kList, kMap };
   Kind kind = Kind::kNull;
-  std::string text;      // of a scalar
-  bool quoted = false;   // a scalar in quotes is a string whatever it looks like
-  bool repeated = false; // a list made by giving a key several times (textproto)
-  std::string place;     // "line 4" or "--set"
+  std::string text;                // of a scalar
+  bool quoted = false;             // a scalar in quotes is a string whatever it looks like
+  bool repeated = false;           // a list made by giving a key several times (textproto)
+  std::string place;               // "line 4" or "--set"
   std::vector<NodeEntry> entries;  // of a list (keys empty) or a mapping
 
   bool is_map() const { return kind == Kind::kMap; }
@@ -54,7 +55,8 @@ int64_t CountNodes(const Node& node);
 // Receives events in document order. After the first error everything is ignored.
 class TreeBuilder {
  public:
-  // `repeat_makes_list`: a key given again turns its value into a list (textproto) instead of being a fault.
+  // `repeat_makes_list`: a key given again turns its value into a list (textproto) instead of being
+  // a fault.
   explicit TreeBuilder(bool repeat_makes_list = false) : repeat_makes_list_(repeat_makes_list) {}
 
   void Null(int line, uint64_t anchor = 0);
@@ -95,7 +97,8 @@ class TreeBuilder {
 
 std::string LinePlace(int line);
 
-// Each gives the tree of one document (a mapping), or all faults found. `text` is at most kSpecBytesMax.
+// Each gives the tree of one document (a mapping), or all faults found. `text` is at most
+// kSpecBytesMax.
 bool ReadYaml(absl::string_view text, TreeBuilder& builder);
 bool ReadJson(absl::string_view text, TreeBuilder& builder);
 bool ReadTextproto(absl::string_view text, TreeBuilder& builder);

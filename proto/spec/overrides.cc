@@ -31,7 +31,8 @@ std::vector<std::string> SplitPath(absl::string_view path) {
   return parts;
 }
 
-// The child of `node` that `part` names, made if it is not there; null where an index is beyond the list.
+// The child of `node` that `part` names, made if it is not there; null where an index is beyond the
+// list.
 Node* Step(Node* node, const std::string& part, std::string* error) {
   int index = 0;
   const bool number = absl::SimpleAtoi(part, &index) && index >= 0;
@@ -78,7 +79,8 @@ std::string Apply(const std::vector<std::string>& parts, Node value, Node* root)
 
 }  // namespace
 
-void ApplyOverrides(const std::vector<std::string>& overrides, Node* root, std::vector<Fault>* faults) {
+void ApplyOverrides(const std::vector<std::string>& overrides, Node* root,
+                    std::vector<Fault>* faults) {
   for (const std::string& text : overrides) {
     if (FirstBadUtf8(text) != absl::string_view::npos) {
       faults->push_back({"", "not UTF-8", kPlace, false});

@@ -12,7 +12,8 @@
 namespace vitscale {
 
 // Applies them in order; a faulty one changes nothing.
-void ApplyOverrides(const std::vector<std::string>& overrides, Node* root, std::vector<Fault>* faults);
+void ApplyOverrides(const std::vector<std::string>& overrides, Node* root,
+                    std::vector<Fault>* faults);
 
 }  // namespace vitscale
 

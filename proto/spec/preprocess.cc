@@ -22,7 +22,7 @@ struct KnownOp {
   bool runs;  // false: of the authors' list (big_vision pp), not run yet
 };
 constexpr KnownOp kOps[] = {
-    {"value_range", 2, false, true},   {"flip_lr", 0, true, true},
+    {"value_range", 2, false, true},    {"flip_lr", 0, true, true},
     {"inception_crop", 1, true, false}, {"random_crop", 1, true, false},
     {"resize", 1, false, false},        {"resize_small", 1, false, false},
     {"central_crop", 1, false, false},
@@ -50,7 +50,8 @@ absl::Status CheckOp(const PreprocessOp& op) {
                                                    absl::StrJoin(OpNames(), ", ")));
   }
   if (!known->runs) {
-    return absl::UnimplementedError(absl::StrCat("op \"", op.name, "\" is not run by this version"));
+    return absl::UnimplementedError(
+        absl::StrCat("op \"", op.name, "\" is not run by this version"));
   }
   if (static_cast<int>(op.arguments.size()) != known->arguments) {
     return absl::InvalidArgumentError(absl::StrCat("op \"", op.name, "\" was given ",
@@ -101,8 +102,8 @@ absl::StatusOr<std::vector<PreprocessOp>> ParsePreprocessOps(absl::string_view t
       }
     }
     if (!ops.empty() && ops.back().name == "value_range") {
-      return absl::InvalidArgumentError(
-          absl::StrCat("op \"", op.name, "\" stands after \"value_range\", which must be the last op"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "op \"", op.name, "\" stands after \"value_range\", which must be the last op"));
     }
     ops.push_back(std::move(op));
   }
@@ -113,9 +114,11 @@ std::string FormatPreprocess(const std::vector<PreprocessOp>& ops) {
   return absl::StrJoin(ops, "|", [](std::string* out, const PreprocessOp& op) {
     absl::StrAppend(out, op.name);
     if (op.arguments.empty()) return;
-    absl::StrAppend(out, "(", absl::StrJoin(op.arguments, ",", [](std::string* o, double value) {
-                      absl::StrAppend(o, ShortestDouble(value));
-                    }),
+    absl::StrAppend(out, "(",
+                    absl::StrJoin(op.arguments, ",",
+                                  [](std::string* o, double value) {
+                                    absl::StrAppend(o, ShortestDouble(value));
+                                  }),
                     ")");
   });
 }

@@ -1,5 +1,6 @@
-// The grammar of preprocessing: "op|op(1,2)". What an op does is worker/data's matter; which ops exist, how many
-// arguments they take and which of them draw random numbers is said here, so that a bad job is refused at submit.
+// The grammar of preprocessing: "op|op(1,2)". What an op does is worker/data's matter; which ops
+// exist, how many arguments they take and which of them draw random numbers is said here, so that a
+// bad job is refused at submit.
 
 #ifndef PROTO_SPEC_PREPROCESS_H_
 #define PROTO_SPEC_PREPROCESS_H_

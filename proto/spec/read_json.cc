@@ -1,4 +1,5 @@
-// JSON through the event interface of nlohmann-json, with an iterator that counts lines. Its exceptions end here.
+// JSON through the event interface of nlohmann-json, with an iterator that counts lines. Its
+// exceptions end here.
 
 #include <iterator>
 #include <string>
@@ -10,7 +11,8 @@
 namespace vitscale {
 namespace {
 
-// The lexer reads one character beyond a number, so the line before the newest character is kept, too.
+// The lexer reads one character beyond a number, so the line before the newest character is kept,
+// too.
 struct LineCount {
   int line = 1;
   int line_before = 1;
@@ -49,7 +51,9 @@ class JsonEvents : public nlohmann::json_sax<nlohmann::json> {
  public:
   JsonEvents(TreeBuilder& builder, const LineCount& count) : builder_(builder), count_(count) {}
 
-  bool null() override { return Do([&] { builder_.Null(count_.line); }); }
+  bool null() override {
+    return Do([&] { builder_.Null(count_.line); });
+  }
   bool boolean(bool value) override { return Plain(value ? "true" : "false", count_.line); }
   bool number_integer(int64_t value) override {
     return Plain(absl::StrCat(value), count_.line_before);
@@ -70,16 +74,21 @@ class JsonEvents : public nlohmann::json_sax<nlohmann::json> {
   bool key(std::string& value) override {
     return Do([&] { builder_.Key(count_.line, value); });
   }
-  bool end_object() override { return Do([&] { builder_.End(); }); }
+  bool end_object() override {
+    return Do([&] { builder_.End(); });
+  }
   bool start_array(size_t) override {
     return Do([&] { builder_.Begin(Node::Kind::kList, count_.line); });
   }
-  bool end_array() override { return Do([&] { builder_.End(); }); }
+  bool end_array() override {
+    return Do([&] { builder_.End(); });
+  }
   bool parse_error(size_t, const std::string& last, const nlohmann::json::exception& e) override {
     const std::string what = e.what();
     const size_t colon = what.find(": ");
-    builder_.Fail(count_.line_before,
-                  absl::StrCat("not JSON: ", colon == std::string::npos ? what : what.substr(colon + 2)));
+    builder_.Fail(
+        count_.line_before,
+        absl::StrCat("not JSON: ", colon == std::string::npos ? what : what.substr(colon + 2)));
     return false;
   }
 

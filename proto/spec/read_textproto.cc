@@ -1,5 +1,5 @@
-// Protobuf's text format, by protobuf's own tokenizer: TextFormat::Parser stops at the first unknown field, while
-// we report all faults at once.
+// Protobuf's text format, by protobuf's own tokenizer: TextFormat::Parser stops at the first
+// unknown field, while we report all faults at once.
 
 #include <cstdint>
 #include <string>

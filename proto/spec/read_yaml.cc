@@ -1,5 +1,5 @@
-// YAML through the event interface of yaml-cpp: its own tree has no limits and no mark for keys. Exceptions of
-// yaml-cpp end here.
+// YAML through the event interface of yaml-cpp: its own tree has no limits and no mark for keys.
+// Exceptions of yaml-cpp end here.
 
 #include <istream>
 #include <sstream>
@@ -47,8 +47,9 @@ class YamlEvents : public YAML::EventHandler {
   TreeBuilder& builder_;
 };
 
-// yaml-cpp takes a document apart recursively and stops at 500 levels only; every level beyond ours costs work
-// for nothing, so brackets are counted first (brackets in strings count too: harmless at this depth).
+// yaml-cpp takes a document apart recursively and stops at 500 levels only; every level beyond ours
+// costs work for nothing, so brackets are counted first (brackets in strings count too: harmless at
+// this depth).
 bool TooManyBrackets(absl::string_view text) {
   int depth = 0;
   for (const char c : text) {

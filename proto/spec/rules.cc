@@ -30,9 +30,10 @@ void CheckWorkers(const v1::WorkerRange& workers, Checker* c) {
     c->Fail(path + ".max",
             absl::StrCat("was ", workers.max(), ", wanted at least min, which is ", workers.min()));
   } else {
-    c->Reserve(path, absl::StrCat("min ", workers.min(), " and max ", workers.max(),
-                                  " differ; this version trains with a fixed number of workers, so give "
-                                  "both the same number"));
+    c->Reserve(path,
+               absl::StrCat("min ", workers.min(), " and max ", workers.max(),
+                            " differ; this version trains with a fixed number of workers, so give "
+                            "both the same number"));
   }
 }
 
@@ -43,7 +44,8 @@ void CheckBatch(const v1::JobSpec& spec, Checker* c) {
   }
   const int64_t workers = std::max(1, spec.resources().workers().max());
   if (micro > 0 && global % micro != 0) {
-    c->Fail("batch.micro", absl::StrCat("was ", micro, ", wanted a divisor of batch.global, which is ", global));
+    c->Fail("batch.micro",
+            absl::StrCat("was ", micro, ", wanted a divisor of batch.global, which is ", global));
   } else if (micro > 0 && global / micro < workers) {
     c->Fail("batch.micro", absl::StrCat("was ", micro, ", which gives ", global / micro,
                                         " micro-batches a step to ", workers,
@@ -56,13 +58,15 @@ void CheckBatch(const v1::JobSpec& spec, Checker* c) {
 
 void CheckLabels(const v1::JobSpec& spec, Checker* c) {
   if (spec.labels_size() > kLabelsMax) {
-    c->Fail("labels", absl::StrCat("had ", spec.labels_size(), " labels, wanted at most ", kLabelsMax));
+    c->Fail("labels",
+            absl::StrCat("had ", spec.labels_size(), " labels, wanted at most ", kLabelsMax));
     return;
   }
   for (const auto& [key, value] : spec.labels()) {
     const std::string path = absl::StrCat("labels.", key.substr(0, kNameMax));
     if (c->Word(path, key, "a-zA-Z0-9._/-", kNameMax) && value.size() > kNameMax) {
-      c->Fail(path, absl::StrCat("was ", value.size(), " characters long, wanted at most ", kNameMax));
+      c->Fail(path,
+              absl::StrCat("was ", value.size(), " characters long, wanted at most ", kNameMax));
     }
   }
 }
@@ -80,13 +84,14 @@ void CheckVariant(const std::string& variant, Checker* c) {
   int patch = 0;
   const auto& sizes = VariantSizes();
   const bool known = std::find(sizes.begin(), sizes.end(), parts[0]) != sizes.end();
-  if (parts.size() == 2 && known && absl::SimpleAtoi(parts[1], &patch) && patch >= 1 && patch <= kPatchMax) {
+  if (parts.size() == 2 && known && absl::SimpleAtoi(parts[1], &patch) && patch >= 1 &&
+      patch <= kPatchMax) {
     return;
   }
-  c->Fail("model.variant",
-          absl::StrCat("was ", JsonQuote(variant.substr(0, 80)), ", wanted a size and a patch side such as \"S/16\"",
-                       known ? "" : DidYouMean(parts[0], sizes),
-                       "; `vitscale plan --variants` lists the sizes"));
+  c->Fail("model.variant", absl::StrCat("was ", JsonQuote(variant.substr(0, 80)),
+                                        ", wanted a size and a patch side such as \"S/16\"",
+                                        known ? "" : DidYouMean(parts[0], sizes),
+                                        "; `vitscale plan --variants` lists the sizes"));
 }
 
 void CheckShape(const v1::CustomShape& shape, bool sincos, Checker* c) {
@@ -99,17 +104,22 @@ void CheckShape(const v1::CustomShape& shape, bool sincos, Checker* c) {
   if (!width || !heads) return;
   if (shape.width() % shape.heads() != 0) {
     c->Fail(path + ".width",
-            absl::StrCat("was ", shape.width(), ", wanted a multiple of heads, which is ", shape.heads()));
-  } else if (const int head_dim = shape.width() / shape.heads(); head_dim % 8 != 0 || head_dim > kHeadDimMax) {
-    c->Fail(path + ".heads", absl::StrCat("was ", shape.heads(), ", which gives a width per head of ", head_dim,
-                                          ", wanted a multiple of 8 up to ", kHeadDimMax));
+            absl::StrCat("was ", shape.width(), ", wanted a multiple of heads, which is ",
+                         shape.heads()));
+  } else if (const int head_dim = shape.width() / shape.heads();
+             head_dim % 8 != 0 || head_dim > kHeadDimMax) {
+    c->Fail(path + ".heads",
+            absl::StrCat("was ", shape.heads(), ", which gives a width per head of ", head_dim,
+                         ", wanted a multiple of 8 up to ", kHeadDimMax));
   } else if (sincos && shape.width() % 4 != 0) {
-    c->Fail(path + ".width", absl::StrCat("was ", shape.width(), ", wanted a multiple of 4 with sincos2d"));
+    c->Fail(path + ".width",
+            absl::StrCat("was ", shape.width(), ", wanted a multiple of 4 with sincos2d"));
   }
 }
 
 void CheckIdx(const v1::DataSource& source, const std::string& path, Checker* c) {
-  for (const auto& [field, value] : {std::pair{"images", &source.images()}, {"labels", &source.labels()}}) {
+  for (const auto& [field, value] :
+       {std::pair{"images", &source.images()}, {"labels", &source.labels()}}) {
     const std::string at = absl::StrCat(path, ".", field);
     if (value->empty()) {
       c->Fail(at, "is missing, wanted the path of an IDX file below a data root");
@@ -117,7 +127,8 @@ void CheckIdx(const v1::DataSource& source, const std::string& path, Checker* c)
       c->Path(at, *value);
     }
   }
-  if (!source.path().empty()) c->Fail(path + ".path", "does not go with format idx, which has images and labels");
+  if (!source.path().empty())
+    c->Fail(path + ".path", "does not go with format idx, which has images and labels");
 }
 
 void CheckSynthetic(const v1::DataSource& source, const std::string& path, Checker* c) {
@@ -125,7 +136,8 @@ void CheckSynthetic(const v1::DataSource& source, const std::string& path, Check
   for (const auto& [field, value] : {std::pair{"images", &source.images()},
                                      {"labels", &source.labels()},
                                      {"path", &source.path()}}) {
-    if (!value->empty()) c->Fail(absl::StrCat(path, ".", field), "does not go with format synthetic");
+    if (!value->empty())
+      c->Fail(absl::StrCat(path, ".", field), "does not go with format synthetic");
   }
 }
 
@@ -141,8 +153,8 @@ std::optional<int64_t> Comparable(const Length& length, const Length& other, int
 }  // namespace
 
 const std::vector<std::string>& VariantSizes() {
-  static const auto& sizes = *new std::vector<std::string>{"mu", "s", "Ti", "S",     "M",     "B", "L",
-                                                           "So400m", "H", "g", "g-opt", "G-opt", "G", "e"};
+  static const auto& sizes = *new std::vector<std::string>{
+      "mu", "s", "Ti", "S", "M", "B", "L", "So400m", "H", "g", "g-opt", "G-opt", "G", "e"};
   return sizes;
 }
 
@@ -159,14 +171,17 @@ void CheckHead(const v1::JobSpec& spec, Checker* c) {
     c->Fail("grace", absl::StrCat("was \"", spec.grace(), "\", wanted 1s to 1h"));
   }
   if (!spec.from().empty()) {
-    c->Reserve("from", "starting from a checkpoint of another job is not done by this version; leave it out");
+    c->Reserve(
+        "from",
+        "starting from a checkpoint of another job is not done by this version; leave it out");
   }
 }
 
 void CheckModel(const v1::Model& model, Checker* c) {
   if (model.variant().empty() != model.has_custom()) {
-    c->Fail("model", model.has_custom() ? "has both variant and custom, wanted exactly one of them"
-                                        : "has neither variant nor custom, wanted exactly one of them");
+    c->Fail("model", model.has_custom()
+                         ? "has both variant and custom, wanted exactly one of them"
+                         : "has neither variant nor custom, wanted exactly one of them");
   } else if (model.has_custom()) {
     CheckShape(model.custom(), model.position_embedding() == v1::POSITION_EMBEDDING_SINCOS2D, c);
   } else {
@@ -174,7 +189,8 @@ void CheckModel(const v1::Model& model, Checker* c) {
   }
   const int patch = std::clamp(PatchOf(model), 1, kPatchMax);
   if (model.image_size() > 0 && model.image_size() < patch) {
-    c->Fail("model.image_size", absl::StrCat("was ", model.image_size(), ", wanted at least the patch side, which is ", patch));
+    c->Fail("model.image_size", absl::StrCat("was ", model.image_size(),
+                                             ", wanted at least the patch side, which is ", patch));
   }
   c->Range("model.image_size", int64_t{model.image_size()}, patch, kImageSizeMax);
   if (model.channels() != 1 && model.channels() != 3) {
@@ -187,20 +203,29 @@ void CheckModel(const v1::Model& model, Checker* c) {
 
 void CheckSource(const v1::DataSource& source, const std::string& path, Checker* c) {
   switch (source.format()) {
-    case v1::DATA_FORMAT_UNSPECIFIED: c->Fail(path + ".format", "is missing, wanted idx or synthetic"); break;
-    case v1::DATA_FORMAT_IDX: CheckIdx(source, path, c); break;
-    case v1::DATA_FORMAT_SYNTHETIC: CheckSynthetic(source, path, c); break;
+    case v1::DATA_FORMAT_UNSPECIFIED:
+      c->Fail(path + ".format", "is missing, wanted idx or synthetic");
+      break;
+    case v1::DATA_FORMAT_IDX:
+      CheckIdx(source, path, c);
+      break;
+    case v1::DATA_FORMAT_SYNTHETIC:
+      CheckSynthetic(source, path, c);
+      break;
     case v1::DATA_FORMAT_FOLDER:
     case v1::DATA_FORMAT_WEBDATASET:
-      c->Reserve(path + ".format",
-                 absl::StrCat(EnumWord(*v1::DataFormat_descriptor()->FindValueByNumber(source.format())),
-                              " is not read by this version, wanted idx or synthetic"));
+      c->Reserve(
+          path + ".format",
+          absl::StrCat(EnumWord(*v1::DataFormat_descriptor()->FindValueByNumber(source.format())),
+                       " is not read by this version, wanted idx or synthetic"));
       break;
-    default: break;  // CheckGenerally has said it
+    default:
+      break;  // CheckGenerally has said it
   }
   c->Range(path + ".take", source.take(), 0, kImagesMax);
   if (source.label_kind() == v1::LABEL_KIND_SPARSE || source.label_kind() == v1::LABEL_KIND_DENSE) {
-    c->Reserve(path + ".label_kind", "sparse and dense labels are not read by this version, wanted class_id");
+    c->Reserve(path + ".label_kind",
+               "sparse and dense labels are not read by this version, wanted class_id");
   }
 }
 
@@ -221,7 +246,8 @@ void CheckOptimizer(const v1::Optimizer& o, Checker* c) {
 void CheckSchedule(const v1::Schedule& s, int64_t batch_global, Checker* c) {
   const std::string path = "schedule";
   if (s.total().empty()) {
-    c->Fail(path + ".total", "is missing, wanted the length of the run such as \"10000 steps\" or \"90 epochs\"");
+    c->Fail(path + ".total",
+            "is missing, wanted the length of the run such as \"10000 steps\" or \"90 epochs\"");
   }
   const auto total = c->LengthOf(path + ".total", s.total(), true);
   const auto warmup = c->LengthOf(path + ".warmup", s.warmup(), false);
@@ -233,30 +259,37 @@ void CheckSchedule(const v1::Schedule& s, int64_t batch_global, Checker* c) {
   const int64_t up = Comparable(*warmup, *total, batch_global).value_or(0);
   const int64_t down = Comparable(*cooldown, *total, batch_global).value_or(0);
   if (up > all) {
-    c->Fail(path + ".warmup", absl::StrCat("was \"", s.warmup(), "\", wanted at most the total, which is \"", s.total(), "\""));
+    c->Fail(path + ".warmup",
+            absl::StrCat("was \"", s.warmup(), "\", wanted at most the total, which is \"",
+                         s.total(), "\""));
   } else if (up + down > all) {
-    c->Fail(path + ".cooldown", absl::StrCat("was \"", s.cooldown(), "\", which with a warmup of \"", s.warmup(),
-                                             "\" is longer than the total of \"", s.total(), "\""));
+    c->Fail(path + ".cooldown",
+            absl::StrCat("was \"", s.cooldown(), "\", which with a warmup of \"", s.warmup(),
+                         "\" is longer than the total of \"", s.total(), "\""));
   }
 }
 
 void CheckEvals(const v1::JobSpec& spec, Checker* c) {
   if (spec.evals_size() > kEvalsMax) {
-    c->Fail("evals", absl::StrCat("had ", spec.evals_size(), " elements, wanted at most ", kEvalsMax));
+    c->Fail("evals",
+            absl::StrCat("had ", spec.evals_size(), " elements, wanted at most ", kEvalsMax));
     return;
   }
   std::set<std::string> names;
   for (int i = 0; i < spec.evals_size(); ++i) {
     const v1::Eval& eval = spec.evals(i);
     const std::string path = absl::StrCat("evals[", i, "]");
-    if (c->Word(path + ".name", eval.name(), "a-z0-9_-", kNameMax) && !names.insert(eval.name()).second) {
-      c->Fail(path + ".name", absl::StrCat("was \"", eval.name(), "\" again, wanted a name of its own"));
+    if (c->Word(path + ".name", eval.name(), "a-z0-9_-", kNameMax) &&
+        !names.insert(eval.name()).second) {
+      c->Fail(path + ".name",
+              absl::StrCat("was \"", eval.name(), "\" again, wanted a name of its own"));
     }
     if (eval.kind() == v1::EVAL_KIND_FEWSHOT) {
       c->Reserve(path + ".kind", "fewshot is not run by this version, wanted classify");
     }
     CheckSource(eval.data(), path + ".data", c);
-    if (!eval.preprocess().empty()) c->Preprocess(path + ".preprocess", eval.preprocess(), /*random_allowed=*/false);
+    if (!eval.preprocess().empty())
+      c->Preprocess(path + ".preprocess", eval.preprocess(), /*random_allowed=*/false);
     if (!eval.every().empty()) c->LengthOf(path + ".every", eval.every(), true);
     for (int s = 0; s < eval.shots_size(); ++s) {
       c->Range(absl::StrCat(path, ".shots[", s, "]"), int64_t{eval.shots(s)}, 1, 10000);

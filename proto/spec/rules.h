@@ -28,7 +28,8 @@ class Checker {
   bool Range(const std::string& field, double value, double low, double high, bool low_open = false,
              bool high_open = false);
   // Characters of `allowed` (as in "a-z0-9-"), 1 to `longest` of them.
-  bool Word(const std::string& field, absl::string_view text, absl::string_view allowed, size_t longest);
+  bool Word(const std::string& field, absl::string_view text, absl::string_view allowed,
+            size_t longest);
   // Below a root: no "..", no empty name.
   bool Path(const std::string& field, absl::string_view text);
   // nullopt and a fault if it is no length; `positive`: zero is a fault.
@@ -41,11 +42,13 @@ class Checker {
   void Add(const std::string& field, std::string text, bool reserved);
 };
 
-// What holds for every message: known enum values, finite numbers, text without control characters and not too
-// long, at most `kSpecListMax` elements.
-void CheckGenerally(const google::protobuf::Message& message, const std::string& path, Checker* checker);
+// What holds for every message: known enum values, finite numbers, text without control characters
+// and not too long, at most `kSpecListMax` elements.
+void CheckGenerally(const google::protobuf::Message& message, const std::string& path,
+                    Checker* checker);
 
-void CheckHead(const v1::JobSpec& spec, Checker* checker);  // name, labels, priority, resources, batch, grace, from
+void CheckHead(const v1::JobSpec& spec,
+               Checker* checker);  // name, labels, priority, resources, batch, grace, from
 void CheckModel(const v1::Model& model, Checker* checker);
 void CheckSource(const v1::DataSource& source, const std::string& path, Checker* checker);
 void CheckOptimizer(const v1::Optimizer& optimizer, Checker* checker);
@@ -53,7 +56,8 @@ void CheckSchedule(const v1::Schedule& schedule, int64_t batch_global, Checker* 
 void CheckEvals(const v1::JobSpec& spec, Checker* checker);
 void CheckSaving(const v1::JobSpec& spec, Checker* checker);  // checkpoint, on_divergence
 
-// Sizes of the named variants: "S" of "S/16". Must equal the list of worker/model (a test compares them).
+// Sizes of the named variants: "S" of "S/16". Must equal the list of worker/model (a test compares
+// them).
 const std::vector<std::string>& VariantSizes();
 
 }  // namespace vitscale

@@ -20,8 +20,9 @@ constexpr int64_t kMicros = 1'000'000;
 constexpr int64_t kUnitsMax = 1'000'000'000'000;
 
 absl::Status LengthError(absl::string_view text) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "was \"", text, "\", wanted a length with a unit such as \"10000 steps\", \"1280000 images\" or \"90 epochs\""));
+  return absl::InvalidArgumentError(absl::StrCat("was \"", text,
+                                                 "\", wanted a length with a unit such as \"10000 "
+                                                 "steps\", \"1280000 images\" or \"90 epochs\""));
 }
 
 absl::Status DurationError(absl::string_view text) {
@@ -43,9 +44,12 @@ std::optional<LengthUnit> UnitByWord(absl::string_view word) {
 
 absl::string_view UnitWord(LengthUnit unit) {
   switch (unit) {
-    case LengthUnit::kSteps: return "steps";
-    case LengthUnit::kImages: return "images";
-    case LengthUnit::kEpochs: return "epochs";
+    case LengthUnit::kSteps:
+      return "steps";
+    case LengthUnit::kImages:
+      return "images";
+    case LengthUnit::kEpochs:
+      return "epochs";
   }
   return "";
 }
@@ -107,15 +111,18 @@ absl::StatusOr<int64_t> LengthInSteps(const Length& length, int64_t batch_global
                                       int64_t train_images) {
   VITSCALE_CHECK(batch_global > 0) << "batch_global " << batch_global;
   switch (length.unit) {
-    case LengthUnit::kSteps: return length.whole();
-    case LengthUnit::kImages: return (length.whole() + batch_global - 1) / batch_global;
-    case LengthUnit::kEpochs: break;
+    case LengthUnit::kSteps:
+      return length.whole();
+    case LengthUnit::kImages:
+      return (length.whole() + batch_global - 1) / batch_global;
+    case LengthUnit::kEpochs:
+      break;
   }
   const int64_t steps_per_epoch = train_images / batch_global;
   if (steps_per_epoch <= 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("an epoch has no step: ", train_images, " training images, a global batch of ",
-                     batch_global));
+    return absl::FailedPreconditionError(absl::StrCat("an epoch has no step: ", train_images,
+                                                      " training images, a global batch of ",
+                                                      batch_global));
   }
   const __int128 micros = static_cast<__int128>(length.micros) * steps_per_epoch;
   const __int128 steps = (micros + kMicros / 2) / kMicros;

@@ -10,7 +10,8 @@ struct Lead {
   uint8_t low, high;  // of the first of them
 };
 
-// more < 0: no lead byte. The narrower ranges leave out overlong forms, surrogates and what is above U+10FFFF.
+// more < 0: no lead byte. The narrower ranges leave out overlong forms, surrogates and what is
+// above U+10FFFF.
 Lead LeadOf(uint8_t byte) {
   if (byte < 0x80) return {0, 0, 0};
   if (byte >= 0xc2 && byte <= 0xdf) return {1, 0x80, 0xbf};

@@ -91,7 +91,8 @@ class CliTest : public testing::Test {
     context.environment = [this](const char* name) { return environment_[name]; };
     context.connect = [this](const std::string& address, absl::Duration) {
       address_ = address;
-      return absl::StatusOr<std::unique_ptr<ControlClient>>(std::make_unique<FakeControlClient>(coordinator_));
+      return absl::StatusOr<std::unique_ptr<ControlClient>>(
+          std::make_unique<FakeControlClient>(coordinator_));
     };
     return RunCli(arguments, context);
   }
@@ -109,11 +110,12 @@ class CliTest : public testing::Test {
   bool terminal_ = false;
 };
 
-// ---- command line ----------------------------------------------------------------------------------------------------
+// ---- command line -------------------------------------------------------------------------------
 
 TEST_F(CliTest, HelpTeachesWithExamplesAndGoesToStandardOutput) {
   EXPECT_EQ(Run({"--help"}), 0);
-  EXPECT_THAT(out(), AllOf(HasSubstr("vitscale submit job.yaml"), HasSubstr("Exit codes"), HasSubstr("VITSCALE_ADDRESS")));
+  EXPECT_THAT(out(), AllOf(HasSubstr("vitscale submit job.yaml"), HasSubstr("Exit codes"),
+                           HasSubstr("VITSCALE_ADDRESS")));
   EXPECT_EQ(Run({"submit", "--help"}), 0);
   EXPECT_THAT(out(), AllOf(HasSubstr("Examples:"), HasSubstr("--idempotency-key")));
   EXPECT_EQ(Run({}), 0);
@@ -155,10 +157,12 @@ TEST_F(CliTest, StatusCodesBecomeExitCodes) {
   EXPECT_EQ(Run({"list"}), 1);
 }
 
-// ---- submit ----------------------------------------------------------------------------------------------------------
+// ---- submit -------------------------------------------------------------------------------------
 
 TEST_F(CliTest, SubmitSendsTheSpecWithOverridesAndPrintsTheIdAloneWhenQuiet) {
-  EXPECT_EQ(Run({"submit", "-", "-q", "--set", "seed=7", "--name", "other", "--priority", "-5"}, kJob), 0) << err();
+  EXPECT_EQ(
+      Run({"submit", "-", "-q", "--set", "seed=7", "--name", "other", "--priority", "-5"}, kJob), 0)
+      << err();
   EXPECT_EQ(out(), "job1\n");
   EXPECT_THAT(err(), IsEmpty());
   ASSERT_EQ(coordinator_.submitted.size(), 1u);
@@ -166,12 +170,15 @@ TEST_F(CliTest, SubmitSendsTheSpecWithOverridesAndPrintsTheIdAloneWhenQuiet) {
   EXPECT_EQ(request.spec().seed(), 7u);
   EXPECT_EQ(request.spec().name(), "other");
   EXPECT_EQ(request.spec().priority(), -5);
-  EXPECT_THAT(request.request_id(), testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
+  EXPECT_THAT(
+      request.request_id(),
+      testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
 }
 
 TEST_F(CliTest, SubmitReportsAllFaultsOnePerLineAndSendsNothing) {
   EXPECT_EQ(Run({"submit", "-"}, "modle: x\nbatch: {global: 0}\n"), 2);
-  EXPECT_THAT(err(), AllOf(HasSubstr("standard input: job spec: "), HasSubstr("\n  modle (line 1): unknown key"),
+  EXPECT_THAT(err(), AllOf(HasSubstr("standard input: job spec: "),
+                           HasSubstr("\n  modle (line 1): unknown key"),
                            HasSubstr("\n  batch.global (line 2): was 0")));
   EXPECT_THAT(coordinator_.submitted, IsEmpty());
   EXPECT_EQ(Run({"submit", "/no/such/file.yaml"}), 3);
@@ -179,7 +186,8 @@ TEST_F(CliTest, SubmitReportsAllFaultsOnePerLineAndSendsNothing) {
 }
 
 TEST_F(CliTest, FaultsFromTheCoordinatorArePrintedTheSameWay) {
-  coordinator_.submit = FaultsToStatus("job spec", {{"a.b", "was 1, wanted 2", "", false}, {"c", "bad", "", false}});
+  coordinator_.submit =
+      FaultsToStatus("job spec", {{"a.b", "was 1, wanted 2", "", false}, {"c", "bad", "", false}});
   EXPECT_EQ(Run({"submit", "-"}, kJob), 2);
   EXPECT_THAT(err(), AllOf(HasSubstr("\n  a.b: was 1, wanted 2\n"), HasSubstr("\n  c: bad\n")));
 }
@@ -203,7 +211,7 @@ TEST_F(CliTest, SubmitWaitHasTheExitCodeOfTheJob) {
   EXPECT_EQ(Run({"submit", "-", "--follow"}, kJob), 1);
 }
 
-// ---- looking ---------------------------------------------------------------------------------------------------------
+// ---- looking ------------------------------------------------------------------------------------
 
 TEST_F(CliTest, ListSpeaksEveryFormat) {
   AddJob("job2", "other", v1::JOB_STATE_RUNNING);
@@ -246,7 +254,8 @@ TEST_F(CliTest, WhySaysTheReason) {
   job.set_reason("waiting_for_workers");
   job.set_message("needs 2 workers, 1 is free");
   EXPECT_EQ(Run({"why", "waiting"}), 0);
-  EXPECT_THAT(out(), HasSubstr("is QUEUED because of waiting_for_workers: needs 2 workers, 1 is free"));
+  EXPECT_THAT(out(),
+              HasSubstr("is QUEUED because of waiting_for_workers: needs 2 workers, 1 is free"));
 }
 
 TEST_F(CliTest, IntentsGoToEveryJobNamed) {
@@ -261,7 +270,7 @@ TEST_F(CliTest, IntentsGoToEveryJobNamed) {
   EXPECT_EQ(coordinator_.intents.back().intent(), v1::INTENT_KILL);
 }
 
-// ---- watching --------------------------------------------------------------------------------------------------------
+// ---- watching -----------------------------------------------------------------------------------
 
 TEST_F(CliTest, WaitReflectsTheJob) {
   EXPECT_EQ(Run({"wait", "tiny"}), 0);
@@ -275,7 +284,8 @@ TEST_F(CliTest, WaitReflectsTheJob) {
 
 TEST_F(CliTest, WatchPrintsPlainLinesWhereThereIsNoTerminal) {
   EXPECT_EQ(Run({"watch", "tiny"}), 0);
-  EXPECT_THAT(out(), AllOf(HasSubstr("event 1"), HasSubstr("step 20/20  loss 0.1000"), HasSubstr("val at step 20: top1 87.50 %"),
+  EXPECT_THAT(out(), AllOf(HasSubstr("event 1"), HasSubstr("step 20/20  loss 0.1000"),
+                           HasSubstr("val at step 20: top1 87.50 %"),
                            HasSubstr("job job1 (tiny) SUCCEEDED"), Not(HasSubstr("\x1b"))));
 }
 
@@ -295,7 +305,8 @@ TEST_F(CliTest, WatchAsJsonIsOneObjectALine) {
 
 TEST_F(CliTest, WatchSurvivesARestartOfTheCoordinatorWithoutGapOrDuplicate) {
   coordinator_.repeat = 4;
-  coordinator_.breaks = {{7, absl::UnavailableError("gone")}, {0, absl::UnavailableError("still gone")},
+  coordinator_.breaks = {{7, absl::UnavailableError("gone")},
+                         {0, absl::UnavailableError("still gone")},
                          {8, absl::InternalError("stream reset")}};
   EXPECT_EQ(Run({"watch", "tiny", "-o", "json"}), 0) << err();
   std::vector<int> steps, events, evals;
@@ -325,11 +336,12 @@ TEST_F(CliTest, WaitingStopsAtTheTimeOut) {
 }
 
 TEST_F(CliTest, CompactedHistoryIsLeftOut) {
-  coordinator_.breaks = {{2, absl::UnavailableError("gone")}, {0, absl::OutOfRangeError("compacted")}};
+  coordinator_.breaks = {{2, absl::UnavailableError("gone")},
+                         {0, absl::OutOfRangeError("compacted")}};
   EXPECT_EQ(Run({"wait", "tiny"}), 0) << err();
 }
 
-// ---- records ---------------------------------------------------------------------------------------------------------
+// ---- records ------------------------------------------------------------------------------------
 
 TEST_F(CliTest, LogsPrintLinesAndFilterByRank) {
   EXPECT_EQ(Run({"logs", "tiny", "--rank", "1"}), 0);
@@ -415,12 +427,13 @@ TEST_F(CliTest, WorkersAreListedDrainedAndReleased) {
   EXPECT_TRUE(coordinator_.updates[2].release());
 }
 
-// ---- without a coordinator -------------------------------------------------------------------------------------------
+// ---- without a coordinator ----------------------------------------------------------------------
 
 TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
   coordinator_.down = absl::UnavailableError("gone");
   EXPECT_EQ(Run({"plan", "--variants", "--classes", "29593", "-o", "csv"}), 0) << err();
-  EXPECT_THAT(out(), AllOf(HasSubstr("g/14,1408,40,6144,16,256,1078144921,"), HasSubstr("G/14,1664,48,8192,16,256,1930404761,")));
+  EXPECT_THAT(out(), AllOf(HasSubstr("g/14,1408,40,6144,16,256,1078144921,"),
+                           HasSubstr("G/14,1664,48,8192,16,256,1930404761,")));
   EXPECT_EQ(Run({"plan", "-"}, kJob), 0) << err();
   EXPECT_THAT(out(), HasSubstr("parameters"));
   EXPECT_EQ(Run({"plan", "-", "-o", "json", "--workers", "1,4"}, kJob), 0);
@@ -450,7 +463,8 @@ TEST_F(CliTest, CompletionKnowsEveryCommand) {
 
 TEST_F(CliTest, VersionShowsBothSidesAndWorksWithoutACoordinator) {
   EXPECT_EQ(Run({"version"}), 0);
-  EXPECT_THAT(out(), AllOf(HasSubstr("client 0.1.0"), HasSubstr("server 9.9.9"), HasSubstr("term 4")));
+  EXPECT_THAT(out(),
+              AllOf(HasSubstr("client 0.1.0"), HasSubstr("server 9.9.9"), HasSubstr("term 4")));
   coordinator_.down = absl::UnavailableError("gone");
   EXPECT_EQ(Run({"version"}), 0);
   EXPECT_THAT(out(), HasSubstr("client 0.1.0"));

@@ -24,20 +24,25 @@ using testing::HasSubstr;
 
 class FakeService : public v1::ControlService::Service {
  public:
-  grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request, v1::Job* job) override {
+  grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest* request,
+                      v1::Job* job) override {
     had_deadline = context->deadline() < std::chrono::system_clock::now() + std::chrono::hours(1);
     if (request->job_id() == "none") return {grpc::StatusCode::NOT_FOUND, "no job \"none\""};
     if (request->job_id() == "slow") {
       while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
       return grpc::Status::CANCELLED;
     }
-    if (request->job_id() == "flaky" && ++attempts < 3) return {grpc::StatusCode::UNAVAILABLE, "try again"};
-    if (request->job_id() == "aborted" && ++attempts > 0) return {grpc::StatusCode::ABORTED, "etag"};
+    if (request->job_id() == "flaky" && ++attempts < 3)
+      return {grpc::StatusCode::UNAVAILABLE, "try again"};
+    if (request->job_id() == "aborted" && ++attempts > 0)
+      return {grpc::StatusCode::ABORTED, "etag"};
     job->set_id(request->job_id());
     return grpc::Status::OK;
   }
-  grpc::Status SubmitJob(grpc::ServerContext*, const v1::SubmitJobRequest*, v1::SubmitJobResponse*) override {
-    const absl::Status faults = FaultsToStatus("job spec", {{"a", "was 1", "", false}, {"b", "was 2", "", false}});
+  grpc::Status SubmitJob(grpc::ServerContext*, const v1::SubmitJobRequest*,
+                         v1::SubmitJobResponse*) override {
+    const absl::Status faults =
+        FaultsToStatus("job spec", {{"a", "was 1", "", false}, {"b", "was 2", "", false}});
     google::rpc::Status details;
     details.set_code(static_cast<int>(faults.code()));
     faults.ForEachPayload([&](absl::string_view type, const absl::Cord& value) {
@@ -45,7 +50,8 @@ class FakeService : public v1::ControlService::Service {
       any->set_type_url(std::string(type));
       any->set_value(std::string(value));
     });
-    return {grpc::StatusCode::INVALID_ARGUMENT, std::string(faults.message()), details.SerializeAsString()};
+    return {grpc::StatusCode::INVALID_ARGUMENT, std::string(faults.message()),
+            details.SerializeAsString()};
   }
   grpc::Status WatchJob(grpc::ServerContext* context, const v1::WatchJobRequest* request,
                         grpc::ServerWriter<v1::WatchJobResponse>* writer) override {
@@ -54,7 +60,8 @@ class FakeService : public v1::ControlService::Service {
       message.add_steps()->set_step(step);
       message.set_done(step == 100);
       writer->Write(message);
-      if (step == 50 && request->job_id() == "breaks") return {grpc::StatusCode::UNAVAILABLE, "restarting"};
+      if (step == 50 && request->job_id() == "breaks")
+        return {grpc::StatusCode::UNAVAILABLE, "restarting"};
     }
     return grpc::Status::OK;
   }
@@ -100,7 +107,8 @@ TEST_F(RpcClientTest, CallsOverTcpAndUnixSocketsCarryADeadline) {
 }
 
 TEST_F(RpcClientTest, StatusesKeepTheirCodeTextAndDetails) {
-  EXPECT_THAT(Client()->GetJob(Named("none")), StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
+  EXPECT_THAT(Client()->GetJob(Named("none")),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
   const auto faults = StatusToFaults(Client()->SubmitJob({}).status());
   ASSERT_EQ(faults.size(), 2u);
   EXPECT_EQ(faults[1].field, "b");
@@ -123,8 +131,10 @@ TEST_F(RpcClientTest, ACallThatTakesTooLongNamesTheAddress) {
 TEST_F(RpcClientTest, WithoutACoordinatorTheErrorSaysWhatToDo) {
   const auto client = ConnectToCoordinator("unix:" + folder_.path() + "/nobody", absl::Seconds(5));
   EXPECT_THAT((*client)->GetJob(Named("x")),
-              StatusIs(absl::StatusCode::kUnavailable, AllOf(HasSubstr("/nobody"), HasSubstr("vitscaled"))));
-  EXPECT_THAT(ConnectToCoordinator("nonsense", absl::Seconds(5)), StatusIs(absl::StatusCode::kInvalidArgument));
+              StatusIs(absl::StatusCode::kUnavailable,
+                       AllOf(HasSubstr("/nobody"), HasSubstr("vitscaled"))));
+  EXPECT_THAT(ConnectToCoordinator("nonsense", absl::Seconds(5)),
+              StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(RpcClientTest, AStreamEndsWhenItsReaderHasEnoughOrTheServerBreaks) {
@@ -139,7 +149,8 @@ TEST_F(RpcClientTest, AStreamEndsWhenItsReaderHasEnoughOrTheServerBreaks) {
   EXPECT_THAT(Client()->WatchJob(request, absl::Seconds(30), count_to(10)), IsOk());
   EXPECT_EQ(last, 10);
   request.set_job_id("breaks");
-  EXPECT_THAT(Client()->WatchJob(request, absl::Seconds(30), count_to(1000)), StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(Client()->WatchJob(request, absl::Seconds(30), count_to(1000)),
+              StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_EQ(last, 50);
   request.set_after_step(last);
   request.set_job_id("whole");

@@ -1,4 +1,5 @@
-// A coordinator of a few maps: enough for every command, and streams that break where a test says so.
+// A coordinator of a few maps: enough for every command, and streams that break where a test says
+// so.
 
 #ifndef TESTS_CLIENT_FAKE_CONTROL_CLIENT_H_
 #define TESTS_CLIENT_FAKE_CONTROL_CLIENT_H_
@@ -31,8 +32,8 @@ struct FakeCoordinator {
     absl::Status status;
   };
   std::vector<Break> breaks;
-  int chunk = 3;  // steps in one message of a watch
-  int repeat = 0; // records sent again after a resume, as a careless coordinator might
+  int chunk = 3;   // steps in one message of a watch
+  int repeat = 0;  // records sent again after a resume, as a careless coordinator might
 
   std::vector<v1::SubmitJobRequest> submitted;
   std::vector<v1::SetIntentRequest> intents;
@@ -55,14 +56,18 @@ class FakeControlClient : public ControlClient {
     *response.mutable_job()->mutable_spec() = request.spec();
     return response;
   }
-  absl::StatusOr<v1::Job> GetJob(const v1::GetJobRequest& request) override { return Find(request.job_id()); }
+  absl::StatusOr<v1::Job> GetJob(const v1::GetJobRequest& request) override {
+    return Find(request.job_id());
+  }
   absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request) override {
     if (!c_.down.ok()) return c_.down;
     v1::ListJobsResponse response;
     for (const auto& [id, job] : c_.jobs) {
-      const bool wanted = request.states().empty() || std::find(request.states().begin(), request.states().end(),
-                                                                job.state()) != request.states().end();
-      if (wanted && id > request.page_token() && response.jobs_size() < request.page_size()) *response.add_jobs() = job;
+      const bool wanted =
+          request.states().empty() || std::find(request.states().begin(), request.states().end(),
+                                                job.state()) != request.states().end();
+      if (wanted && id > request.page_token() && response.jobs_size() < request.page_size())
+        *response.add_jobs() = job;
     }
     if (response.jobs_size() > 0 && response.jobs().rbegin()->id() < c_.jobs.rbegin()->first) {
       response.set_next_page_token(response.jobs().rbegin()->id());
@@ -104,12 +109,14 @@ class FakeControlClient : public ControlClient {
     worker.set_state(request.drain() ? v1::WORKER_STATE_DRAINING : v1::WORKER_STATE_IDLE);
     return worker;
   }
-  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(const v1::ListCheckpointsRequest&) override {
+  absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(
+      const v1::ListCheckpointsRequest&) override {
     v1::ListCheckpointsResponse response;
     for (const auto& checkpoint : c_.checkpoints) *response.add_checkpoints() = checkpoint;
     return response;
   }
-  absl::StatusOr<v1::CheckpointInfo> PinCheckpoint(const v1::PinCheckpointRequest& request) override {
+  absl::StatusOr<v1::CheckpointInfo> PinCheckpoint(
+      const v1::PinCheckpointRequest& request) override {
     c_.pins.push_back(request);
     v1::CheckpointInfo info;
     info.set_id(request.checkpoint_id());
@@ -125,8 +132,9 @@ class FakeControlClient : public ControlClient {
     return info;
   }
 
-  absl::Status WatchJob(const v1::WatchJobRequest& request, absl::Duration limit,
-                        const std::function<bool(const v1::WatchJobResponse&)>& on_message) override {
+  absl::Status WatchJob(
+      const v1::WatchJobRequest& request, absl::Duration limit,
+      const std::function<bool(const v1::WatchJobResponse&)>& on_message) override {
     c_.watches.push_back(request);
     c_.limits.push_back(limit);
     auto job = Find(request.job_id());
@@ -136,7 +144,8 @@ class FakeControlClient : public ControlClient {
     *first.mutable_job() = *job;
     for (const auto& eval : c_.evals) *first.add_evals() = eval;
     for (const auto& event : c_.events) {
-      if (request.after_event() >= 0 && event.sequence() > request.after_event() - c_.repeat) *first.add_events() = event;
+      if (request.after_event() >= 0 && event.sequence() > request.after_event() - c_.repeat)
+        *first.add_events() = event;
     }
     if (!on_message(first)) return absl::OkStatus();
     v1::WatchJobResponse next;

@@ -45,8 +45,8 @@ TEST(SmoothedTest, KeepsConstantsAndHasNoLag) {
 
 TEST(PlotSvgTest, HasTitleAxesTicksAndTheLine) {
   const std::string svg = PlotSvg(OneLine({{0, 1}, {50, 0.5}, {100, 0.25}}));
-  EXPECT_THAT(svg, AllOf(HasSubstr("<svg"), HasSubstr("title &lt;1&gt;"), HasSubstr(">steps<"), HasSubstr(">100<"),
-                         HasSubstr("<polyline"), HasSubstr("</svg>")));
+  EXPECT_THAT(svg, AllOf(HasSubstr("<svg"), HasSubstr("title &lt;1&gt;"), HasSubstr(">steps<"),
+                         HasSubstr(">100<"), HasSubstr("<polyline"), HasSubstr("</svg>")));
   EXPECT_EQ(Count(svg, "<text"), Count(svg, "</text>"));
 }
 
@@ -67,7 +67,8 @@ TEST(PlotSvgTest, ALogAxisFallsBackToLinearWhereAValueIsNotPositive) {
 
 TEST(PlotSvgTest, AMillionPointsBecomeAFewThousandAndKeepTheirPeaks) {
   std::vector<PlotPoint> points;
-  for (int i = 0; i < 1'000'000; ++i) points.push_back({double(i), i == 777'777 ? 100.0 : std::sin(i * 0.01)});
+  for (int i = 0; i < 1'000'000; ++i)
+    points.push_back({double(i), i == 777'777 ? 100.0 : std::sin(i * 0.01)});
   const std::string svg = PlotSvg(OneLine(points));
   EXPECT_LT(svg.size(), 100'000u);
   const std::string without = PlotSvg(OneLine({points.begin(), points.begin() + 777'000}));
@@ -112,8 +113,10 @@ TEST(SummaryTest, SaysWhatCameOut) {
   EXPECT_NEAR(summary.images_per_second, 2560, 1e-6) << "without the first step, which warms up";
   EXPECT_DOUBLE_EQ(summary.training_seconds, 12);
   EXPECT_EQ(summary.checkpoint, "/ckpt/abc/last");
-  EXPECT_THAT(SummaryText(summary), AllOf(HasSubstr("80.00 % (val)"), HasSubstr("2,560"), HasSubstr("12.0")));
-  EXPECT_THAT(SummaryJson(summary), AllOf(HasSubstr("\"top1\": 0.8"), HasSubstr("\"training_seconds\": 12,")));
+  EXPECT_THAT(SummaryText(summary),
+              AllOf(HasSubstr("80.00 % (val)"), HasSubstr("2,560"), HasSubstr("12.0")));
+  EXPECT_THAT(SummaryJson(summary),
+              AllOf(HasSubstr("\"top1\": 0.8"), HasSubstr("\"training_seconds\": 12,")));
 }
 
 TEST(SummaryTest, AJobWithoutStepsHasNulls) {
@@ -127,7 +130,8 @@ TEST(JobPlotTest, OneJobHasLossAccuracyAndLearningRate) {
   const Plot plot = JobPlot({History()}, {});
   ASSERT_EQ(plot.panels.size(), 3u);
   EXPECT_EQ(plot.title, "fashion");
-  EXPECT_THAT(PlotSvg(plot), AllOf(HasSubstr("training loss"), HasSubstr("80.00 %"), HasSubstr("learning rate")));
+  EXPECT_THAT(PlotSvg(plot),
+              AllOf(HasSubstr("training loss"), HasSubstr("80.00 %"), HasSubstr("learning rate")));
 }
 
 TEST(JobPlotTest, SeveralJobsLieOverEachOtherInTheirOwnColours) {

@@ -92,8 +92,9 @@ TEST(ProgressTest, TheLineFitsTheTerminalAndDropsPartsFromTheRight) {
   *view.job.mutable_last_step() = Step(60);
   for (int step = 1; step <= 60; ++step) view.rate.Add(Step(step));
   const std::string wide = ProgressLine(view, 200, false);
-  EXPECT_THAT(wide, AllOf(HasSubstr("fashion RUNNING"), HasSubstr(" 60 %"), HasSubstr("60/100"),
-                          HasSubstr("loss 0.5000"), HasSubstr("5,120 images/s"), HasSubstr("ETA 2s")));
+  EXPECT_THAT(wide,
+              AllOf(HasSubstr("fashion RUNNING"), HasSubstr(" 60 %"), HasSubstr("60/100"),
+                    HasSubstr("loss 0.5000"), HasSubstr("5,120 images/s"), HasSubstr("ETA 2s")));
   const std::string narrow = ProgressLine(view, 60, false);
   EXPECT_LT(DisplayWidth(narrow), 60);
   EXPECT_THAT(narrow, AllOf(HasSubstr("60 %"), Not(HasSubstr("ETA"))));
@@ -105,7 +106,8 @@ TEST(ProgressTest, AJobWithoutStepsHasALineToo) {
   view.job.mutable_spec()->set_name("x");
   view.job.set_state(v1::JOB_STATE_QUEUED);
   view.job.set_message("waits for 2 workers");
-  EXPECT_THAT(ProgressLine(view, 100, false), AllOf(HasSubstr("QUEUED"), HasSubstr("waits for 2 workers")));
+  EXPECT_THAT(ProgressLine(view, 100, false),
+              AllOf(HasSubstr("QUEUED"), HasSubstr("waits for 2 workers")));
 }
 
 }  // namespace

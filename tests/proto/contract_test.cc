@@ -19,7 +19,8 @@ namespace {
 using google::protobuf::Descriptor;
 
 std::string Source(const std::string& path) {
-  const auto text = PosixFileSystem().ReadFile(absl::StrCat(VITSCALE_SOURCE_DIR, "/proto/", path), 1 << 20);
+  const auto text =
+      PosixFileSystem().ReadFile(absl::StrCat(VITSCALE_SOURCE_DIR, "/proto/", path), 1 << 20);
   EXPECT_THAT(text, IsOk());
   return text.value_or("");
 }
@@ -42,9 +43,10 @@ std::vector<std::string> Uncommented(const std::string& path) {
 }
 
 TEST(ContractTest, EveryMessageFieldValueAndMethodIsCommented) {
-  for (const char* path : {"vitscale/v1/job_spec.proto", "vitscale/v1/job.proto", "vitscale/v1/control_service.proto",
-                           "vitscale/v1/worker_service.proto", "vitscale/v1/trainer_link.proto",
-                           "google/rpc/error_details.proto", "google/rpc/status.proto"}) {
+  for (const char* path :
+       {"vitscale/v1/job_spec.proto", "vitscale/v1/job.proto", "vitscale/v1/control_service.proto",
+        "vitscale/v1/worker_service.proto", "vitscale/v1/trainer_link.proto",
+        "google/rpc/error_details.proto", "google/rpc/status.proto"}) {
     EXPECT_THAT(Uncommented(path), testing::IsEmpty());
   }
 }
@@ -62,7 +64,8 @@ void CollectNames(const Descriptor& type, std::vector<std::string>* names) {
   for (int i = 0; i < type.field_count(); ++i) {
     const auto* field = type.field(i);
     names->push_back(field->name());
-    if (field->message_type() != nullptr && !field->is_map()) CollectNames(*field->message_type(), names);
+    if (field->message_type() != nullptr && !field->is_map())
+      CollectNames(*field->message_type(), names);
   }
 }
 

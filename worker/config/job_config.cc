@@ -49,8 +49,9 @@ absl::StatusOr<ModelConfig> ModelOf(const v1::Model& spec) {
                : spec.pool() == v1::POOL_CLS ? PoolKind::kCls
                                              : PoolKind::kMap;
   model.loss = spec.loss() == v1::LOSS_SOFTMAX ? LossKind::kSoftmax : LossKind::kSigmoid;
-  model.position = spec.position_embedding() == v1::POSITION_EMBEDDING_SINCOS2D ? PositionKind::kSincos2d
-                                                                                : PositionKind::kLearned;
+  model.position = spec.position_embedding() == v1::POSITION_EMBEDDING_SINCOS2D
+                       ? PositionKind::kSincos2d
+                       : PositionKind::kLearned;
   model.head_bias = spec.head_bias();
   model.representation_size = spec.representation_size();
   VITSCALE_RETURN_IF_ERROR(ValidateModel(model));
@@ -74,10 +75,14 @@ OptimizerConfig OptimizerOf(const v1::Optimizer& spec) {
 
 ScheduleKind ScheduleKindOf(v1::ScheduleName name) {
   switch (name) {
-    case v1::SCHEDULE_NAME_COSINE: return ScheduleKind::kCosine;
-    case v1::SCHEDULE_NAME_LINEAR: return ScheduleKind::kLinear;
-    case v1::SCHEDULE_NAME_CONSTANT: return ScheduleKind::kConstant;
-    default: return ScheduleKind::kRsqrt;
+    case v1::SCHEDULE_NAME_COSINE:
+      return ScheduleKind::kCosine;
+    case v1::SCHEDULE_NAME_LINEAR:
+      return ScheduleKind::kLinear;
+    case v1::SCHEDULE_NAME_CONSTANT:
+      return ScheduleKind::kConstant;
+    default:
+      return ScheduleKind::kRsqrt;
   }
 }
 
@@ -92,9 +97,12 @@ EvalConfig EvalOf(const v1::Eval& spec) {
 
 Precision PrecisionOf(v1::Precision precision) {
   switch (precision) {
-    case v1::PRECISION_BF16: return Precision::kBf16;
-    case v1::PRECISION_F32: return Precision::kF32;
-    default: return Precision::kAuto;
+    case v1::PRECISION_BF16:
+      return Precision::kBf16;
+    case v1::PRECISION_F32:
+      return Precision::kF32;
+    default:
+      return Precision::kAuto;
   }
 }
 
@@ -152,7 +160,8 @@ class StepCounter {
     }
     if (positive && *steps == 0) {
       Fail(absl::InvalidArgumentError(absl::StrCat(field, ": was \"", FormatLength(length),
-                                                   "\", which is no step of ", batch_global_, " images")));
+                                                   "\", which is no step of ", batch_global_,
+                                                   " images")));
     }
     return *steps;
   }
@@ -168,9 +177,9 @@ class StepCounter {
 
 absl::Status CheckFitsTotal(const ScheduleConfig& s) {
   if (s.warmup + s.cooldown <= s.total) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("schedule: a warmup of ", s.warmup, " and a cooldown of ",
-                                                 s.cooldown, " steps are longer than the total of ", s.total,
-                                                 " steps"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("schedule: a warmup of ", s.warmup, " and a cooldown of ", s.cooldown,
+                   " steps are longer than the total of ", s.total, " steps"));
 }
 
 }  // namespace
@@ -189,16 +198,18 @@ absl::StatusOr<JobConfig> ParseJobConfig(absl::string_view text, absl::string_vi
   return job;
 }
 
-absl::StatusOr<JobConfig> LoadJobConfig(const std::string& path, const std::vector<std::string>& overrides) {
-  VITSCALE_ASSIGN_OR_RETURN(const std::string text, PosixFileSystem().ReadFile(path, kJobFileBytesMax));
+absl::StatusOr<JobConfig> LoadJobConfig(const std::string& path,
+                                        const std::vector<std::string>& overrides) {
+  VITSCALE_ASSIGN_OR_RETURN(const std::string text,
+                            PosixFileSystem().ReadFile(path, kJobFileBytesMax));
   return ParseJobConfig(text, path, overrides);
 }
 
 absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_images) {
   if (train_images < job.batch_global) {
-    return absl::InvalidArgumentError(absl::StrCat("data.train: has ", train_images,
-                                                   " images, wanted at least batch.global, which is ",
-                                                   job.batch_global));
+    return absl::InvalidArgumentError(
+        absl::StrCat("data.train: has ", train_images,
+                     " images, wanted at least batch.global, which is ", job.batch_global));
   }
   StepCounter counter(job.batch_global, train_images);
   RunLengths run;
@@ -216,7 +227,8 @@ absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_im
                                  !job.checkpoint.keep_every.zero());
   for (size_t i = 0; i < job.evals.size(); ++i) {
     const Length& every = job.evals[i].every;
-    run.eval_every.push_back(counter.Steps(absl::StrCat("evals[", i, "].every"), every, !every.zero()));
+    run.eval_every.push_back(
+        counter.Steps(absl::StrCat("evals[", i, "].every"), every, !every.zero()));
   }
   VITSCALE_RETURN_IF_ERROR(counter.status());
   VITSCALE_RETURN_IF_ERROR(CheckFitsTotal(run.schedule));
@@ -239,15 +251,18 @@ PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
   return request;
 }
 
-absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec, int64_t memory_bytes) {
+absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec,
+                                          int64_t memory_bytes) {
   VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec given, SpecOfBytes(serialized_job_spec));
   VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec spec, Canonicalize(given));
   if (spec.batch().micro() > 0) return SpecBytes(spec);
   VITSCALE_ASSIGN_OR_RETURN(const JobConfig job, ConfigOf(spec));
-  // f32 needs the most memory, so a choice for it holds whatever precision the placement resolves to.
-  const Precision precision = job.precision == Precision::kBf16 ? Precision::kBf16 : Precision::kF32;
-  VITSCALE_ASSIGN_OR_RETURN(const int64_t micro,
-                            ChooseMicroBatch(PlanRequestFor(job, precision), job.workers, memory_bytes));
+  // f32 needs the most memory, so a choice for it holds whatever precision the placement resolves
+  // to.
+  const Precision precision =
+      job.precision == Precision::kBf16 ? Precision::kBf16 : Precision::kF32;
+  VITSCALE_ASSIGN_OR_RETURN(const int64_t micro, ChooseMicroBatch(PlanRequestFor(job, precision),
+                                                                  job.workers, memory_bytes));
   spec.mutable_batch()->set_micro(static_cast<int32_t>(micro));
   return SpecBytes(spec);
 }

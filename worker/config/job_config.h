@@ -1,9 +1,10 @@
-// A job as the engine sees it: plain structs made from the canonical JobSpec. The only door between the job file and
-// the engine, and beside worker/link/ the only place in it that knows protobuf.
+// A job as the engine sees it: plain structs made from the canonical JobSpec. The only door between
+// the job file and the engine, and beside worker/link/ the only place in it that knows protobuf.
 //
-//   VITSCALE_ASSIGN_OR_RETURN(JobConfig job, LoadJobConfig("job.yaml", {"seed=2"}));       // vitscale-train
-//   VITSCALE_ASSIGN_OR_RETURN(JobConfig job, JobConfigFromCanonical(desired.spec));        // trainer of an agent
-//   VITSCALE_ASSIGN_OR_RETURN(RunLengths run, ResolveLengths(job, source->size()));        // epochs become steps
+//   VITSCALE_ASSIGN_OR_RETURN(JobConfig job, LoadJobConfig("job.yaml", {"seed=2"}));       //
+//   vitscale-train VITSCALE_ASSIGN_OR_RETURN(JobConfig job, JobConfigFromCanonical(desired.spec));
+//   // trainer of an agent VITSCALE_ASSIGN_OR_RETURN(RunLengths run, ResolveLengths(job,
+//   source->size()));        // epochs become steps
 
 #ifndef WORKER_CONFIG_JOB_CONFIG_H_
 #define WORKER_CONFIG_JOB_CONFIG_H_
@@ -24,7 +25,8 @@
 
 namespace vitscale {
 
-// The schedule with lengths that may still be in epochs; ResolveLengths gives the ScheduleConfig in steps.
+// The schedule with lengths that may still be in epochs; ResolveLengths gives the ScheduleConfig in
+// steps.
 struct ScheduleLengths {
   ScheduleKind kind = ScheduleKind::kRsqrt;
   Length warmup, timescale, cooldown, total, shift;
@@ -57,7 +59,7 @@ struct JobConfig {
   OptimizerConfig optimizer;
   ScheduleLengths schedule;
   int batch_global = 0;
-  int batch_micro = 0;  // 0: not chosen yet, see ChooseMicroBatch in worker/plan
+  int batch_micro = 0;                     // 0: not chosen yet, see ChooseMicroBatch in worker/plan
   Precision precision = Precision::kAuto;  // kAuto: resolved at placement
   DataSourceConfig train;
   std::string preprocess;  // "op|op"
@@ -73,9 +75,10 @@ struct JobConfig {
 // Errors: INVALID_ARGUMENT or UNIMPLEMENTED with every fault at once, each with its field path.
 absl::StatusOr<JobConfig> JobConfigFromCanonical(absl::string_view serialized_job_spec);
 
-// Reads a job file of any of the three formats ("-": standard input is not read here, see ParseJobConfig).
-// Errors: as above; NOT_FOUND and friends naming the file.
-absl::StatusOr<JobConfig> LoadJobConfig(const std::string& path, const std::vector<std::string>& overrides = {});
+// Reads a job file of any of the three formats ("-": standard input is not read here, see
+// ParseJobConfig). Errors: as above; NOT_FOUND and friends naming the file.
+absl::StatusOr<JobConfig> LoadJobConfig(const std::string& path,
+                                        const std::vector<std::string>& overrides = {});
 
 // The same from text; `source` names it in errors and its ending decides the format ("job.yaml").
 absl::StatusOr<JobConfig> ParseJobConfig(absl::string_view text, absl::string_view source,
@@ -83,25 +86,26 @@ absl::StatusOr<JobConfig> ParseJobConfig(absl::string_view text, absl::string_vi
 
 // Every length in steps, once the size of the training data is known.
 struct RunLengths {
-  ScheduleConfig schedule;         // total included
-  int64_t total_steps = 0;         // > 0
-  int64_t steps_per_epoch = 0;     // floor(train_images / batch_global), > 0
-  int64_t checkpoint_every = 0;    // > 0
-  int64_t keep_every = 0;          // 0: none
+  ScheduleConfig schedule;          // total included
+  int64_t total_steps = 0;          // > 0
+  int64_t steps_per_epoch = 0;      // floor(train_images / batch_global), > 0
+  int64_t checkpoint_every = 0;     // > 0
+  int64_t keep_every = 0;           // 0: none
   std::vector<int64_t> eval_every;  // one per job.evals; 0: at the end only
 };
 
-// Errors: INVALID_ARGUMENT naming the field: fewer images than a global batch, warmup + cooldown beyond total, a
-// length that rounds to no step.
+// Errors: INVALID_ARGUMENT naming the field: fewer images than a global batch, warmup + cooldown
+// beyond total, a length that rounds to no step.
 absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_images);
 
-// What the planner needs of a job. `precision` is the resolved one; the size of the source is left to the caller,
-// who knows it once the data is open.
+// What the planner needs of a job. `precision` is the resolved one; the size of the source is left
+// to the caller, who knows it once the data is open.
 PlanRequest PlanRequestFor(const JobConfig& job, Precision precision);
 
-// Submit: the canonical spec with batch.micro filled by the planner's choice for a worker with `memory_bytes`
-// (0: not limited), unless it is given. Errors: those of ChooseMicroBatch.
-absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec, int64_t memory_bytes);
+// Submit: the canonical spec with batch.micro filled by the planner's choice for a worker with
+// `memory_bytes` (0: not limited), unless it is given. Errors: those of ChooseMicroBatch.
+absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec,
+                                          int64_t memory_bytes);
 
 }  // namespace vitscale
 

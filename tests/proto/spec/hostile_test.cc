@@ -1,5 +1,5 @@
-// Bytes from anywhere: a job file may be torn, edited by a cat, or made to hurt. Never a crash, never a spec that the
-// rules would refuse.
+// Bytes from anywhere: a job file may be torn, edited by a cat, or made to hurt. Never a crash,
+// never a spec that the rules would refuse.
 
 #include <string>
 
@@ -31,16 +31,27 @@ evals: [{name: val, data: {format: synthetic, synthetic_images: 9}, every: 1 epo
 
 // Flips, cuts, doubles and swaps: small damage keeps the parsers deep inside the text.
 std::string Damaged(std::string text, Random& random) {
-  static constexpr absl::string_view kBytes = "{}[]:,-\"'#&*!|>%@\n \t0123456789abcdefnul\\<\xff\x01";
+  static constexpr absl::string_view kBytes =
+      "{}[]:,-\"'#&*!|>%@\n \t0123456789abcdefnul\\<\xff\x01";
   const int edits = 1 + static_cast<int>(random.Next() % 4);
   for (int i = 0; i < edits && !text.empty(); ++i) {
     const size_t at = random.Next() % text.size();
     switch (random.Next() % 5) {
-      case 0: text[at] = kBytes[random.Next() % kBytes.size()]; break;
-      case 1: text.erase(at, 1 + random.Next() % 8); break;
-      case 2: text.insert(at, 1, kBytes[random.Next() % kBytes.size()]); break;
-      case 3: text.insert(at, text.substr(random.Next() % text.size(), random.Next() % 40)); break;
-      case 4: text.resize(at); break;
+      case 0:
+        text[at] = kBytes[random.Next() % kBytes.size()];
+        break;
+      case 1:
+        text.erase(at, 1 + random.Next() % 8);
+        break;
+      case 2:
+        text.insert(at, 1, kBytes[random.Next() % kBytes.size()]);
+        break;
+      case 3:
+        text.insert(at, text.substr(random.Next() % text.size(), random.Next() % 40));
+        break;
+      case 4:
+        text.resize(at);
+        break;
     }
   }
   return text;
@@ -66,7 +77,9 @@ void Torture(const std::string& text, SpecFormat format) {
   EXPECT_GT(accepted, 0) << "the damage is so heavy that nothing behind the parser is reached";
 }
 
-TEST(HostileTest, DamagedYamlNeverCrashesAndWhatIsAcceptedIsWhole) { Torture(ToYaml(Good()), SpecFormat::kYaml); }
+TEST(HostileTest, DamagedYamlNeverCrashesAndWhatIsAcceptedIsWhole) {
+  Torture(ToYaml(Good()), SpecFormat::kYaml);
+}
 TEST(HostileTest, DamagedJsonNeverCrashesAndWhatIsAcceptedIsWhole) {
   Torture(MessageToJson(Good()), SpecFormat::kJson);
 }
@@ -75,17 +88,20 @@ TEST(HostileTest, DamagedTextprotoNeverCrashesAndWhatIsAcceptedIsWhole) {
 }
 
 TEST(HostileTest, WhatIsNotUtf8IsRefusedWithItsLine) {
-  for (const char* bad : {"\xff", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\x80"}) {
+  for (const char* bad :
+       {"\xff", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\x80"}) {
     const auto faults = StatusToFaults(ParseJobSpec(std::string("seed: 1\nname: ") + bad).status());
     ASSERT_EQ(faults.size(), 1u);
     EXPECT_EQ(FaultText(faults[0]), "(line 2): not UTF-8");
   }
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const auto spec, ParseJobSpec(ToYaml(Good()), SpecFormat::kYaml, {"labels.k=Zoë €"}));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(
+      const auto spec, ParseJobSpec(ToYaml(Good()), SpecFormat::kYaml, {"labels.k=Zoë €"}));
   EXPECT_EQ(spec.labels().at("k"), "Zoë €");
 }
 
 TEST(HostileTest, BytesOfAnyKindOverTheWireAreRefusedOrWhole) {
-  const google::protobuf::LogSilencer quiet;  // protobuf complains about each string that is not UTF-8
+  const google::protobuf::LogSilencer
+      quiet;  // protobuf complains about each string that is not UTF-8
   const auto random = SeededRandom(7);
   const std::string good = SpecBytes(Good());
   for (int i = 0; i < kMutations; ++i) {

@@ -102,14 +102,16 @@ TEST(JobSpecTest, CanonicalFormIsAFixedPointAndItsYamlReadsBackTheSame) {
   EXPECT_EQ(SpecBytes(once), SpecBytes(read)) << ToYaml(once);
   VITSCALE_ASSERT_OK_AND_ASSIGN(const v1::JobSpec json, ParseJobSpec(MessageToJson(once)));
   EXPECT_EQ(SpecBytes(once), SpecBytes(json)) << MessageToJson(once);
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const v1::JobSpec text, ParseJobSpec(once.DebugString(),
-                                                                     SpecFormat::kTextproto));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const v1::JobSpec text,
+                                ParseJobSpec(once.DebugString(), SpecFormat::kTextproto));
   EXPECT_EQ(SpecBytes(once), SpecBytes(text)) << once.DebugString();
 }
 
 TEST(JobSpecTest, TheThreeFormatsMeanTheSame) {
-  const char* yaml = "{name: a, model: {variant: S/16, classes: 10}, data: {train: {format: synthetic, "
-                     "synthetic_images: 100}}, optimizer: {lr: 0.1}, schedule: {total: 9 steps}, batch: {global: 8}}";
+  const char* yaml =
+      "{name: a, model: {variant: S/16, classes: 10}, data: {train: {format: synthetic, "
+      "synthetic_images: 100}}, optimizer: {lr: 0.1}, schedule: {total: 9 steps}, batch: {global: "
+      "8}}";
   const char* json = R"({"name": "a", "model": {"variant": "S/16", "classes": 10},
     "data": {"train": {"format": "synthetic", "synthetic_images": 100}},
     "optimizer": {"lr": 0.1}, "schedule": {"total": "9 steps"}, "batch": {"global": 8}})";
@@ -138,24 +140,30 @@ data: {train: {format: idx, images: ../x, labels: y}}
 optimizer: {lr: -1}
 schedule: {total: 100, warmup: 5 steps}
 )");
-  EXPECT_THAT(faults, testing::UnorderedElementsAre(
-      AllOf(HasSubstr("modle (line 2): unknown key, did you mean \"model\"?")),
-      AllOf(HasSubstr("model.image_sise (line 5): unknown key, did you mean \"image_size\"?")),
-      AllOf(HasSubstr("model.classes (line 6): was \"many\", wanted a whole number")),
-      AllOf(HasSubstr("model.pool (line 7): was \"mapp\", wanted map, gap or cls, did you mean \"map\"?")),
-      AllOf(HasSubstr("name (line 1): was \"Bad Name\"")),
-      AllOf(HasSubstr("batch.global (line 9): was 0, wanted 1 to 1048576")),
-      AllOf(HasSubstr("data.train.images (line 10): was \"../x\", wanted a path without")),
-      AllOf(HasSubstr("optimizer.lr (line 11): was -1, wanted above 0 to 100")),
-      AllOf(HasSubstr("schedule.total (line 12): was \"100\", wanted a length with a unit"))));
+  EXPECT_THAT(
+      faults,
+      testing::UnorderedElementsAre(
+          AllOf(HasSubstr("modle (line 2): unknown key, did you mean \"model\"?")),
+          AllOf(HasSubstr("model.image_sise (line 5): unknown key, did you mean \"image_size\"?")),
+          AllOf(HasSubstr("model.classes (line 6): was \"many\", wanted a whole number")),
+          AllOf(HasSubstr(
+              "model.pool (line 7): was \"mapp\", wanted map, gap or cls, did you mean \"map\"?")),
+          AllOf(HasSubstr("name (line 1): was \"Bad Name\"")),
+          AllOf(HasSubstr("batch.global (line 9): was 0, wanted 1 to 1048576")),
+          AllOf(HasSubstr("data.train.images (line 10): was \"../x\", wanted a path without")),
+          AllOf(HasSubstr("optimizer.lr (line 11): was -1, wanted above 0 to 100")),
+          AllOf(HasSubstr("schedule.total (line 12): was \"100\", wanted a length with a unit"))));
 }
 
 TEST(JobSpecTest, AnEmptyFileNamesEverythingThatIsRequired) {
   const auto faults = FaultsOf("");
-  EXPECT_THAT(faults, testing::UnorderedElementsAre(
-      HasSubstr("batch.global: is missing, wanted 1 to"), HasSubstr("model: has neither variant nor custom"),
-      HasSubstr("model.classes: is missing, wanted 1 to"), HasSubstr("data.train.format: is missing"),
-      HasSubstr("optimizer.lr: is missing"), HasSubstr("schedule.total: is missing")));
+  EXPECT_THAT(faults,
+              testing::UnorderedElementsAre(HasSubstr("batch.global: is missing, wanted 1 to"),
+                                            HasSubstr("model: has neither variant nor custom"),
+                                            HasSubstr("model.classes: is missing, wanted 1 to"),
+                                            HasSubstr("data.train.format: is missing"),
+                                            HasSubstr("optimizer.lr: is missing"),
+                                            HasSubstr("schedule.total: is missing")));
 }
 
 struct BadCase {
@@ -168,75 +176,81 @@ TEST_P(BadValueTest, IsOneFaultThatNamesFieldAndWish) {
   EXPECT_THAT(OneFault(kGood, {GetParam().set}), HasSubstr(GetParam().want)) << GetParam().set;
 }
 
-INSTANTIATE_TEST_SUITE_P(Rules, BadValueTest, testing::Values(
-    BadCase{"batch.micro=100", "batch.micro (--set): was 100, wanted a divisor of batch.global, which is 256"},
-    BadCase{"batch.micro=256", "wanted at least one for each"},
-    BadCase{"batch.micro=-1", "batch.micro (--set): was -1, wanted 0 to 256"},
-    BadCase{"batch.global=1", "wanted at least one image for each of 2 workers"},
-    BadCase{"batch.global=-5", "batch.global (--set): was -5, wanted 1 to 1048576"},
-    BadCase{"resources.workers.min=0", "resources.workers.min (--set): was 0, wanted 1 to 1024"},
-    BadCase{"resources.workers.max=1", "wanted at least min, which is 2"},
-    BadCase{"resources.workers.max=3", "differ; this version trains with a fixed number of workers"},
-    BadCase{"resources.device=gpu", "wanted any, cpu or cuda"},
-    BadCase{"resources=4", "resources (--set): was \"4\", wanted a mapping with keys of workers, device"},
-    BadCase{"model.variant=S/16", "has both variant and custom"},
-    BadCase{"model.image_size=3", "wanted at least the patch side, which is 4"},
-    BadCase{"model.image_size=4096", "wanted 4 to 2048"},
-    BadCase{"model.channels=2", "wanted 1 or 3"},
-    BadCase{"model.classes=0", "model.classes (--set): was 0"},
-    BadCase{"model.head_bias=-1000", "wanted -100 to 100"},
-    BadCase{"model.head_bias=nan", "wanted a finite number"},
-    BadCase{"model.custom.width=65", "wanted a multiple of heads, which is 2"},
-    BadCase{"model.custom.heads=16", "gives a width per head of 4, wanted a multiple of 8"},
-    BadCase{"model.custom.depth=0", "model.custom.depth (--set): was 0, wanted 1 to 512"},
-    BadCase{"model.custom.width=9999999999", "whole number from -2147483648"},
-    BadCase{"model.classes=\"10\"", "was \"10\", wanted a whole number"},
-    BadCase{"data.train.format=webdataset", "webdataset is not read by this version"},
-    BadCase{"data.train.label_kind=sparse", "not read by this version"},
-    BadCase{"data.train.take=-1", "data.train.take"},
-    BadCase{"data.train.path=x", "does not go with format idx"},
-    BadCase{"data.preprocess=flip_rl", "unknown op \"flip_rl\", did you mean \"flip_lr\"?"},
-    BadCase{"data.preprocess=value_range(1,-1)", "first number below its second"},
-    BadCase{"data.preprocess=value_range(1)", "was given 1 arguments, wanted 2"},
-    BadCase{"data.preprocess=value_range(0,x)", "wanted a number"},
-    BadCase{"data.preprocess=flip_lr|flip_lr", "given twice"},
-    BadCase{"data.preprocess=value_range(0,1)|flip_lr", "must be the last op"},
-    BadCase{"evals[0].preprocess=flip_lr", "\"flip_lr\" is random, wanted none in an evaluation"},
-    BadCase{"data.preprocess=inception_crop(224)", "not run by this version"},
-    BadCase{"optimizer.beta1=1", "wanted 0 to below 1"},
-    BadCase{"optimizer.clip_norm=-1", "optimizer.clip_norm"},
-    BadCase{"optimizer.name=adafacter", "did you mean \"adafactor\"?"},
-    BadCase{"optimizer.weight_decay.body=-0.1", "optimizer.weight_decay.body"},
-    BadCase{"schedule.warmup=-1 steps", "schedule.warmup"},
-    BadCase{"schedule.timescale=0 steps", "wanted more than 0"},
-    BadCase{"schedule.total=0 epochs", "wanted more than 0"},
-    BadCase{"schedule.total=1000 steps", "longer than the total of \"1000 steps\""},
-    BadCase{"schedule.total=100 steps", "wanted at most the total"},
-    BadCase{"schedule.cooldown=11 epochs", "longer than the total of \"10 epochs\""},
-    BadCase{"evals[0].name=Val", "evals[0].name"},
-    BadCase{"evals.0.kind=fewshot", "fewshot is not run"},
-    BadCase{"evals[0].every=0 steps", "wanted more than 0"},
-    BadCase{"evals[1]={name: val, data: {format: synthetic, synthetic_images: 5}}", "evals[1].name (--set): was \"val\" again"},
-    BadCase{"evals[5].name=x", "no element \"5\" in a list of 1"},
-    BadCase{"evals[0].data.labels=a/../b", "without \"..\""},
-    BadCase{"checkpoint.dir=../../etc", "checkpoint.dir (--set)"},
-    BadCase{"checkpoint.every=0 steps", "wanted more than 0"},
-    BadCase{"checkpoint.keep.last=-2", "checkpoint.keep.last"},
-    BadCase{"checkpoint.keep.every=often", "checkpoint.keep.every"},
-    BadCase{"on_divergence.policy=rollback", "rollback is not done by this version"},
-    BadCase{"on_divergence.max=0", "wanted 1 to 1000"},
-    BadCase{"grace=2h", "wanted 1s to 1h"},
-    BadCase{"grace=soon", "wanted a duration"},
-    BadCase{"priority=1001", "wanted -1000 to 1000"},
-    BadCase{"precision=f16", "wanted auto, bf16 or f32"},
-    BadCase{"seed=-1", "whole number from 0"},
-    BadCase{"from=abc/def", "another job is not done"},
-    BadCase{"name=a_b", "wanted 1 to 63 of [a-z0-9-]"},
-    BadCase{"labels.x y=1", "wanted path=value"},
-    BadCase{"labels={a: {b: c}}", "labels.a (--set): was a mapping, wanted text"},
-    BadCase{"nonsense", "wanted path=value"},
-    BadCase{"optimizr.lr=1", "did you mean \"optimizer\"?"},
-    BadCase{"seed=[1", "not YAML"}));
+INSTANTIATE_TEST_SUITE_P(
+    Rules, BadValueTest,
+    testing::Values(
+        BadCase{"batch.micro=100",
+                "batch.micro (--set): was 100, wanted a divisor of batch.global, which is 256"},
+        BadCase{"batch.micro=256", "wanted at least one for each"},
+        BadCase{"batch.micro=-1", "batch.micro (--set): was -1, wanted 0 to 256"},
+        BadCase{"batch.global=1", "wanted at least one image for each of 2 workers"},
+        BadCase{"batch.global=-5", "batch.global (--set): was -5, wanted 1 to 1048576"},
+        BadCase{"resources.workers.min=0",
+                "resources.workers.min (--set): was 0, wanted 1 to 1024"},
+        BadCase{"resources.workers.max=1", "wanted at least min, which is 2"},
+        BadCase{"resources.workers.max=3",
+                "differ; this version trains with a fixed number of workers"},
+        BadCase{"resources.device=gpu", "wanted any, cpu or cuda"},
+        BadCase{"resources=4",
+                "resources (--set): was \"4\", wanted a mapping with keys of workers, device"},
+        BadCase{"model.variant=S/16", "has both variant and custom"},
+        BadCase{"model.image_size=3", "wanted at least the patch side, which is 4"},
+        BadCase{"model.image_size=4096", "wanted 4 to 2048"},
+        BadCase{"model.channels=2", "wanted 1 or 3"},
+        BadCase{"model.classes=0", "model.classes (--set): was 0"},
+        BadCase{"model.head_bias=-1000", "wanted -100 to 100"},
+        BadCase{"model.head_bias=nan", "wanted a finite number"},
+        BadCase{"model.custom.width=65", "wanted a multiple of heads, which is 2"},
+        BadCase{"model.custom.heads=16", "gives a width per head of 4, wanted a multiple of 8"},
+        BadCase{"model.custom.depth=0", "model.custom.depth (--set): was 0, wanted 1 to 512"},
+        BadCase{"model.custom.width=9999999999", "whole number from -2147483648"},
+        BadCase{"model.classes=\"10\"", "was \"10\", wanted a whole number"},
+        BadCase{"data.train.format=webdataset", "webdataset is not read by this version"},
+        BadCase{"data.train.label_kind=sparse", "not read by this version"},
+        BadCase{"data.train.take=-1", "data.train.take"},
+        BadCase{"data.train.path=x", "does not go with format idx"},
+        BadCase{"data.preprocess=flip_rl", "unknown op \"flip_rl\", did you mean \"flip_lr\"?"},
+        BadCase{"data.preprocess=value_range(1,-1)", "first number below its second"},
+        BadCase{"data.preprocess=value_range(1)", "was given 1 arguments, wanted 2"},
+        BadCase{"data.preprocess=value_range(0,x)", "wanted a number"},
+        BadCase{"data.preprocess=flip_lr|flip_lr", "given twice"},
+        BadCase{"data.preprocess=value_range(0,1)|flip_lr", "must be the last op"},
+        BadCase{"evals[0].preprocess=flip_lr",
+                "\"flip_lr\" is random, wanted none in an evaluation"},
+        BadCase{"data.preprocess=inception_crop(224)", "not run by this version"},
+        BadCase{"optimizer.beta1=1", "wanted 0 to below 1"},
+        BadCase{"optimizer.clip_norm=-1", "optimizer.clip_norm"},
+        BadCase{"optimizer.name=adafacter", "did you mean \"adafactor\"?"},
+        BadCase{"optimizer.weight_decay.body=-0.1", "optimizer.weight_decay.body"},
+        BadCase{"schedule.warmup=-1 steps", "schedule.warmup"},
+        BadCase{"schedule.timescale=0 steps", "wanted more than 0"},
+        BadCase{"schedule.total=0 epochs", "wanted more than 0"},
+        BadCase{"schedule.total=1000 steps", "longer than the total of \"1000 steps\""},
+        BadCase{"schedule.total=100 steps", "wanted at most the total"},
+        BadCase{"schedule.cooldown=11 epochs", "longer than the total of \"10 epochs\""},
+        BadCase{"evals[0].name=Val", "evals[0].name"},
+        BadCase{"evals.0.kind=fewshot", "fewshot is not run"},
+        BadCase{"evals[0].every=0 steps", "wanted more than 0"},
+        BadCase{"evals[1]={name: val, data: {format: synthetic, synthetic_images: 5}}",
+                "evals[1].name (--set): was \"val\" again"},
+        BadCase{"evals[5].name=x", "no element \"5\" in a list of 1"},
+        BadCase{"evals[0].data.labels=a/../b", "without \"..\""},
+        BadCase{"checkpoint.dir=../../etc", "checkpoint.dir (--set)"},
+        BadCase{"checkpoint.every=0 steps", "wanted more than 0"},
+        BadCase{"checkpoint.keep.last=-2", "checkpoint.keep.last"},
+        BadCase{"checkpoint.keep.every=often", "checkpoint.keep.every"},
+        BadCase{"on_divergence.policy=rollback", "rollback is not done by this version"},
+        BadCase{"on_divergence.max=0", "wanted 1 to 1000"}, BadCase{"grace=2h", "wanted 1s to 1h"},
+        BadCase{"grace=soon", "wanted a duration"},
+        BadCase{"priority=1001", "wanted -1000 to 1000"},
+        BadCase{"precision=f16", "wanted auto, bf16 or f32"},
+        BadCase{"seed=-1", "whole number from 0"},
+        BadCase{"from=abc/def", "another job is not done"},
+        BadCase{"name=a_b", "wanted 1 to 63 of [a-z0-9-]"},
+        BadCase{"labels.x y=1", "wanted path=value"},
+        BadCase{"labels={a: {b: c}}", "labels.a (--set): was a mapping, wanted text"},
+        BadCase{"nonsense", "wanted path=value"},
+        BadCase{"optimizr.lr=1", "did you mean \"optimizer\"?"}, BadCase{"seed=[1", "not YAML"}));
 
 TEST(JobSpecTest, ReservedFeaturesAloneAreUnimplementedAmongOtherFaultsInvalid) {
   EXPECT_THAT(ParseJobSpec(kGood, SpecFormat::kAuto, {"from=x/y"}),
@@ -263,7 +277,8 @@ TEST(JobSpecTest, OverridesReachListsAndTakeKeysAway) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(
       const auto spec,
       ParseJobSpec(kGood, SpecFormat::kAuto,
-                   {"evals[0].name=test", "evals.1={name: extra, data: {format: synthetic, synthetic_images: 5}}",
+                   {"evals[0].name=test",
+                    "evals.1={name: extra, data: {format: synthetic, synthetic_images: 5}}",
                     "resources.workers={min: 1, max: 1}", "labels=", "optimizer.clip_norm=0"}));
   EXPECT_EQ(spec.evals(0).name(), "test");
   EXPECT_EQ(spec.evals(1).name(), "extra");
@@ -273,7 +288,8 @@ TEST(JobSpecTest, OverridesReachListsAndTakeKeysAway) {
 }
 
 TEST(JobSpecTest, DuplicateKeysAreFaults) {
-  EXPECT_THAT(OneFault(absl::StrCat(kGood, "seed: 4\n")), HasSubstr("seed (line 24): given twice, first in line 23"));
+  EXPECT_THAT(OneFault(absl::StrCat(kGood, "seed: 4\n")),
+              HasSubstr("seed (line 24): given twice, first in line 23"));
   EXPECT_THAT(FaultsOf("{\"seed\": 1,\n\"seed\": 2}"), testing::Contains(HasSubstr("given twice")));
   EXPECT_THAT(FaultsOf("seed: 1 seed: 2 model {}", {}, SpecFormat::kTextproto),
               testing::Contains(HasSubstr("seed (line 1): given more than once")));
@@ -281,8 +297,10 @@ TEST(JobSpecTest, DuplicateKeysAreFaults) {
 
 TEST(JobSpecTest, SyntaxErrorsNameTheLine) {
   EXPECT_THAT(OneFault("name: a\nmodel: [1,\n"), AllOf(HasSubstr("not YAML"), HasSubstr("line")));
-  EXPECT_THAT(OneFault("{\"name\": \"a\",\n\"seed\": }"), AllOf(HasSubstr("line 2"), HasSubstr("not JSON")));
-  EXPECT_THAT(OneFault("name: 'a'\nmodel { variant: }"), AllOf(HasSubstr("line 2"), HasSubstr("not textproto")));
+  EXPECT_THAT(OneFault("{\"name\": \"a\",\n\"seed\": }"),
+              AllOf(HasSubstr("line 2"), HasSubstr("not JSON")));
+  EXPECT_THAT(OneFault("name: 'a'\nmodel { variant: }"),
+              AllOf(HasSubstr("line 2"), HasSubstr("not textproto")));
   EXPECT_THAT(OneFault("- a\n- b\n"), HasSubstr("was a list, wanted a mapping"));
   EXPECT_THAT(OneFault("name: a\n---\nname: b\n"), HasSubstr("more than one document"));
 }
@@ -316,8 +334,10 @@ TEST(JobSpecTest, HostileFilesAreRefusedQuickly) {
 
 TEST(JobSpecTest, AliasesWork) {
   const std::string text = absl::StrReplaceAll(
-      kGood, {{"train: {format", "train: &t {format"},
-              {"data: {format: idx, images: t10k-images-idx3-ubyte.gz, labels: t10k-labels-idx1-ubyte.gz}", "data: *t"}});
+      kGood,
+      {{"train: {format", "train: &t {format"},
+       {"data: {format: idx, images: t10k-images-idx3-ubyte.gz, labels: t10k-labels-idx1-ubyte.gz}",
+        "data: *t"}});
   VITSCALE_ASSERT_OK_AND_ASSIGN(const auto spec, ParseJobSpec(text));
   EXPECT_EQ(spec.evals(0).data().images(), "train-images-idx3-ubyte.gz");
 }
@@ -330,7 +350,8 @@ TEST(JobSpecTest, SpecsFromTheWireAreCheckedToo) {
   for (int i = 0; i < 20; ++i) *spec.add_evals() = spec.evals(0);
   std::vector<std::string> fields;
   for (const Fault& fault : Validate(spec)) fields.push_back(fault.field);
-  EXPECT_THAT(fields, testing::UnorderedElementsAre("precision", "optimizer.lr", "data.train.images", "evals"));
+  EXPECT_THAT(fields, testing::UnorderedElementsAre("precision", "optimizer.lr",
+                                                    "data.train.images", "evals"));
 }
 
 TEST(JobSpecTest, FormatFollowsTheEndingOfTheFile) {

@@ -25,15 +25,17 @@ TEST(LengthTest, RefusesWhatIsNoLengthAndShowsAnExample) {
   for (const char* text : {"", "steps", "10000", "-1 steps", "1e4 steps", "1.5 steps", "1. epochs",
                            ".5 epochs", "1.2.3 epochs", "0.1234567 epochs", "10 weeks",
                            "9999999999999 steps", "99999999999999999999999 epochs", "1 steps x"}) {
-    EXPECT_THAT(ParseLength(text), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("wanted")))
+    EXPECT_THAT(ParseLength(text),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("wanted")))
         << text;
   }
-  EXPECT_THAT(ParseLength("10000"), StatusIs(absl::StatusCode::kInvalidArgument,
-                                             HasSubstr("\"10000 steps\"")));
+  EXPECT_THAT(ParseLength("10000"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("\"10000 steps\"")));
 }
 
 TEST(LengthTest, WritesWhatItReads) {
-  for (const char* text : {"10000 steps", "1 steps", "0.5 epochs", "12.000001 epochs", "7 images"}) {
+  for (const char* text :
+       {"10000 steps", "1 steps", "0.5 epochs", "12.000001 epochs", "7 images"}) {
     EXPECT_EQ(FormatLength(*ParseLength(text)), text);
   }
 }

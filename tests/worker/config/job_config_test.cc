@@ -86,8 +86,9 @@ TEST(JobConfigTest, LengthsThatDoNotFitNameTheirField) {
   };
   EXPECT_THAT(resolve({}, 255), StatusIs(absl::StatusCode::kInvalidArgument,
                                          AllOf(HasSubstr("data.train"), HasSubstr("255"))));
-  EXPECT_THAT(resolve({"schedule.warmup=1200 steps"}, 60000),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("longer than the total of 2340")));
+  EXPECT_THAT(
+      resolve({"schedule.warmup=1200 steps"}, 60000),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("longer than the total of 2340")));
   EXPECT_THAT(resolve({"evals[0].every=0.001 epochs"}, 60000),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("evals[0].every")));
 }
@@ -106,7 +107,8 @@ TEST(JobConfigTest, FixMicroBatchKeepsAGivenOneAndChoosesOtherwise) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig given, ParseJobConfig(kJob, "job.yaml"));
   VITSCALE_ASSERT_OK_AND_ASSIGN(const std::string same, FixMicroBatch(given.canonical_bytes, 0));
   EXPECT_EQ(same, given.canonical_bytes);
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig open, ParseJobConfig(kJob, "job.yaml", {"batch.micro="}));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig open,
+                                ParseJobConfig(kJob, "job.yaml", {"batch.micro="}));
   EXPECT_EQ(open.batch_micro, 0);
   VITSCALE_ASSERT_OK_AND_ASSIGN(const std::string bytes, FixMicroBatch(open.canonical_bytes, 0));
   VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig fixed, JobConfigFromCanonical(bytes));
@@ -117,7 +119,8 @@ TEST(JobConfigTest, FixMicroBatchKeepsAGivenOneAndChoosesOtherwise) {
 
 TEST(JobConfigTest, FaultsNameTheFile) {
   EXPECT_THAT(ParseJobConfig("seed: x", "bad.yaml"),
-              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("bad.yaml"), HasSubstr("seed (line 1)"))));
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("bad.yaml"), HasSubstr("seed (line 1)"))));
   EXPECT_THAT(LoadJobConfig("/no/such/job.yaml"),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/job.yaml")));
 }
