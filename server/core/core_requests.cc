@@ -153,8 +153,14 @@ void Core::On(const StepsEvent& event) {
   JobRow& row = it->second.row;
   v1::Job& job = *row.mutable_job();
   if (event.newest.has_value()) {
-    job.set_step(std::max(job.step(), event.newest->step()));
-    *job.mutable_last_step() = *event.newest;
+    const v1::StepRecord& newest = *event.newest;
+    const bool newer = newest.generation() > job.last_step().generation() ||
+                       (newest.generation() == job.last_step().generation() &&
+                        newest.step() >= job.last_step().step());
+    if (newer) {
+      job.set_step(newest.step());
+      *job.mutable_last_step() = newest;
+    }
   }
   double booked = event.recomputed_seconds + event.checkpoint_seconds + event.input_seconds;
   v1::Goodput& goodput = *job.mutable_goodput();

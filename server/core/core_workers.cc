@@ -477,10 +477,7 @@ void Core::RecordCheckpoint(const v1::CheckpointInfo& info, const v1::SpooledRec
 }
 
 void Core::On(const RecordsEvent& event) {
-  if (!writable_) {
-    if (event.token != 0) Refuse(event.token, absl::UnavailableError("the store takes no changes now"));
-    return;
-  }
+  // Facts, not decisions: they may wait in the store's queue.
   for (const v1::SpooledRecord& record : event.records) {
     if (record.has_checkpoint()) RecordCheckpoint(record.checkpoint(), record);
     if (!record.has_event()) continue;

@@ -150,13 +150,14 @@ void ControlStore::Loop() {
 // Tries until it succeeds: order is kept, nothing is dropped, and meanwhile the core refuses mutations.
 void ControlStore::CommitBatch(std::vector<PersistAction> batch) {
   bool writable = true;
+  absl::Duration took;
   absl::Duration wait = options_.retry_min;
   while (true) {
     const absl::Time start = absl::Now();
     const absl::Status status = TryCommit(batch, batch_number_ + 1);
     if (status.ok()) {
       ++batch_number_;
-      if (callbacks_.commit_took) callbacks_.commit_took(absl::Now() - start);
+      took = absl::Now() - start;
       break;
     }
     VITSCALE_LOG(ERROR) << "store: " << status.message() << "; retried in " << absl::FormatDuration(wait);
@@ -168,7 +169,7 @@ void ControlStore::CommitBatch(std::vector<PersistAction> batch) {
   }
   if (!writable && callbacks_.writable) callbacks_.writable(true);
   if (!callbacks_.committed) return;
-  for (PersistAction& persist : batch) callbacks_.committed({persist.id, std::move(persist.changes)});
+  for (PersistAction& persist : batch) callbacks_.committed({persist.id, std::move(persist.changes), took});
 }
 
 // An error of COMMIT does not say whether it happened: the batch number, written in it, does.

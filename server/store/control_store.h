@@ -51,11 +51,11 @@ class ControlStore {
   struct Committed {
     uint64_t id = 0;
     Changes changes;
+    absl::Duration took;  // of the whole batch
   };
   struct Callbacks {
     std::function<void(Committed)> committed;
     std::function<void(bool writable)> writable;  // on change only
-    std::function<void(absl::Duration)> commit_took;
   };
   // Both are called by the writer thread, in order.
   void Start(Callbacks callbacks);

@@ -53,7 +53,7 @@ TEST_F(ControlStoreTest, EventsAreNumberedInTheOrderOfCommitsAndReadBack) {
                     done.set_value();
                   }
                 },
-                nullptr, nullptr});
+                nullptr});
   store->Commit(Persist(1, "a", 2));
   store->Commit(Persist(2, "b", 1));
   done.get_future().wait();
@@ -92,7 +92,7 @@ TEST_F(ControlStoreTest, AFailedCommitIsRetriedInOrderAndMutationsAreRefusedMean
   auto store = Open(options);
   std::vector<std::string> seen;
   store->Start({[&](ControlStore::Committed committed) { seen.push_back(absl::StrCat("committed ", committed.id)); },
-                [&](bool writable) { seen.push_back(writable ? "writable" : "refusing"); }, nullptr});
+                [&](bool writable) { seen.push_back(writable ? "writable" : "refusing"); }});
   store->Commit(Persist(1, "a"));
   while (failures >= 0) usleep(1000);
   store->Stop();
@@ -109,7 +109,7 @@ TEST_F(ControlStoreTest, ACommitOfUnknownOutcomeIsReadAgainAndNotDoneTwice) {
   auto store = Open(options);
   bool refused = false;
   int committed = 0;
-  store->Start({[&](ControlStore::Committed) { ++committed; }, [&](bool) { refused = true; }, nullptr});
+  store->Start({[&](ControlStore::Committed) { ++committed; }, [&](bool) { refused = true; }});
   store->Commit(Persist(1, "a"));
   store->Stop();
   EXPECT_FALSE(refused);
@@ -163,7 +163,7 @@ TEST_F(ControlStoreTest, WhatWasAcknowledgedSurvivesAKillDuringACommit) {
                          const uint64_t number = committed.changes.jobs[0].number();
                          (void)!write(pipe_fds[1], &number, sizeof(number));
                        },
-                       nullptr, nullptr});
+                       nullptr});
       for (uint64_t i = 1;; ++i) {
         PersistAction persist = Persist(i, absl::StrCat("r", state->last_job_number + i));
         persist.changes.jobs[0].set_number(state->last_job_number + static_cast<int64_t>(i));
