@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/files.h"
 #include "kernels/base/log.h"
 #include "kernels/base/unique_fd.h"
 
@@ -133,6 +134,10 @@ void LocalWorkers::StartAgent(int device, absl::Time now) ABSL_NO_THREAD_SAFETY_
   Slot& slot = slots_[device];
   slot.started = now;
   int error = 0;
+  if (const absl::Status made = PosixFileSystem().MakeDirectories(options_.state_directory);
+      !made.ok()) {
+    VITSCALE_LOG(ERROR) << made.message();  // the log file cannot be opened then: said below
+  }
   slot.child = SpawnDetached(arguments, state + ".log", error);
   if (slot.child != 0) return;
   slot.next_start = now + slot.backoff;

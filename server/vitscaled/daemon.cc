@@ -70,7 +70,7 @@ void Daemon::StartLocalWorkers() {
   // Every living agent holds its lock, so a free one already says that there is nobody to wait for.
   options.first_start = absl::ZeroDuration();
   options.flags = {absl::StrCat("--coordinator=unix:", flags_.socket),
-                   absl::StrCat("--threads=", flags_.local_threads), absl::StrCat("--lock-dir=", flags_.lock_dir)};
+                   absl::StrCat("--threads=", flags_.local_threads)};  // LocalWorkers adds the lock directory
   for (const std::string& root : flags_.data_roots) options.flags.push_back("--data-root=" + root);
   for (const std::string& root : flags_.checkpoint_roots) options.flags.push_back("--checkpoint-root=" + root);
   if (!flags_.join_secret_file.empty()) options.flags.push_back("--join-secret-file=" + flags_.join_secret_file);
