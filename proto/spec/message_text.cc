@@ -100,7 +100,10 @@ Piece MapPiece(const Message& m, const FieldDescriptor* f, const MessageTextOpti
 bool Written(const Message& m, const FieldDescriptor* f, const MessageTextOptions& options) {
   const Reflection* r = m.GetReflection();
   if (f->is_repeated()) return r->FieldSize(m, f) > 0;
-  return r->HasField(m, f) || (options.zeros && !f->has_presence());
+  if (r->HasField(m, f)) return true;
+  // An enum that is not given has no word.
+  return options.zeros && !f->has_presence() &&
+         f->cpp_type() != FieldDescriptor::CPPTYPE_ENUM;
 }
 
 Piece MessagePiece(const Message& m, const MessageTextOptions& options) {
