@@ -1,4 +1,5 @@
-// CheckProgram: walks the ops, keeps track of panel groups; and the checks of input ops, Tanh and markers.
+// CheckProgram: walks the ops, keeps track of panel groups; and the checks of input ops, Tanh and
+// markers.
 
 #include <algorithm>
 #include <string>
@@ -99,8 +100,8 @@ void CollectRange(void* context, TensorView& view, bool written) {
   ranges->push_back({view.arena, view.offset, view.offset + view.bytes(), written, view.name});
 }
 
-// An op of a panel group writes its rows while another thread runs other ops of the group: partial overlaps of
-// tensors would be races. The same range twice is the same tensor (y may be x).
+// An op of a panel group writes its rows while another thread runs other ops of the group: partial
+// overlaps of tensors would be races. The same range twice is the same tensor (y may be x).
 absl::Status CheckGroupMemory(std::vector<Range> ranges) {
   std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) {
     if (a.arena != b.arena) return a.arena < b.arena;
@@ -112,9 +113,9 @@ absl::Status CheckGroupMemory(std::vector<Range> ranges) {
       if (b.arena != a.arena || b.begin >= a.end) break;
       if (a.begin == b.begin && a.end == b.end) continue;
       if (!a.written && !b.written) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "panel group: ", b.name, " lies in the memory of ", a.name, " at ", ArenaName(a.arena),
-          "+", b.begin, ", want tensors of a group apart"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("panel group: ", b.name, " lies in the memory of ", a.name, " at ",
+                       ArenaName(a.arena), "+", b.begin, ", want tensors of a group apart"));
     }
   }
   return absl::OkStatus();

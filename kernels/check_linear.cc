@@ -39,7 +39,8 @@ void Check(const LinearArgs& a, OpChecker& c) {
   const bool residual = a.epilogue == LinearEpilogue::kResidual;
   const bool gelu = a.epilogue == LinearEpilogue::kGelu;
   c.Is(a.y, "y", residual ? kOnlyF32 : kComputeOrF32, {rows, out});
-  c.Require(residual || !a.residual.present(), "residual is present, want absent: no such epilogue");
+  c.Require(residual || !a.residual.present(),
+            "residual is present, want absent: no such epilogue");
   c.Require(gelu || !a.pre_activation.present(),
             "pre_activation is present, want absent: no such epilogue");
   if (residual) c.Is(a.residual, "residual", kOnlyF32, {rows, out});

@@ -52,7 +52,8 @@ int64_t FactoredElements(const OptimizedTensor& t) {
          elements / t.parameter.shape[t.factoring.axis_d1];
 }
 
-// d0 is the largest axis and d1 the second largest; of equal ones the later counts as larger (stable argsort).
+// d0 is the largest axis and d1 the second largest; of equal ones the later counts as larger
+// (stable argsort).
 void CheckFactoring(const OptimizedTensor& t, const std::string& noun, OpChecker& c) {
   const Shape& shape = t.parameter.shape;
   std::vector<int> order(shape.size());
@@ -62,9 +63,9 @@ void CheckFactoring(const OptimizedTensor& t, const std::string& noun, OpChecker
   c.Require(n >= 2, absl::StrCat(noun, ".factoring is on for ", n, " axes, want at least 2"));
   if (!c.ok()) return;
   c.Require(t.factoring.axis_d0 == order[n - 1] && t.factoring.axis_d1 == order[n - 2],
-            absl::StrCat(noun, ".factoring has axes d0 = ", t.factoring.axis_d0, ", d1 = ",
-                         t.factoring.axis_d1, ", want the two largest, ", order[n - 1], " and ",
-                         order[n - 2]));
+            absl::StrCat(noun, ".factoring has axes d0 = ", t.factoring.axis_d0,
+                         ", d1 = ", t.factoring.axis_d1, ", want the two largest, ", order[n - 1],
+                         " and ", order[n - 2]));
 }
 
 // Returns the second-moment elements if the tensor is factored.
@@ -136,9 +137,8 @@ void Check(const PrepareWeightsArgs& a, OpChecker& c) {
   c.OutsideGroups();
   for (size_t i = 0; i < a.weights.size() && c.ok(); ++i) {
     const std::string noun = absl::StrCat("weights[", i, "]");
-    const int64_t in = a.weights[i].empty() || a.weights[i][0].shape.empty()
-                           ? kAny
-                           : a.weights[i][0].shape[0];
+    const int64_t in =
+        a.weights[i].empty() || a.weights[i][0].shape.empty() ? kAny : a.weights[i][0].shape[0];
     c.PartsWidth(a.weights[i], noun, in, Arena::kParameters);
   }
 }
@@ -166,8 +166,8 @@ void Check(const CopyArgs& a, OpChecker& c) {
   c.OutsideGroups();
   c.Is(a.x, "x", kAnyDType, a.x.shape);
   c.Is(a.y, "y", Only(a.x.dtype), a.y.shape);
-  c.Require(a.x.elements() == a.y.elements(), absl::StrCat("y has ", a.y.elements(),
-                                                           " elements, want ", a.x.elements()));
+  c.Require(a.x.elements() == a.y.elements(),
+            absl::StrCat("y has ", a.y.elements(), " elements, want ", a.x.elements()));
 }
 void Check(const CastArgs& a, OpChecker& c) {
   c.Is(a.x, "x", kComputeOrF32, a.x.shape);

@@ -11,10 +11,11 @@ namespace {
 constexpr int64_t kMaxElements = int64_t{1} << 42;
 
 std::string ShapeText(const Shape& shape) {
-  return absl::StrCat("[", absl::StrJoin(shape, ", ",
-                                         [](std::string* out, int64_t dim) {
-                                           absl::StrAppend(out, dim == kAny ? "any" : absl::StrCat(dim));
-                                         }),
+  return absl::StrCat("[",
+                      absl::StrJoin(shape, ", ",
+                                    [](std::string* out, int64_t dim) {
+                                      absl::StrAppend(out, dim == kAny ? "any" : absl::StrCat(dim));
+                                    }),
                       "]");
 }
 
@@ -67,11 +68,11 @@ void OpChecker::Is(const TensorView& view, absl::string_view operand, DTypes dty
           absl::StrCat(noun, " is ", ShapeText(view.shape), ", want ", ShapeText(shape)));
   Require(DimensionsInRange(view.shape),
           absl::StrCat(noun, " is ", ShapeText(view.shape), ", want positive dimensions"));
-  Require(dtypes.Has(view.dtype), absl::StrCat(noun, " is ", DTypeName(view.dtype), ", want ",
-                                               DTypesText(dtypes)));
-  Require(view.offset % kTensorAlignment == 0,
-          absl::StrCat(noun, " is at offset ", view.offset, ", want a multiple of ",
-                       kTensorAlignment));
+  Require(dtypes.Has(view.dtype),
+          absl::StrCat(noun, " is ", DTypeName(view.dtype), ", want ", DTypesText(dtypes)));
+  Require(
+      view.offset % kTensorAlignment == 0,
+      absl::StrCat(noun, " is at offset ", view.offset, ", want a multiple of ", kTensorAlignment));
 }
 
 void OpChecker::Maybe(const TensorView& view, absl::string_view operand, DTypes dtypes,
@@ -91,8 +92,9 @@ void OpChecker::Positive(int64_t value, absl::string_view name) {
 
 void OpChecker::RowsInGroup(int64_t rows, absl::string_view operand) {
   if (!in_group()) return;
-  Require(rows % group_batch_ == 0, absl::StrCat(operand, " has ", rows, " rows, want a multiple of ",
-                                                 group_batch_, ", the batch of its panel group"));
+  Require(rows % group_batch_ == 0,
+          absl::StrCat(operand, " has ", rows, " rows, want a multiple of ", group_batch_,
+                       ", the batch of its panel group"));
 }
 
 void OpChecker::BatchInGroup(int64_t batch) {
@@ -111,7 +113,8 @@ int64_t OpChecker::PartsWidth(const WeightParts& parts, absl::string_view operan
   Require(!parts.empty(), absl::StrCat(operand, " has no parts, want 1 to 3"));
   int64_t width = 0;
   for (size_t i = 0; i < parts.size() && ok(); ++i) {
-    const std::string part = parts.size() == 1 ? std::string(operand) : absl::StrCat(operand, "[", i, "]");
+    const std::string part =
+        parts.size() == 1 ? std::string(operand) : absl::StrCat(operand, "[", i, "]");
     Is(parts[i], part, kOnlyF32, {in, kAny});
     InArena(parts[i], part, arena);
     if (ok()) width += parts[i].shape[1];
@@ -122,11 +125,11 @@ int64_t OpChecker::PartsWidth(const WeightParts& parts, absl::string_view operan
 void OpChecker::BiasParts(const WeightParts& bias, absl::string_view operand,
                           const WeightParts& weight, Arena arena) {
   if (bias.empty()) return;
-  Require(bias.size() == weight.size(),
-          absl::StrCat(operand, " has ", bias.size(), " parts, want ", weight.size(),
-                       ", as many as the weight"));
+  Require(bias.size() == weight.size(), absl::StrCat(operand, " has ", bias.size(), " parts, want ",
+                                                     weight.size(), ", as many as the weight"));
   for (size_t i = 0; i < bias.size() && ok(); ++i) {
-    const std::string part = bias.size() == 1 ? std::string(operand) : absl::StrCat(operand, "[", i, "]");
+    const std::string part =
+        bias.size() == 1 ? std::string(operand) : absl::StrCat(operand, "[", i, "]");
     Is(bias[i], part, kOnlyF32, {weight[i].shape[1]});
     InArena(bias[i], part, arena);
   }

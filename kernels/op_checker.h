@@ -1,4 +1,5 @@
-// The vocabulary of check*.cc: one OpChecker looks at one op and keeps the first thing that is wrong.
+// The vocabulary of check*.cc: one OpChecker looks at one op and keeps the first thing that is
+// wrong.
 
 #ifndef KERNELS_OP_CHECKER_H_
 #define KERNELS_OP_CHECKER_H_
@@ -27,7 +28,8 @@ class OpChecker {
   OpChecker(int64_t index, const char* op_name, int64_t group_batch)
       : index_(index), op_name_(op_name), group_batch_(group_batch) {}
 
-  // The operand must be there, aligned, of one of the dtypes and of this shape (kAny fits any dimension).
+  // The operand must be there, aligned, of one of the dtypes and of this shape (kAny fits any
+  // dimension).
   void Is(const TensorView& view, absl::string_view operand, DTypes dtypes, const Shape& shape);
   // The same if it is there.
   void Maybe(const TensorView& view, absl::string_view operand, DTypes dtypes, const Shape& shape);

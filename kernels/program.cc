@@ -159,14 +159,41 @@ void Visit(PhaseArgs&, Operands&) {}
 }  // namespace
 
 const char* OpName(const Op& op) {
-  static constexpr const char* kNames[] = {
-      "ImagesToPatches", "EmbedTokens", "EmbedTokensGrad", "Linear", "LinearGradInput",
-      "LinearGradWeight", "LayerNorm", "ResidualLayerNorm", "LayerNormGrad", "SelfAttention",
-      "SelfAttentionGrad", "PoolAttention", "PoolAttentionGrad", "MeanPool", "MeanPoolGrad",
-      "SelectToken", "SelectTokenGrad", "Tanh", "TanhGrad", "SigmoidLoss", "SoftmaxLoss",
-      "GradStats", "AdafactorApply", "AdamWApply", "SgdApply", "PrepareWeights",
-      "PolyakAverage", "Digest", "Fill", "Copy", "Cast", "PanelBegin", "PanelEnd",
-      "GradientsReady", "Phase"};
+  static constexpr const char* kNames[] = {"ImagesToPatches",
+                                           "EmbedTokens",
+                                           "EmbedTokensGrad",
+                                           "Linear",
+                                           "LinearGradInput",
+                                           "LinearGradWeight",
+                                           "LayerNorm",
+                                           "ResidualLayerNorm",
+                                           "LayerNormGrad",
+                                           "SelfAttention",
+                                           "SelfAttentionGrad",
+                                           "PoolAttention",
+                                           "PoolAttentionGrad",
+                                           "MeanPool",
+                                           "MeanPoolGrad",
+                                           "SelectToken",
+                                           "SelectTokenGrad",
+                                           "Tanh",
+                                           "TanhGrad",
+                                           "SigmoidLoss",
+                                           "SoftmaxLoss",
+                                           "GradStats",
+                                           "AdafactorApply",
+                                           "AdamWApply",
+                                           "SgdApply",
+                                           "PrepareWeights",
+                                           "PolyakAverage",
+                                           "Digest",
+                                           "Fill",
+                                           "Copy",
+                                           "Cast",
+                                           "PanelBegin",
+                                           "PanelEnd",
+                                           "GradientsReady",
+                                           "Phase"};
   static_assert(std::size(kNames) == std::variant_size_v<Op>);
   return kNames[op.index()];
 }

@@ -46,8 +46,8 @@ absl::StatusOr<Isa> ChooseIsa(const std::string& wanted) {
         "instruction set is ", IsaName(isa), ", want at most ",
         IsaSupported(BestIsa()) ? IsaName(BestIsa()) : "a machine with AVX2, FMA and F16C"));
   }
-  return absl::InvalidArgumentError(absl::StrCat("instruction set is '", wanted,
-                                                 "', want avx2, avx512 or avx512_bf16"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("instruction set is '", wanted, "', want avx2, avx512 or avx512_bf16"));
 }
 
 using Arenas = std::array<Memory, kArenaCount>;
@@ -103,7 +103,8 @@ class Builder : public CpuOpBuilder {
 void MaxRows(void* context, TensorView& view, bool /*written*/) {
   auto& rows = *static_cast<int64_t*>(context);
   // Weights and other arenas have no rows of images.
-  if (view.arena == Arena::kActivations && view.shape.size() == 2) rows = std::max(rows, view.shape[0]);
+  if (view.arena == Arena::kActivations && view.shape.size() == 2)
+    rows = std::max(rows, view.shape[0]);
 }
 
 // The tallest activation of the group that begins at `begin`.
@@ -115,6 +116,12 @@ int64_t GroupRows(Program& program, size_t begin) {
     VisitOperands(op, &rows, MaxRows);
   }
   return rows;
+}
+
+// Whether an op outside groups can share a step with the ops before it.
+bool JoinsLast(const std::vector<Step>& steps, const CpuOp& op) {
+  return op.independent() && !steps.empty() && steps.back().kind == Step::Kind::kOp &&
+         steps.back().ops.back()->independent();
 }
 
 class CpuBackend : public Backend {
@@ -151,7 +158,8 @@ absl::Status CpuBackend::Allocate(const ArenaBytes& bytes) {
   for (int i = 0; i < kArenaCount; ++i) {
     const char* name = ArenaName(static_cast<Arena>(i));
     if (bytes[i] < 0) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ": ", bytes[i], " bytes, want 0 or more"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": ", bytes[i], " bytes, want 0 or more"));
     }
     VITSCALE_ASSIGN_OR_RETURN(arenas[i], Memory::Allocate(bytes[i], name));
   }
@@ -184,17 +192,17 @@ absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram
       step.kind = Step::Kind::kPhase;
       step.phase = phase->name;
     } else {
-      if (!in_group) prepared.steps.emplace_back();
       CpuOpOr bound = std::visit(
           [&](const auto& args) -> CpuOpOr {
             if constexpr (requires { MakeCpuOp(args, builder); }) return MakeCpuOp(args, builder);
             return absl::InternalError("markers are no ops");
           },
           op);
-      VITSCALE_RETURN_IF_ERROR(
-          Annotate(bound.status(), absl::StrCat("op ", i, " ", OpName(op))));
-      prepared.steps.back().ops.push_back(*std::move(bound));
+      VITSCALE_RETURN_IF_ERROR(Annotate(bound.status(), absl::StrCat("op ", i, " ", OpName(op))));
       VITSCALE_RETURN_IF_ERROR(builder.status());
+      const bool joins = in_group || JoinsLast(prepared.steps, **bound);
+      if (!joins) prepared.steps.emplace_back();
+      prepared.steps.back().ops.push_back(*std::move(bound));
     }
   }
   return absl::OkStatus();
@@ -224,8 +232,8 @@ absl::StatusOr<absl::Span<std::byte>> CpuBackend::Bytes(const TensorView& view, 
   const absl::Span<std::byte> arena = HostBytes(view.arena);
   const int64_t bytes = view.bytes();
   if (!view.present() || view.offset + bytes > static_cast<int64_t>(arena.size())) {
-    return absl::InvalidArgumentError(absl::StrCat(DebugString(view), " lies outside its arena of ",
-                                                   arena.size(), " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(DebugString(view), " lies outside its arena of ", arena.size(), " bytes"));
   }
   if (size != static_cast<size_t>(bytes)) {
     return absl::InvalidArgumentError(

@@ -11,7 +11,8 @@
 
 namespace vitscale::cpu {
 
-// INVALID_ARGUMENT: threads below 0 or above 1024; an instruction set that is unknown or that this machine lacks.
+// INVALID_ARGUMENT: threads below 0 or above 1024; an instruction set that is unknown or that this
+// machine lacks.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& options);
 
 BackendInfo DescribeCpuBackend(const BackendOptions& options);

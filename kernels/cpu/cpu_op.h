@@ -1,29 +1,33 @@
 // How an op is implemented on the CPU. Read this, then layernorm.cc for an example.
 //
-// An op is work on *items*, in one or more phases. Between two phases all threads meet. In phase 0 of an op inside a
-// panel group an item is an image, and the executor gives Run one panel (a few images) at a time; the thread then
-// runs the next op of the group on the same panel while it is in cache. Later phases of all ops of a group run after
-// the group ends. Outside a group each phase is split over the threads as contiguous ranges of items.
+// An op is work on *items*, in one or more phases. Between two phases all threads meet. In phase 0
+// of an op inside a panel group an item is an image, and the executor gives Run one panel (a few
+// images) at a time; the thread then runs the next op of the group on the same panel while it is in
+// cache. Later phases of all ops of a group run after the group ends. Outside a group each phase is
+// split over the threads as contiguous ranges of items.
 //
-// Bits must not depend on the number of threads nor on how items are cut into calls of Run: an item writes memory
-// that no other item writes, and what is summed over items goes to a slot per item (Reserve) that a later phase adds
-// up in index order:
+// Bits must not depend on the number of threads nor on how items are cut into calls of Run: an item
+// writes memory that no other item writes, and what is summed over items goes to a slot per item
+// (Reserve) that a later phase adds up in index order:
 //
-//   class LayerNormGradOp : public CpuOp {        // phase 0: grad_x, and per item its share of grad_gamma, grad_beta
-//     int phases() const override { return 2; }   // phase 1: sums the shares of all items, tiles of columns
-//     int64_t items(int phase) const override { return phase == 0 ? tiling_.items : column_tiles_; }
-//     void Run(const RunContext& context, int phase, int64_t begin, int64_t end) override;
+//   // Phase 0: grad_x, and per item its share of grad_gamma and grad_beta. Phase 1: their sums.
+//   class LayerNormGradOp : public CpuOp {
+//     int phases() const override { return 2; }
+//     int64_t items(int phase) const override { return phase == 0 ? tiling_.items : columns_; }
+//     void Run(const RunContext&, int phase, int64_t begin, int64_t end) override;
 //   };
-//   absl::StatusOr<std::unique_ptr<CpuOp>> MakeCpuOp(const LayerNormGradArgs& args, CpuOpBuilder& builder) {
+//
+//   CpuOpOr MakeCpuOp(const LayerNormGradArgs& args, CpuOpBuilder& builder) {
 //     auto op = std::make_unique<LayerNormGradOp>();
 //     op->tiling_ = builder.TileRows(args.x.rows());
 //     op->kernels_ = &LayerNormKernelsFor(builder.isa());
-//     op->x_ = builder.Memory<const float>(args.x);              // null when the operand is absent
+//     op->x_ = builder.Memory<const float>(args.x);  // null when the operand is absent
 //     op->shares_ = builder.Reserve<float>(op->tiling_.items * 2 * width);
 //     return op;
 //   }
 //
-// Shapes, dtypes and presence were checked before (kernels/check.cc): an op has no error of its own at run time.
+// Shapes, dtypes and presence were checked before (kernels/check.cc): an op has no error of its own
+// at run time.
 
 #ifndef KERNELS_CPU_CPU_OP_H_
 #define KERNELS_CPU_CPU_OP_H_
@@ -46,7 +50,8 @@ class PackedWeights;  // packed_weights.h
 struct RunContext {
   int thread = 0;
   const StepScalars* scalars = nullptr;
-  std::byte* scratch = nullptr;  // this thread's; as large as the largest RequestScratch; nothing survives the call
+  std::byte* scratch =
+      nullptr;  // this thread's; as large as the largest RequestScratch; nothing survives the call
 };
 
 class CpuOp {
@@ -54,6 +59,10 @@ class CpuOp {
   virtual ~CpuOp() = default;
   virtual int phases() const { return 1; }
   virtual int64_t items(int phase) const = 0;
+  // Ops of one phase that write nothing another reads (weight gradients) may say so; neighbours
+  // then share one barrier, and their items are shared out together, by cost.
+  virtual bool independent() const { return false; }
+  virtual int64_t item_cost() const { return 1; }
   // Items [begin, end) of `phase`, begin < end.
   virtual void Run(const RunContext& context, int phase, int64_t begin, int64_t end) = 0;
 };
@@ -108,13 +117,14 @@ class CpuOpBuilder {
 using CpuOpOr = absl::StatusOr<std::unique_ptr<CpuOp>>;
 
 // One overload per op, each defined in the file of its family.
-CpuOpOr MakeCpuOp(const ImagesToPatchesArgs& args, CpuOpBuilder& builder);    // patches.cc
-CpuOpOr MakeCpuOp(const EmbedTokensArgs& args, CpuOpBuilder& builder);        // embed.cc
-CpuOpOr MakeCpuOp(const EmbedTokensGradArgs& args, CpuOpBuilder& builder);    // embed.cc
-CpuOpOr MakeCpuOp(const LinearArgs& args, CpuOpBuilder& builder);             // linear.cc
-CpuOpOr MakeCpuOp(const LinearGradInputArgs& args, CpuOpBuilder& builder);    // linear.cc
-CpuOpOr MakeCpuOp(const LinearGradWeightArgs& args, CpuOpBuilder& builder);   // linear_grad_weight.cc
-CpuOpOr MakeCpuOp(const LayerNormArgs& args, CpuOpBuilder& builder);          // layernorm.cc
+CpuOpOr MakeCpuOp(const ImagesToPatchesArgs& args, CpuOpBuilder& builder);  // patches.cc
+CpuOpOr MakeCpuOp(const EmbedTokensArgs& args, CpuOpBuilder& builder);      // embed.cc
+CpuOpOr MakeCpuOp(const EmbedTokensGradArgs& args, CpuOpBuilder& builder);  // embed.cc
+CpuOpOr MakeCpuOp(const LinearArgs& args, CpuOpBuilder& builder);           // linear.cc
+CpuOpOr MakeCpuOp(const LinearGradInputArgs& args, CpuOpBuilder& builder);  // linear.cc
+CpuOpOr MakeCpuOp(const LinearGradWeightArgs& args,
+                  CpuOpBuilder& builder);                             // linear_grad_weight.cc
+CpuOpOr MakeCpuOp(const LayerNormArgs& args, CpuOpBuilder& builder);  // layernorm.cc
 CpuOpOr MakeCpuOp(const ResidualLayerNormArgs& args, CpuOpBuilder& builder);  // layernorm.cc
 CpuOpOr MakeCpuOp(const LayerNormGradArgs& args, CpuOpBuilder& builder);      // layernorm.cc
 CpuOpOr MakeCpuOp(const SelfAttentionArgs& args, CpuOpBuilder& builder);      // self_attention.cc

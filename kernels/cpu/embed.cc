@@ -1,4 +1,5 @@
-// EmbedTokens and its backward: image by image; gradients of position and class token are ordered sums over the batch.
+// EmbedTokens and its backward: image by image; gradients of position and class token are ordered
+// sums over the batch.
 
 #include <cstring>
 #include <memory>
@@ -15,7 +16,9 @@ namespace {
 class EmbedTokensOp : public CpuOp {
  public:
   EmbedTokensOp(const EmbedTokensArgs& args, CpuOpBuilder& builder)
-      : batch_(args.batch), patches_(args.position.shape[0]), width_(args.position.shape[1]),
+      : batch_(args.batch),
+        patches_(args.position.shape[0]),
+        width_(args.position.shape[1]),
         embedding_{builder.Memory<const std::byte>(args.embedding), args.embedding.dtype, width_},
         position_(builder.Memory<const float>(args.position)),
         class_token_(builder.Memory<const float>(args.class_token)),
@@ -32,7 +35,8 @@ class EmbedTokensOp : public CpuOp {
         std::memcpy(to, class_token_, width_ * sizeof(float));
         to += width_;
       }
-      Convert(elementwise_, embedding_.dtype, embedding_.Row(image * patches_), DType::kF32, to, count);
+      Convert(elementwise_, embedding_.dtype, embedding_.Row(image * patches_), DType::kF32, to,
+              count);
       linear_.add(to, position_, to, count);
     }
   }
@@ -51,9 +55,12 @@ class EmbedTokensOp : public CpuOp {
 class EmbedTokensGradOp : public CpuOp {
  public:
   EmbedTokensGradOp(const EmbedTokensGradArgs& args, CpuOpBuilder& builder)
-      : batch_(args.batch), patches_(args.grad_embedding.rows() / args.batch),
-        width_(args.grad_embedding.columns()), has_class_(args.grad_class_token.present()),
-        accumulate_(args.accumulate), grad_tokens_(builder.Memory<const float>(args.grad_tokens)),
+      : batch_(args.batch),
+        patches_(args.grad_embedding.rows() / args.batch),
+        width_(args.grad_embedding.columns()),
+        has_class_(args.grad_class_token.present()),
+        accumulate_(args.accumulate),
+        grad_tokens_(builder.Memory<const float>(args.grad_tokens)),
         grad_embedding_{builder.Memory<std::byte>(args.grad_embedding), args.grad_embedding.dtype,
                         width_},
         grad_position_(builder.Memory<float>(args.grad_position)),
@@ -78,11 +85,13 @@ class EmbedTokensGradOp : public CpuOp {
   }
   void SumOverBatch(int64_t item) const {
     const bool is_class = item == patches_;
-    float* to = is_class ? grad_class_token_
-                         : grad_position_ == nullptr ? nullptr : grad_position_ + item * width_;
+    float* to = is_class                    ? grad_class_token_
+                : grad_position_ == nullptr ? nullptr
+                                            : grad_position_ + item * width_;
     if (to == nullptr) return;
     const int64_t token = is_class ? 0 : item + (has_class_ ? 1 : 0);
-    share_sum_.sum(grad_tokens_ + token * width_, batch_, tokens() * width_, width_, accumulate_, to);
+    share_sum_.sum(grad_tokens_ + token * width_, batch_, tokens() * width_, width_, accumulate_,
+                   to);
   }
 
   const int64_t batch_, patches_, width_;

@@ -5,9 +5,9 @@
 namespace vitscale::cpu {
 namespace {
 
-// So that what one op writes (a panel of MLP activations: rows * 4 width * 2 bytes) is still in a core's own cache
-// when the next op reads it, and matmuls are tall enough: 196 to 784 rows reach over 95 % of what one call on the
-// whole batch reaches.
+// So that what one op writes (a panel of MLP activations: rows * 4 width * 2 bytes) is still in a
+// core's own cache when the next op reads it, and matmuls are tall enough: 196 to 784 rows reach
+// over 95 % of what one call on the whole batch reaches.
 constexpr int64_t kPanelRows = 392;
 
 // The share of `thread` of [0, count): contiguous, sizes differ by at most one.
@@ -30,8 +30,12 @@ class Walk {
   void Run() {
     for (const Step& step : program_.steps) {
       switch (step.kind) {
-        case Step::Kind::kOp: Op(*step.ops[0]); break;
-        case Step::Kind::kGroup: Group(step); break;
+        case Step::Kind::kOp:
+          step.ops.size() == 1 ? Op(*step.ops[0]) : Independent(step);
+          break;
+        case Step::Kind::kGroup:
+          Group(step);
+          break;
         case Step::Kind::kGradientsReady:
           if (sink_ != nullptr) sink_->OnGradientsReady(step.bucket);
           break;
@@ -55,6 +59,26 @@ class Walk {
     }
   }
 
+  // This thread's share of the cost of all items, laid end to end; an item belongs to where it
+  // begins.
+  void Independent(const Step& step) {
+    int64_t total = 0;
+    for (const auto& op : step.ops) total += op->items(0) * op->item_cost();
+    const Share share(total, context_.thread, pool_.size());
+    int64_t at = 0;
+    for (const auto& op : step.ops) {
+      const int64_t cost = op->item_cost(), items = op->items(0);
+      const auto first_from =
+          [&](int64_t place) {  // the first item that begins at or after `place`
+            return std::clamp<int64_t>((place - at + cost - 1) / cost, 0, items);
+          };
+      const int64_t begin = first_from(share.begin), end = first_from(share.end);
+      if (begin < end) op->Run(context_, 0, begin, end);
+      at += items * cost;
+    }
+    pool_.Barrier();
+  }
+
   void Group(const Step& group) {
     const int64_t panels = (group.batch + group.panel_items - 1) / group.panel_items;
     const Share share(panels, context_.thread, pool_.size());
@@ -67,7 +91,8 @@ class Walk {
     LaterPhases(group);
   }
 
-  // Phase 1 of all ops needs phase 0 of all threads and nothing else, so that they share one barrier.
+  // Phase 1 of all ops needs phase 0 of all threads and nothing else, so that they share one
+  // barrier.
   void LaterPhases(const Step& group) {
     int phases = 1;
     for (const auto& op : group.ops) phases = std::max(phases, op->phases());

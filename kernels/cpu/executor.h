@@ -1,4 +1,5 @@
-// Runs a prepared program: every thread walks the same list of steps and takes its own share of each.
+// Runs a prepared program: every thread walks the same list of steps and takes its own share of
+// each.
 
 #ifndef KERNELS_CPU_EXECUTOR_H_
 #define KERNELS_CPU_EXECUTOR_H_
@@ -14,7 +15,8 @@
 
 namespace vitscale::cpu {
 
-// One op outside panel groups, the ops of one panel group, or a marker.
+// One op outside panel groups or a run of independent ones, the ops of one panel group, or a
+// marker.
 struct Step {
   enum class Kind { kOp, kGroup, kGradientsReady, kPhase };
   Kind kind = Kind::kOp;
@@ -33,7 +35,8 @@ class CpuProgram : public PreparedProgram {
   std::vector<Memory> scratch;   // one per thread
 };
 
-// Images per panel: rows of about kPanelRows, whole images, and never a function of the number of threads.
+// Images per panel: rows of about kPanelRows, whole images, and never a function of the number of
+// threads.
 int64_t PanelItems(int64_t batch, int64_t tokens_max);
 
 void Execute(const CpuProgram& program, ThreadPool& pool, const StepScalars& scalars,

@@ -1,6 +1,7 @@
 // GELU (tanh form) on rows that are hot in cache: the epilogue of Linear and LinearGradInput.
 //
-// gelu(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2.
+// gelu(x) = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). Source: Hendrycks and Gimpel,
+// arXiv:1606.08415, section 2.
 
 #ifndef KERNELS_CPU_GELU_H_
 #define KERNELS_CPU_GELU_H_

@@ -1,4 +1,7 @@
-// Linear and LinearGradInput: a packed matmul on each panel, then the epilogue on what is still in cache.
+// Linear and LinearGradInput: a packed matmul on each panel, then the epilogue on what is still in
+// cache.
+
+#include "kernels/cpu/linear.h"
 
 #include <algorithm>
 #include <cstring>
@@ -10,7 +13,6 @@
 #include "kernels/cpu/cpu_op.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/gelu.h"
-#include "kernels/cpu/linear.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/packed_weights.h"
 
@@ -19,8 +21,9 @@ VITSCALE_SIMD_TABLE(LinearKernels, kLinearKernels, LinearKernelsFor)
 namespace vitscale::cpu {
 namespace {
 
-// Rows cut into the pieces that one matmul call takes: panels of a group; outside a group pieces of a height that
-// gives several threads something to do. Pieces never depend on the number of threads.
+// Rows cut into the pieces that one matmul call takes: panels of a group; outside a group pieces of
+// a height that gives several threads something to do. Pieces never depend on the number of
+// threads.
 struct RowPieces {
   RowTiling tiling;
   int64_t items_per_piece = 1;
@@ -52,7 +55,8 @@ std::byte* At(std::byte* base, int64_t elements, DType dtype) {
   return base + elements * DTypeBytes(dtype);
 }
 
-// x W (+ bias) on one piece: conversion of x where the matmul wants f32, bias parts side by side, the matmul.
+// x W (+ bias) on one piece: conversion of x where the matmul wants f32, bias parts side by side,
+// the matmul.
 class PieceMatmul {
  public:
   absl::Status Init(const TensorView& x, const WeightParts& weight, const WeightParts& bias,
@@ -86,8 +90,8 @@ absl::Status PieceMatmul::Init(const TensorView& x, const WeightParts& weight,
   shape.bf16 = x.dtype == DType::kBf16 && !full_precision;
   shape.bias = !bias.empty();
   shape.y = y == DType::kBf16 ? TileOut::kBf16 : TileOut::kF32;
-  VITSCALE_ASSIGN_OR_RETURN(matmul_, MakePackedMatmul(shape, transposed, builder.isa(),
-                                                      builder.threads()));
+  VITSCALE_ASSIGN_OR_RETURN(matmul_,
+                            MakePackedMatmul(shape, transposed, builder.isa(), builder.threads()));
   VITSCALE_ASSIGN_OR_RETURN(packed_, builder.weights().Get(key, matmul_->format()));
   for (const TensorView& part : bias) {
     bias_.emplace_back(builder.Memory<const float>(part), part.elements());

@@ -10,7 +10,8 @@
 namespace vitscale::cpu {
 
 struct LinearKernels {
-  void (*add)(const float* a, const float* b, float* y, int64_t count);  // y = a + b; y may be a or b
+  void (*add)(const float* a, const float* b, float* y,
+              int64_t count);  // y = a + b; y may be a or b
 };
 const LinearKernels& LinearKernelsFor(Isa isa);
 

@@ -1,9 +1,9 @@
 // LinearGradWeight: grad_weight = x^T grad_y and grad_bias = column sums of grad_y, over all rows.
 //
-// x and grad_y are taken kRowBlock rows at a time: both are interleaved by pairs of rows into this thread's scratch
-// (tile.h), which is all the transposing that is needed, and multiplied while they are in cache. grad_weight holds the
-// running sums. An item is 64 columns of one part of grad_weight; every element sums its rows in the same order
-// whichever thread owns it.
+// x and grad_y are taken kRowBlock rows at a time: both are interleaved by pairs of rows into this
+// thread's scratch (tile.h), which is all the transposing that is needed, and multiplied while they
+// are in cache. grad_weight holds the running sums. An item is 64 columns of one part of
+// grad_weight; every element sums its rows in the same order whichever thread owns it.
 
 #include <algorithm>
 #include <vector>
@@ -15,8 +15,9 @@
 namespace vitscale::cpu {
 namespace {
 
-constexpr int64_t kRowBlock = 256;     // rows: a column block of 64 is then 32 KiB of bf16 pairs, the size of an L1
-constexpr int64_t kInBlock = 256;      // columns of x interleaved at a time
+constexpr int64_t kRowBlock =
+    256;  // rows: a column block of 64 is then 32 KiB of bf16 pairs, the size of an L1
+constexpr int64_t kInBlock = 256;  // columns of x interleaved at a time
 constexpr int64_t kColumnsPerItem = 64;
 constexpr int64_t kItemsPerSweep = 8;  // columns of grad_y packed at a time: 512
 
@@ -57,6 +58,8 @@ class LinearGradWeightOp : public CpuOp {
   }
 
   int64_t items(int /*phase*/) const override { return static_cast<int64_t>(items_.size()); }
+  bool independent() const override { return true; }
+  int64_t item_cost() const override { return rows_ * in_; }
   void Run(const RunContext& context, int /*phase*/, int64_t begin, int64_t end) override {
     for (int64_t item = begin; item < end; item += kItemsPerSweep) {
       Sweep(context.scratch, Merge(item, std::min(end, item + kItemsPerSweep)));
@@ -116,7 +119,8 @@ class LinearGradWeightOp : public CpuOp {
   int64_t stride_of(const Operand& operand, int64_t width) const {
     return operand.widen ? width : operand.stride;
   }
-  // Rows [row, row + rows) and columns [column, column + width) of an operand, widened to scratch if need be.
+  // Rows [row, row + rows) and columns [column, column + width) of an operand, widened to scratch
+  // if need be.
   const void* Rows(const Operand& operand, int64_t row, int64_t rows, int64_t column, int64_t width,
                    std::byte* scratch) const {
     const std::byte* from =
@@ -183,7 +187,8 @@ class LinearGradWeightOp : public CpuOp {
   const ElementwiseKernels* elementwise_ = nullptr;
   Operand x_, grad_y_;
   std::vector<Columns> items_;
-  int64_t b_offset_ = 0, ones_offset_ = 0, wide_offset_ = 0;  // scratch: x units | grad_y units | ones | widened
+  int64_t b_offset_ = 0, ones_offset_ = 0,
+          wide_offset_ = 0;  // scratch: x units | grad_y units | ones | widened
 };
 
 }  // namespace

@@ -1,11 +1,12 @@
 // y = x W (+ bias) on a few rows, on one thread, with W packed beforehand: one interface, two ways.
 //
-//   way    chosen when                                         why
-//   tile   in or out below kDnnlMinimum, or bf16 without AVX512_BF16    no cost per call
-//   dnnl   otherwise                                                    blocks for the caches; knows more
-//                                                                       instruction sets (AMX) than we do
+//   way    chosen when                              why
+//   dnnl   128 rows or more, not too narrow         blocks for any cache, knows more instruction
+//                                                   sets (AMX) than we do
+//   tile   otherwise, or bf16 without AVX512_BF16   no cost per call
 //
-// Used with W for Linear and with W^T for LinearGradInput. oneDNN 2.6 and 3 differ in matmul_dnnl.cc only.
+// Used with W for Linear and with W^T for LinearGradInput. oneDNN 2.6 and 3 differ in
+// matmul_dnnl.cc only.
 
 #ifndef KERNELS_CPU_MATMUL_H_
 #define KERNELS_CPU_MATMUL_H_
@@ -23,9 +24,9 @@ namespace vitscale::cpu {
 
 // A right operand: W [in, out] (k = in, columns = out), or its transpose (k = out, columns = in).
 struct WeightFormat {
-  bool bf16 = false;        // rounded to bf16; multiplied as bf16 where the instruction set does that
+  bool bf16 = false;  // rounded to bf16; multiplied as bf16 where the instruction set does that
   bool transposed = false;
-  bool dnnl = false;        // oneDNN's own layout, else tile.h's
+  bool dnnl = false;  // oneDNN's own layout, else tile.h's
   bool operator==(const WeightFormat& other) const {
     return bf16 == other.bf16 && transposed == other.transposed && dnnl == other.dnnl;
   }
@@ -37,9 +38,9 @@ void PackWeight(const WeightFormat& format, Isa isa, int64_t in, int64_t out, co
                 void* packed);
 
 struct MatmulShape {
-  std::vector<int64_t> rows;  // the numbers of rows that Multiply will be called with
+  std::vector<int64_t> rows;  // that Multiply will be called with, the usual number first
   int64_t in = 0, out = 0;    // of the weight
-  bool bf16 = false;        // x is bf16, else f32
+  bool bf16 = false;          // x is bf16, else f32
   bool bias = false;
   TileOut y = TileOut::kF32;
 };
@@ -49,7 +50,8 @@ class PackedMatmul {
   virtual ~PackedMatmul() = default;
   virtual const WeightFormat& format() const = 0;
   virtual int64_t scratch_bytes() const = 0;
-  // x [rows, k], y [rows, columns], both dense; `scratch` on a cache line. `thread` below the number given to Make.
+  // x [rows, k], y [rows, columns], both dense; `scratch` on a cache line. `thread` below the
+  // number given to Make.
   virtual void Multiply(int thread, int64_t rows, const void* x, const void* packed,
                         const float* bias, void* y, std::byte* scratch) = 0;
 };
@@ -63,7 +65,8 @@ PackedMatmulOr MakePackedMatmul(const MatmulShape& shape, bool transposed, Isa i
 std::unique_ptr<PackedMatmul> MakeTileMatmul(const MatmulShape& shape, bool transposed, Isa isa);
 PackedMatmulOr MakeDnnlMatmul(const MatmulShape& shape, bool transposed, int threads);
 
-// oneDNN's layout of a weight. Failures of oneDNN after preparation abort: memory and shapes were all checked then.
+// oneDNN's layout of a weight. Failures of oneDNN after preparation abort: memory and shapes were
+// all checked then.
 int64_t DnnlPackedBytes(const WeightFormat& format, int64_t in, int64_t out);
 void DnnlPackWeight(const WeightFormat& format, int64_t in, int64_t out, const void* blob,
                     void* packed);

@@ -1,12 +1,15 @@
-// The oneDNN way of matmul.h. Primitives, memory objects and argument lists are made once per number of rows and
-// thread; a call sets five pointers. Works with oneDNN 2.6 and 3 (which removed matmul::desc).
+// The oneDNN way of matmul.h. Primitives, memory objects and argument lists are made once per
+// number of rows and thread; a call sets five pointers. Works with oneDNN 2.6 and 3 (which removed
+// matmul::desc).
 
 #include <omp.h>
 
-#include <oneapi/dnnl/dnnl.hpp>
-
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <oneapi/dnnl/dnnl.hpp>
 #include <string>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -44,8 +47,8 @@ dnnl::matmul::primitive_desc MakePrimitiveDesc(const Descs& d) {
 #endif
 }
 
-// What oneDNN likes best for a right operand [k, columns], whatever the number of rows: so that all programs share
-// one copy.
+// What oneDNN likes best for a right operand [k, columns], whatever the number of rows: so that all
+// programs share one copy.
 memory::desc WeightDesc(const WeightFormat& format, int64_t in, int64_t out) {
   constexpr int64_t kRows = 392;
   const int64_t k = format.transposed ? out : in, columns = format.transposed ? in : out;
@@ -54,6 +57,33 @@ memory::desc WeightDesc(const WeightFormat& format, int64_t in, int64_t out) {
   d.weight = memory::desc({k, columns}, Type(format.bf16), memory::format_tag::any);
   d.y = memory::desc({kRows, columns}, Type(format.bf16), memory::format_tag::ab);
   return MakePrimitiveDesc(d).weights_desc();
+}
+
+// A reorder from a plain blob [in, out]; made once per format and shape, since making one costs
+// more than running it.
+struct Packer {
+  memory::desc plain, packed, scratch;
+  dnnl::reorder reorder;
+};
+
+const Packer& PackerFor(const WeightFormat& format, int64_t in, int64_t out) {
+  static std::mutex mutex;
+  static auto& packers = *new std::map<std::tuple<bool, bool, int64_t, int64_t>, Packer>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [found, is_new] = packers.try_emplace({format.bf16, format.transposed, in, out});
+  if (is_new) {
+    Packer& packer = found->second;
+    packer.plain = format.transposed
+                       ? memory::desc({out, in}, Type(format.bf16), memory::format_tag::ba)
+                       : memory::desc({in, out}, Type(format.bf16), memory::format_tag::ab);
+    packer.packed = WeightDesc(format, in, out);
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);  // several threads run it
+    const dnnl::reorder::primitive_desc desc(Engine(), packer.plain, Engine(), packer.packed, attr);
+    packer.scratch = desc.scratchpad_desc();
+    packer.reorder = dnnl::reorder(desc);
+  }
+  return found->second;
 }
 
 class DnnlMatmulWay : public PackedMatmul {
@@ -71,8 +101,8 @@ class DnnlMatmulWay : public PackedMatmul {
 
   void Multiply(int thread, int64_t rows, const void* x, const void* packed, const float* bias,
                 void* y, std::byte* scratch) override {
-    const auto size = std::find_if(sizes_.begin(), sizes_.end(),
-                                   [&](const Size& s) { return s.rows == rows; });
+    const auto size =
+        std::find_if(sizes_.begin(), sizes_.end(), [&](const Size& s) { return s.rows == rows; });
     VITSCALE_CHECK(size != sizes_.end()) << "matmul of " << rows << " rows was not prepared";
     PerThread& t = size->threads[thread];
     t.x.set_data_handle(const_cast<void*>(x));
@@ -80,9 +110,8 @@ class DnnlMatmulWay : public PackedMatmul {
     if (shape_.bias) t.bias.set_data_handle(const_cast<float*>(bias));
     t.y.set_data_handle(y);
     t.scratch.set_data_handle(scratch);
-    const dnnl_status_t status =
-        dnnl_primitive_execute(size->primitive.get(), t.stream.get(),
-                               static_cast<int>(t.args.size()), t.args.data());
+    const dnnl_status_t status = dnnl_primitive_execute(
+        size->primitive.get(), t.stream.get(), static_cast<int>(t.args.size()), t.args.data());
     VITSCALE_CHECK(status == dnnl_success) << "oneDNN matmul: status " << static_cast<int>(status);
   }
 
@@ -147,8 +176,8 @@ PackedMatmulOr MakeDnnlMatmul(const MatmulShape& shape, bool transposed, int thr
   try {
     return std::make_unique<DnnlMatmulWay>(shape, transposed, threads);
   } catch (const dnnl::error& error) {
-    return absl::InternalError(absl::StrCat("oneDNN matmul [", shape.in, ", ", shape.out,
-                                            "]: ", error.what()));
+    return absl::InternalError(
+        absl::StrCat("oneDNN matmul [", shape.in, ", ", shape.out, "]: ", error.what()));
   }
 }
 
@@ -158,14 +187,14 @@ int64_t DnnlPackedBytes(const WeightFormat& format, int64_t in, int64_t out) {
 
 void DnnlPackWeight(const WeightFormat& format, int64_t in, int64_t out, const void* blob,
                     void* packed) {
-  memory::desc plain = format.transposed
-                           ? memory::desc({out, in}, Type(format.bf16), memory::format_tag::ba)
-                           : memory::desc({in, out}, Type(format.bf16), memory::format_tag::ab);
   try {
-    memory from(plain, Engine(), const_cast<void*>(blob));
-    memory to(WeightDesc(format, in, out), Engine(), packed);
+    const Packer& packer = PackerFor(format, in, out);
+    memory from(packer.plain, Engine(), const_cast<void*>(blob));
+    memory to(packer.packed, Engine(), packed);
     dnnl::stream stream(Engine());
-    dnnl::reorder(from, to).execute(stream, from, to);
+    memory scratch(packer.scratch, Engine());
+    packer.reorder.execute(
+        stream, {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}, {DNNL_ARG_SCRATCHPAD, scratch}});
   } catch (const dnnl::error& error) {
     VITSCALE_CHECK(false) << "oneDNN reorder [" << in << ", " << out << "]: " << error.what();
   }

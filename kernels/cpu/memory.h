@@ -1,4 +1,5 @@
-// Zero-filled memory of fixed size, on a page boundary, straight from the system: arenas and workspaces.
+// Zero-filled memory of fixed size, on a page boundary, straight from the system: arenas and
+// workspaces.
 
 #ifndef KERNELS_CPU_MEMORY_H_
 #define KERNELS_CPU_MEMORY_H_
@@ -14,7 +15,8 @@ namespace vitscale::cpu {
 
 class Memory {
  public:
-  // RESOURCE_EXHAUSTED: "activations: 96636764160 bytes: Cannot allocate memory". 0 bytes give an empty one.
+  // RESOURCE_EXHAUSTED: "activations: 96636764160 bytes: Cannot allocate memory". 0 bytes give an
+  // empty one.
   static absl::StatusOr<Memory> Allocate(int64_t bytes, absl::string_view what);
 
   Memory() = default;

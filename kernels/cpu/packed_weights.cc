@@ -75,9 +75,9 @@ absl::StatusOr<const void*> PackedWeights::Get(const WeightKey& key, const Weigh
   }
   auto copy = std::make_unique<Copy>();
   copy->format = format;
-  VITSCALE_ASSIGN_OR_RETURN(copy->memory,
-                            Memory::Allocate(PackedBytes(format, isa_, key.in, key.out()),
-                                             "packed weight"));
+  VITSCALE_ASSIGN_OR_RETURN(
+      copy->memory,
+      Memory::Allocate(PackedBytes(format, isa_, key.in, key.out()), "packed weight"));
   copies.push_back(std::move(copy));
   any_new_ = true;
   return copies.back()->memory.data();

@@ -1,9 +1,9 @@
-// The compute copies of weights: every Linear and LinearGradInput asks for one when it is prepared and reads it when
-// it runs; PrepareWeights makes them anew from the f32 parameters. They belong to the backend, so that a program that
-// updates parameters and another that uses them share them.
+// The compute copies of weights: every Linear and LinearGradInput asks for one when it is prepared
+// and reads it when it runs; PrepareWeights makes them anew from the f32 parameters. They belong to
+// the backend, so that a program that updates parameters and another that uses them share them.
 //
-// A weight is known by the memory of its parts. All its copies are made from one blob [in, sum of out] in the compute
-// dtype. A copy that was never made is made before the first run that needs it.
+// A weight is known by the memory of its parts. All its copies are made from one blob [in, sum of
+// out] in the compute dtype. A copy that was never made is made before the first run that needs it.
 
 #ifndef KERNELS_CPU_PACKED_WEIGHTS_H_
 #define KERNELS_CPU_PACKED_WEIGHTS_H_
@@ -54,7 +54,8 @@ class PackedWeights {
   };
   using Copies = std::vector<std::unique_ptr<Copy>>;
 
-  void PackCopies(const WeightKey& key, const Copies& copies, bool only_new, std::byte* scratch) const;
+  void PackCopies(const WeightKey& key, const Copies& copies, bool only_new,
+                  std::byte* scratch) const;
 
   Isa isa_;
   std::map<WeightKey, Copies> weights_;

@@ -30,9 +30,13 @@ template <typename T>
 class ImagesToPatchesOp : public CpuOp {
  public:
   ImagesToPatchesOp(const ImagesToPatchesArgs& args, CpuOpBuilder& builder)
-      : batch_(args.images.shape[0]), height_(args.images.shape[1]), width_(args.images.shape[2]),
-        channels_(args.images.shape[3]), crop_height_(args.crop_height),
-        crop_width_(args.crop_width), patch_(args.patch),
+      : batch_(args.images.shape[0]),
+        height_(args.images.shape[1]),
+        width_(args.images.shape[2]),
+        channels_(args.images.shape[3]),
+        crop_height_(args.crop_height),
+        crop_width_(args.crop_width),
+        patch_(args.patch),
         table_(PixelTable<T>(args.range_min, args.range_max)),
         images_(builder.Memory<const uint8_t>(args.images)),
         augment_(builder.Memory<const int32_t>(args.augment)),

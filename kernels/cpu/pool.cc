@@ -26,7 +26,10 @@ Pooled<X, Y> Bind(int64_t batch, int64_t tokens, const TensorView& x, const Tens
                   CpuOpBuilder& builder) {
   const int64_t width = y.columns();
   builder.RequestScratch(width * 4);
-  return {batch, tokens, width, {builder.Memory<X>(x), x.dtype, width},
+  return {batch,
+          tokens,
+          width,
+          {builder.Memory<X>(x), x.dtype, width},
           {builder.Memory<Y>(y), y.dtype, width}};
 }
 using PooledForward = Pooled<const std::byte, std::byte>;
@@ -73,7 +76,8 @@ CpuOpOr MakePerRows(RowTiling tiling, Rows rows) {
 }  // namespace
 
 CpuOpOr MakeCpuOp(const MeanPoolArgs& args, CpuOpBuilder& builder) {
-  const PooledForward p = Bind<const std::byte, std::byte>(args.batch, args.tokens, args.x, args.y, builder);
+  const PooledForward p =
+      Bind<const std::byte, std::byte>(args.batch, args.tokens, args.x, args.y, builder);
   const auto* pool = &PoolKernelsFor(builder.isa());
   const auto* elementwise = &ElementwiseKernelsFor(builder.isa());
   return MakePerImage(p.batch, [=](const RunContext& context, int64_t image) {
@@ -90,7 +94,8 @@ CpuOpOr MakeCpuOp(const MeanPoolArgs& args, CpuOpBuilder& builder) {
 }
 
 CpuOpOr MakeCpuOp(const MeanPoolGradArgs& args, CpuOpBuilder& builder) {
-  const PooledBackward p = Bind<std::byte, const std::byte>(args.batch, args.tokens, args.grad_x, args.grad_y, builder);
+  const PooledBackward p =
+      Bind<std::byte, const std::byte>(args.batch, args.tokens, args.grad_x, args.grad_y, builder);
   const auto* pool = &PoolKernelsFor(builder.isa());
   const auto* elementwise = &ElementwiseKernelsFor(builder.isa());
   return MakePerImage(p.batch, [=](const RunContext& context, int64_t image) {
@@ -104,7 +109,8 @@ CpuOpOr MakeCpuOp(const MeanPoolGradArgs& args, CpuOpBuilder& builder) {
 }
 
 CpuOpOr MakeCpuOp(const SelectTokenArgs& args, CpuOpBuilder& builder) {
-  const PooledForward p = Bind<const std::byte, std::byte>(args.batch, args.tokens, args.x, args.y, builder);
+  const PooledForward p =
+      Bind<const std::byte, std::byte>(args.batch, args.tokens, args.x, args.y, builder);
   const auto* elementwise = &ElementwiseKernelsFor(builder.isa());
   return MakePerImage(p.batch, [=, token = args.token](const RunContext&, int64_t image) {
     Convert(*elementwise, p.x.dtype, p.x.Row(image * p.tokens + token), p.y.dtype, p.y.Row(image),
@@ -113,7 +119,8 @@ CpuOpOr MakeCpuOp(const SelectTokenArgs& args, CpuOpBuilder& builder) {
 }
 
 CpuOpOr MakeCpuOp(const SelectTokenGradArgs& args, CpuOpBuilder& builder) {
-  const PooledBackward p = Bind<std::byte, const std::byte>(args.batch, args.tokens, args.grad_x, args.grad_y, builder);
+  const PooledBackward p =
+      Bind<std::byte, const std::byte>(args.batch, args.tokens, args.grad_x, args.grad_y, builder);
   const auto* elementwise = &ElementwiseKernelsFor(builder.isa());
   return MakePerImage(p.batch, [=, token = args.token](const RunContext&, int64_t image) {
     std::byte* rows = p.x.Row(image * p.tokens);
@@ -126,35 +133,38 @@ CpuOpOr MakeCpuOp(const SelectTokenGradArgs& args, CpuOpBuilder& builder) {
 CpuOpOr MakeCpuOp(const TanhArgs& args, CpuOpBuilder& builder) {
   const auto* pool = &PoolKernelsFor(builder.isa());
   const bool bf16 = args.x.dtype == DType::kBf16;
-  return MakePerRows(builder.TileRows(args.x.rows()),
-                     [pool, bf16, width = args.x.columns(), x = builder.Memory<const void>(args.x),
-                      y = builder.Memory<void>(args.y)](int64_t begin, int64_t end) {
-    const int64_t at = begin * width, count = (end - begin) * width;
-    if (bf16) {
-      pool->tanh_bf16(static_cast<const Bf16*>(x) + at, static_cast<Bf16*>(y) + at, count);
-    } else {
-      pool->tanh_f32(static_cast<const float*>(x) + at, static_cast<float*>(y) + at, count);
-    }
-  });
+  return MakePerRows(
+      builder.TileRows(args.x.rows()),
+      [pool, bf16, width = args.x.columns(), x = builder.Memory<const void>(args.x),
+       y = builder.Memory<void>(args.y)](int64_t begin, int64_t end) {
+        const int64_t at = begin * width, count = (end - begin) * width;
+        if (bf16) {
+          pool->tanh_bf16(static_cast<const Bf16*>(x) + at, static_cast<Bf16*>(y) + at, count);
+        } else {
+          pool->tanh_f32(static_cast<const float*>(x) + at, static_cast<float*>(y) + at, count);
+        }
+      });
 }
 
 CpuOpOr MakeCpuOp(const TanhGradArgs& args, CpuOpBuilder& builder) {
   const auto* pool = &PoolKernelsFor(builder.isa());
   const bool bf16 = args.y.dtype == DType::kBf16;
-  return MakePerRows(builder.TileRows(args.y.rows()),
-                     [pool, bf16, width = args.y.columns(),
-                      grad_y = builder.Memory<const void>(args.grad_y),
-                      y = builder.Memory<const void>(args.y),
-                      grad_x = builder.Memory<void>(args.grad_x)](int64_t begin, int64_t end) {
-    const int64_t at = begin * width, count = (end - begin) * width;
-    if (bf16) {
-      pool->tanh_grad_bf16(static_cast<const Bf16*>(grad_y) + at, static_cast<const Bf16*>(y) + at,
-                           static_cast<Bf16*>(grad_x) + at, count);
-    } else {
-      pool->tanh_grad_f32(static_cast<const float*>(grad_y) + at, static_cast<const float*>(y) + at,
-                          static_cast<float*>(grad_x) + at, count);
-    }
-  });
+  return MakePerRows(
+      builder.TileRows(args.y.rows()),
+      [pool, bf16, width = args.y.columns(), grad_y = builder.Memory<const void>(args.grad_y),
+       y = builder.Memory<const void>(args.y),
+       grad_x = builder.Memory<void>(args.grad_x)](int64_t begin, int64_t end) {
+        const int64_t at = begin * width, count = (end - begin) * width;
+        if (bf16) {
+          pool->tanh_grad_bf16(static_cast<const Bf16*>(grad_y) + at,
+                               static_cast<const Bf16*>(y) + at, static_cast<Bf16*>(grad_x) + at,
+                               count);
+        } else {
+          pool->tanh_grad_f32(static_cast<const float*>(grad_y) + at,
+                              static_cast<const float*>(y) + at, static_cast<float*>(grad_x) + at,
+                              count);
+        }
+      });
 }
 
 }  // namespace vitscale::cpu

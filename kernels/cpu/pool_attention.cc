@@ -1,4 +1,5 @@
-// PoolAttention and its backward: an image per item; the gradient of the query is an ordered sum over images.
+// PoolAttention and its backward: an image per item; the gradient of the query is an ordered sum
+// over images.
 
 #include "kernels/cpu/pool_attention.h"
 
@@ -19,7 +20,8 @@ constexpr int64_t kColumnsPerItem = 64;  // of the ordered sum
 struct Common {
   template <typename Args>
   Common(const Args& args, CpuOpBuilder& builder)
-      : batch(args.batch), width(args.query.columns()),
+      : batch(args.batch),
+        width(args.query.columns()),
         kernels(PoolAttentionKernelsFor(builder.isa())),
         elementwise(ElementwiseKernelsFor(builder.isa())) {
     shape.tokens = args.tokens;
@@ -36,7 +38,8 @@ struct Common {
 class PoolAttentionOp : public CpuOp {
  public:
   PoolAttentionOp(const PoolAttentionArgs& args, CpuOpBuilder& builder)
-      : common_(args, builder), query_(builder.Memory<const float>(args.query)),
+      : common_(args, builder),
+        query_(builder.Memory<const float>(args.query)),
         key_value_{builder.Memory<const std::byte>(args.key_value), args.key_value.dtype,
                    2 * common_.width},
         out_{builder.Memory<std::byte>(args.out), args.out.dtype, common_.width},
@@ -58,9 +61,11 @@ class PoolAttentionOp : public CpuOp {
     float* sum = max + s.heads;
     const std::byte* rows = key_value_.Row(image * s.tokens);
     if (key_value_.dtype == DType::kBf16) {
-      common_.kernels.forward_bf16(s, query_, reinterpret_cast<const Bf16*>(rows), scratch, out, max, sum);
+      common_.kernels.forward_bf16(s, query_, reinterpret_cast<const Bf16*>(rows), scratch, out,
+                                   max, sum);
     } else {
-      common_.kernels.forward_f32(s, query_, reinterpret_cast<const float*>(rows), scratch, out, max, sum);
+      common_.kernels.forward_f32(s, query_, reinterpret_cast<const float*>(rows), scratch, out,
+                                  max, sum);
     }
     Convert(common_.elementwise, DType::kF32, out, out_.dtype, out_.Row(image), common_.width);
     if (log_sum_exp_ == nullptr) return;
@@ -79,11 +84,13 @@ class PoolAttentionOp : public CpuOp {
 class PoolAttentionGradOp : public CpuOp {
  public:
   PoolAttentionGradOp(const PoolAttentionGradArgs& args, CpuOpBuilder& builder)
-      : common_(args, builder), query_(builder.Memory<const float>(args.query)),
+      : common_(args, builder),
+        query_(builder.Memory<const float>(args.query)),
         key_value_{builder.Memory<const std::byte>(args.key_value), args.key_value.dtype,
                    2 * common_.width},
         out_{builder.Memory<const std::byte>(args.out), args.out.dtype, common_.width},
-        grad_out_{builder.Memory<const std::byte>(args.grad_out), args.grad_out.dtype, common_.width},
+        grad_out_{builder.Memory<const std::byte>(args.grad_out), args.grad_out.dtype,
+                  common_.width},
         log_sum_exp_(builder.Memory<const float>(args.log_sum_exp)),
         grad_query_(builder.Memory<float>(args.grad_query)),
         grad_key_value_{builder.Memory<std::byte>(args.grad_key_value), args.grad_key_value.dtype,
@@ -116,10 +123,12 @@ class PoolAttentionGradOp : public CpuOp {
     std::byte* grad_rows = grad_key_value_.Row(image * s.tokens);
     if (key_value_.dtype == DType::kBf16) {
       common_.kernels.backward_bf16(s, query_, reinterpret_cast<const Bf16*>(rows), out, grad_out,
-                                    log_sum_exp, scratch, share, reinterpret_cast<Bf16*>(grad_rows));
+                                    log_sum_exp, scratch, share,
+                                    reinterpret_cast<Bf16*>(grad_rows));
     } else {
       common_.kernels.backward_f32(s, query_, reinterpret_cast<const float*>(rows), out, grad_out,
-                                   log_sum_exp, scratch, share, reinterpret_cast<float*>(grad_rows));
+                                   log_sum_exp, scratch, share,
+                                   reinterpret_cast<float*>(grad_rows));
     }
   }
   void SumShares(int64_t item) const {

@@ -14,7 +14,8 @@ struct PoolAttentionShape {
   float scale = 1;
 };
 
-// key_value: [tokens, 2 * width]. scratch: 2 * tokens floats. query, out and grad_out: [width], f32.
+// key_value: [tokens, 2 * width]. scratch: 2 * tokens floats. query, out and grad_out: [width],
+// f32.
 struct PoolAttentionKernels {
   // max and sum: [heads], the greatest scaled score and the sum of exp(score - max).
   void (*forward_f32)(const PoolAttentionShape& shape, const float* query, const float* key_value,

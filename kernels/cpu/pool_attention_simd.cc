@@ -1,5 +1,4 @@
 #include "kernels/cpu/pool_attention.h"
-
 #include "kernels/cpu/simd_loop.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -32,9 +31,8 @@ void Softmax(const float* s, int64_t tokens, float* p, float* max, float* sum) {
   });
   *sum = ReduceAdd(sums);
   const F32 inverse = Set(1.0f / *sum);
-  ForVectors(tokens, [&](int64_t t, auto lanes, int) VITSCALE_BODY {
-    Store(p + t, Load(p + t, lanes) * inverse, lanes);
-  });
+  ForVectors(tokens, [&](int64_t t, auto lanes, int)
+                         VITSCALE_BODY { Store(p + t, Load(p + t, lanes) * inverse, lanes); });
 }
 
 template <typename T>

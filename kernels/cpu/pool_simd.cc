@@ -15,16 +15,14 @@ void SumRows(const T* x, int64_t rows, int64_t width, float scale, float* y) {
 }
 
 void Scale(const float* x, float scale, float* y, int64_t count) {
-  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    Store(y + c, Load(x + c, lanes) * Set(scale), lanes);
-  });
+  ForVectors(count, [&](int64_t c, auto lanes, int)
+                        VITSCALE_BODY { Store(y + c, Load(x + c, lanes) * Set(scale), lanes); });
 }
 
 template <typename T>
 void TanhRow(const T* x, T* y, int64_t count) {
-  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    Store(y + c, Tanh(Load(x + c, lanes)), lanes);
-  });
+  ForVectors(count, [&](int64_t c, auto lanes, int)
+                        VITSCALE_BODY { Store(y + c, Tanh(Load(x + c, lanes)), lanes); });
 }
 
 template <typename T>
@@ -38,8 +36,8 @@ void TanhGradRow(const T* grad_y, const T* y, T* grad_x, int64_t count) {
 }  // namespace
 
 extern const PoolKernels kPoolKernels;
-const PoolKernels kPoolKernels = {SumRows<float>,     SumRows<Bf16>,      Scale,
-                                  TanhRow<float>,     TanhRow<Bf16>,
-                                  TanhGradRow<float>, TanhGradRow<Bf16>};
+const PoolKernels kPoolKernels = {SumRows<float>,   SumRows<Bf16>, Scale,
+                                  TanhRow<float>,   TanhRow<Bf16>, TanhGradRow<float>,
+                                  TanhGradRow<Bf16>};
 
 }  // namespace vitscale::cpu::VITSCALE_SIMD

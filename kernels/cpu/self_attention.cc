@@ -1,9 +1,11 @@
-// SelfAttention and its backward, one (image, head) at a time on tile matmuls (tile.h) and softmax rows (softmax.h).
+// SelfAttention and its backward, one (image, head) at a time on tile matmuls (tile.h) and softmax
+// rows (softmax.h).
 //
-// Forward: query rows are taken in chunks whose scores stay in L1: S = Q K^T, P = softmax(S), out = P V.
+// Forward: query rows are taken in chunks whose scores stay in L1:
+//   S = Q K^T, P = softmax(S), out = P V.
 // Backward (Dao et al. 2022, arXiv:2205.14135, section B.4, without its tiling of the keys):
-//   P again from S and log_sum_exp; dP = dO V^T; delta = rowsum(dO * O); dS = P * (dP - delta) * scale;
-//   dQ = dS K; dK = dS^T Q; dV = P^T dO.
+//   P again from S and log_sum_exp; dP = dO V^T; delta = rowsum(dO * O);
+//   dS = P * (dP - delta) * scale; dQ = dS K; dK = dS^T Q; dV = P^T dO.
 
 #include <algorithm>
 #include <cmath>
@@ -48,7 +50,9 @@ template <typename T>
 class HeadMatmuls {
  public:
   HeadMatmuls(const Heads& heads, Isa isa)
-      : heads_(heads), tile_(TileKernelsFor(isa, kIsBf16<T>)), softmax_(SoftmaxKernelsFor(isa)),
+      : heads_(heads),
+        tile_(TileKernelsFor(isa, kIsBf16<T>)),
+        softmax_(SoftmaxKernelsFor(isa)),
         scale_(1.0f / std::sqrt(static_cast<float>(heads.head_dim))),
         padded_(tile_.PaddedColumns(heads.tokens)) {}
 
@@ -60,7 +64,8 @@ class HeadMatmuls {
   int64_t Packed(int64_t columns, int64_t k) const { return tile_.PackedUnits(columns, k) * 4; }
   int64_t ScoreBytes(int64_t rows, int64_t element) const { return rows * padded_ * element; }
 
-  // Columns of probabilities that a product sums over: whole units, since columns beyond the last are zero (softmax.h).
+  // Columns of probabilities that a product sums over: whole units, since columns beyond the last
+  // are zero (softmax.h).
   int64_t summed_tokens() const { return tile_.Units(heads_.tokens) * tile_.units_per_lane; }
 
   // C = A B with a natural A [rows, k]; `copy` has room for rows * Units(k) units.
@@ -108,7 +113,8 @@ class SelfAttentionOp : public CpuOp {
  public:
   SelfAttentionOp(const SelfAttentionArgs& args, CpuOpBuilder& builder)
       : m_({args.batch, args.tokens, args.heads, args.out.columns() / args.heads}, builder.isa()),
-        qkv_(builder.Memory<const T>(args.qkv)), out_(builder.Memory<T>(args.out)),
+        qkv_(builder.Memory<const T>(args.qkv)),
+        out_(builder.Memory<T>(args.out)),
         log_sum_exp_(builder.Memory<float>(args.log_sum_exp)) {
     const int64_t tokens = args.tokens, dim = m_.heads_.head_dim, chunk = m_.chunk_rows();
     Layout layout;
@@ -135,9 +141,8 @@ class SelfAttentionOp : public CpuOp {
     m_.tile_.pack_columns(q + h.width(), stride, h.head_dim, h.tokens, scratch + keys_);
     m_.tile_.pack_rows(q + 2 * h.width(), stride, h.tokens, h.head_dim, scratch + values_);
     T* out = out_ + image * h.tokens * h.width() + head * h.head_dim;
-    float* log_sum_exp = log_sum_exp_ == nullptr
-                             ? nullptr
-                             : log_sum_exp_ + (image * h.heads + head) * h.tokens;
+    float* log_sum_exp =
+        log_sum_exp_ == nullptr ? nullptr : log_sum_exp_ + (image * h.heads + head) * h.tokens;
     for (int64_t row = 0; row < h.tokens; row += m_.chunk_rows()) {
       const int64_t rows = std::min(m_.chunk_rows(), h.tokens - row);
       Chunk(scratch, q + row * stride, rows, out + row * h.width(),
@@ -177,7 +182,8 @@ class SelfAttentionGradOp : public CpuOp {
  public:
   SelfAttentionGradOp(const SelfAttentionGradArgs& args, CpuOpBuilder& builder)
       : m_({args.batch, args.tokens, args.heads, args.out.columns() / args.heads}, builder.isa()),
-        grad_out_(builder.Memory<const T>(args.grad_out)), qkv_(builder.Memory<const T>(args.qkv)),
+        grad_out_(builder.Memory<const T>(args.grad_out)),
+        qkv_(builder.Memory<const T>(args.qkv)),
         out_(builder.Memory<const T>(args.out)),
         log_sum_exp_(builder.Memory<const float>(args.log_sum_exp)),
         grad_qkv_(builder.Memory<T>(args.grad_qkv)) {
@@ -220,7 +226,8 @@ class SelfAttentionGradOp : public CpuOp {
     }
     T* grad_k = grad_qkv_ + at + h.width();
     TransposedProduct(scratch, scratch + grad_scores_, q, stride, grad_k);
-    TransposedProduct(scratch, scratch + weights_, grad_out_ + out_at, h.width(), grad_k + h.width());
+    TransposedProduct(scratch, scratch + weights_, grad_out_ + out_at, h.width(),
+                      grad_k + h.width());
   }
 
   // P and dS of some query rows, and their rows of dQ.
@@ -251,7 +258,8 @@ class SelfAttentionGradOp : public CpuOp {
                grad_q + 3 * at, 3 * width, scratch + copy_);
   }
 
-  // to = scores^T b, for scores [tokens, tokens] and b [tokens, head_dim]; rows of `to` are those of grad_qkv.
+  // to = scores^T b, for scores [tokens, tokens] and b [tokens, head_dim]; rows of `to` are those
+  // of grad_qkv.
   void TransposedProduct(std::byte* scratch, const std::byte* scores, const T* b, int64_t b_stride,
                          T* to) const {
     const Heads& h = m_.heads_;

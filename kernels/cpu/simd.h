@@ -1,8 +1,10 @@
-// Vectors of f32 for *_simd.cc files: 16 lanes with AVX-512, 8 with AVX2. Everything is inlined and lives in the
-// namespace of the instruction set (isa.h). Masks of partial loads are the only branches on the lane count.
+// Vectors of f32 for *_simd.cc files: 16 lanes with AVX-512, 8 with AVX2. Everything is inlined and
+// lives in the namespace of the instruction set (isa.h). Masks of partial loads are the only
+// branches on the lane count.
 //
-// Arithmetic is exactly what is written: no contraction, fused multiply-add only by MulAdd. Sums over lanes fold
-// halves (lane i with lane i + n / 2), so a row sum has one fixed order per instruction set.
+// Arithmetic is exactly what is written: no contraction, fused multiply-add only by MulAdd. Sums
+// over lanes fold halves (lane i with lane i + n / 2), so a row sum has one fixed order per
+// instruction set.
 
 #ifndef KERNELS_CPU_SIMD_H_
 #define KERNELS_CPU_SIMD_H_
@@ -23,8 +25,12 @@ namespace vitscale::cpu::VITSCALE_SIMD {
 #ifdef __AVX512F__
 
 inline constexpr int64_t kLanes = 16;
-struct F32 { __m512 v; };
-struct Mask { __mmask16 m; };
+struct F32 {
+  __m512 v;
+};
+struct Mask {
+  __mmask16 m;
+};
 
 VITSCALE_INLINE F32 Zero() { return {_mm512_setzero_ps()}; }
 VITSCALE_INLINE F32 Set(float x) { return {_mm512_set1_ps(x)}; }
@@ -70,8 +76,12 @@ VITSCALE_INLINE F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; 
 VITSCALE_INLINE F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 VITSCALE_INLINE F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 VITSCALE_INLINE F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
-VITSCALE_INLINE F32 MulAdd(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }      // a b + c
-VITSCALE_INLINE F32 NegMulAdd(F32 a, F32 b, F32 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
+VITSCALE_INLINE F32 MulAdd(F32 a, F32 b, F32 c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}  // a b + c
+VITSCALE_INLINE F32 NegMulAdd(F32 a, F32 b, F32 c) {
+  return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
+}  // c - a b
 VITSCALE_INLINE F32 Sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
 VITSCALE_INLINE F32 Min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }  // b when either is NaN
 VITSCALE_INLINE F32 Max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }  // b when either is NaN
@@ -79,9 +89,13 @@ VITSCALE_INLINE F32 Abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
 VITSCALE_INLINE F32 RoundNearest(F32 a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-VITSCALE_INLINE F32 Scale2(F32 x, F32 n) { return {_mm512_scalef_ps(x.v, n.v)}; }  // x 2^n, n integral
+VITSCALE_INLINE F32 Scale2(F32 x, F32 n) {
+  return {_mm512_scalef_ps(x.v, n.v)};
+}  // x 2^n, n integral
 VITSCALE_INLINE Mask operator<(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
-VITSCALE_INLINE F32 Select(Mask m, F32 yes, F32 no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
+VITSCALE_INLINE F32 Select(Mask m, F32 yes, F32 no) {
+  return {_mm512_mask_blend_ps(m.m, no.v, yes.v)};
+}
 VITSCALE_INLINE float ReduceAdd(F32 a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -98,8 +112,12 @@ VITSCALE_INLINE double ReduceAddDouble(F32 a) {
 #else  // AVX2
 
 inline constexpr int64_t kLanes = 8;
-struct F32 { __m256 v; };
-struct Mask { __m256 m; };
+struct F32 {
+  __m256 v;
+};
+struct Mask {
+  __m256 m;
+};
 
 VITSCALE_INLINE F32 Zero() { return {_mm256_setzero_ps()}; }
 VITSCALE_INLINE F32 Set(float x) { return {_mm256_set1_ps(x)}; }
@@ -124,9 +142,8 @@ VITSCALE_INLINE __m128i NarrowBf16(__m256 x) {  // nearest even; NaN stays NaN
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
   const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
-  rounded = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded),
-                                                 _mm256_castsi256_ps(quiet),
-                                                 _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  rounded = _mm256_castps_si256(_mm256_blendv_ps(
+      _mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
   rounded = _mm256_srli_epi32(rounded, 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
 }
@@ -161,7 +178,9 @@ VITSCALE_INLINE F32 Abs(F32 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f),
 VITSCALE_INLINE F32 RoundNearest(F32 a) {
   return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-VITSCALE_INLINE F32 Scale2(F32 x, F32 n) {  // x 2^n, n integral, |n| <= 252: in two halves, so that results may be denormal
+VITSCALE_INLINE F32
+Scale2(F32 x,
+       F32 n) {  // x 2^n, n integral, |n| <= 252: in two halves, so that results may be denormal
   const __m256i whole = _mm256_cvtps_epi32(n.v);
   const __m256i half = _mm256_srai_epi32(whole, 1);
   const auto power = [](__m256i e) {

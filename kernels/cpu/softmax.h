@@ -9,16 +9,17 @@
 
 namespace vitscale::cpu {
 
-// Scores and probabilities are [rows, columns], rows `stride` elements apart; a stride is a whole number of vectors.
-// Probabilities and gradients beyond the last column are written as 0 up to the stride.
+// Scores and probabilities are [rows, columns], rows `stride` elements apart; a stride is a whole
+// number of vectors. Probabilities and gradients beyond the last column are written as 0 up to the
+// stride.
 struct ScoreRows {
   int64_t rows = 0, columns = 0, stride = 0;
   float scale = 1;  // of the raw scores
 };
 
 struct SoftmaxKernels {
-  // p = softmax(scale * s) row by row; `s` is overwritten. max and sum: [rows], the greatest raw score and the sum of
-  // exp(scale * (s - max)).
+  // p = softmax(scale * s) row by row; `s` is overwritten. max and sum: [rows], the greatest raw
+  // score and the sum of exp(scale * (s - max)).
   void (*forward_f32)(const ScoreRows& shape, float* s, float* p, float* max, float* sum);
   void (*forward_bf16)(const ScoreRows& shape, float* s, Bf16* p, float* max, float* sum);
   // p = exp(scale * s - log_sum_exp); grad_s = p * (grad_p - delta) * scale.

@@ -1,6 +1,5 @@
-#include "kernels/cpu/softmax.h"
-
 #include "kernels/cpu/simd_loop.h"
+#include "kernels/cpu/softmax.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace vitscale::cpu::VITSCALE_SIMD {
@@ -11,7 +10,8 @@ constexpr float kLowest = -3.0e38f;
 float RowMax(const float* s, int64_t columns) {
   F32 max = Set(kLowest);
   ForVectors(columns, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    max = Max(max, Keep(Load(s + c, lanes), lanes, Set(kLowest)));  // NaN is kept: Max gives its second argument
+    max = Max(max, Keep(Load(s + c, lanes), lanes,
+                        Set(kLowest)));  // NaN is kept: Max gives its second argument
   });
   return ReduceMax(max);
 }
@@ -27,9 +27,8 @@ void ForwardRow(const ScoreRows& shape, float* s, T* p, float* max, float* sum) 
   });
   *sum = ReduceAdd(sums);
   const F32 inverse = Set(1.0f / *sum);
-  ForVectors(shape.columns, [&](int64_t c, auto, int) VITSCALE_BODY {
-    Store(p + c, Load(s + c) * inverse, Full{});
-  });
+  ForVectors(shape.columns, [&](int64_t c, auto, int)
+                                VITSCALE_BODY { Store(p + c, Load(s + c) * inverse, Full{}); });
 }
 
 template <typename T>
@@ -40,8 +39,8 @@ void Forward(const ScoreRows& shape, float* s, T* p, float* max, float* sum) {
 }
 
 template <typename T>
-void Backward(const ScoreRows& shape, const float* s, const float* grad_p,
-              const float* log_sum_exp, const float* delta, T* p, T* grad_s) {
+void Backward(const ScoreRows& shape, const float* s, const float* grad_p, const float* log_sum_exp,
+              const float* delta, T* p, T* grad_s) {
   const F32 scale = Set(shape.scale);
   for (int64_t r = 0; r < shape.rows; ++r) {
     const int64_t row = r * shape.stride;
@@ -49,8 +48,8 @@ void Backward(const ScoreRows& shape, const float* s, const float* grad_p,
     ForVectors(shape.columns, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
       const F32 e = Keep(Exp(Load(s + row + c, lanes) * scale - shift), lanes, Zero());
       Store(p + row + c, e, Full{});
-      Store(grad_s + row + c, Keep(e * (Load(grad_p + row + c, lanes) - middle) * scale, lanes, Zero()),
-            Full{});
+      Store(grad_s + row + c,
+            Keep(e * (Load(grad_p + row + c, lanes) - middle) * scale, lanes, Zero()), Full{});
     });
   }
 }
@@ -71,7 +70,7 @@ void RowDots(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t
 }  // namespace
 
 extern const SoftmaxKernels kSoftmaxKernels;
-const SoftmaxKernels kSoftmaxKernels = {Forward<float>,  Forward<Bf16>,  Backward<float>,
-                                        Backward<Bf16>,  RowDots<float>, RowDots<Bf16>};
+const SoftmaxKernels kSoftmaxKernels = {Forward<float>, Forward<Bf16>,  Backward<float>,
+                                        Backward<Bf16>, RowDots<float>, RowDots<Bf16>};
 
 }  // namespace vitscale::cpu::VITSCALE_SIMD

@@ -5,7 +5,8 @@
 namespace vitscale::cpu {
 namespace {
 
-// Waits of a few microseconds are common between the phases of a step; a sleep and its wake-up cost more.
+// Waits of a few microseconds are common between the phases of a step; a sleep and its wake-up cost
+// more.
 constexpr int kSpins = 2000;
 
 void WaitWhileEqual(const std::atomic<uint32_t>& counter, uint32_t value) {

@@ -1,11 +1,14 @@
-// Register-blocked matmul for small and narrow operands: attention, weight gradients, narrow Linear layers.
+// Register-blocked matmul for small and narrow operands: attention, weight gradients, narrow Linear
+// layers.
 //
-// Everything is made of 32-bit *units*: one f32, or a pair of bf16 that lie side by side along the summed dimension
-// (one vdpbf16ps multiplies and adds both). C[rows, columns] = A[rows, k units] B[k units, columns], where
-//   A is natural:     row r at a + r * a_stride, its units side by side (any row-major matrix), or
-//     interleaved:    unit row kk at a + kk * a_stride, rows side by side (what PackRows makes of A^T);
-//   B is packed in column blocks of a few vectors, each block [k][vectors * lanes] without gaps, columns beyond the
-//     last padded by zeros.
+// Everything is made of 32-bit *units*: one f32, or a pair of bf16 that lie side by side along the
+// summed dimension (one vdpbf16ps multiplies and adds both). C[rows, columns] = A[rows, k units]
+// B[k units, columns], where
+//   A is natural:   row r at a + r * a_stride, its units side by side (any row-major matrix), or
+//     interleaved:  unit row kk at a + kk * a_stride, rows side by side (interleave_rows of A^T);
+//   B is packed:    column blocks of a few vectors, each [k][vectors * lanes] without gaps, columns
+//                   beyond the last padded by zeros.
+//
 // Without AVX512_BF16 a unit is always an f32 and bf16 operands are widened when they are packed.
 //
 // A sum runs over k in order, so no bit of C depends on how rows or columns are cut into tiles.
@@ -24,13 +27,13 @@ enum class TileOut : uint8_t { kF32, kBf16 };
 struct TileMatmul {
   int64_t rows = 0, columns = 0, k = 0;  // k in units
   const void* a = nullptr;
-  int64_t a_stride = 0;                  // units
+  int64_t a_stride = 0;  // units
   bool a_interleaved = false;
-  const void* b = nullptr;               // packed
-  const float* bias = nullptr;           // [columns], optional: where sums start
-  bool accumulate = false;               // kF32: sums start from what C holds
+  const void* b = nullptr;      // packed
+  const float* bias = nullptr;  // [columns], optional: where sums start
+  bool accumulate = false;      // kF32: sums start from what C holds
   void* c = nullptr;
-  int64_t c_stride = 0;                  // elements
+  int64_t c_stride = 0;  // elements
   TileOut out = TileOut::kF32;
 };
 
@@ -48,7 +51,8 @@ struct TileKernels {
 
   void (*multiply)(const TileMatmul& m);
 
-  // B from a row-major matrix [k, columns] (elements; `stride` between rows): rows become the summed dimension.
+  // B from a row-major matrix [k, columns] (elements; `stride` between rows): rows become the
+  // summed dimension.
   void (*pack_rows)(const void* source, int64_t stride, int64_t k, int64_t columns, void* b);
   // The same for an interleaved A: one block, unit rows `PaddedColumns(columns)` apart.
   void (*interleave_rows)(const void* source, int64_t stride, int64_t k, int64_t columns, void* a);

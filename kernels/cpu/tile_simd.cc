@@ -3,7 +3,7 @@
 namespace vitscale::cpu::VITSCALE_SIMD {
 namespace {
 
-// ---- 32-bit transpose --------------------------------------------------------------------------------------------
+// ---- 32-bit transpose -------------------------------------------------------------------------
 
 #ifdef __AVX512F__
 VITSCALE_INLINE __m512 UnpackLow64(__m512 a, __m512 b) {
@@ -56,9 +56,10 @@ VITSCALE_INLINE void Transpose(F32 (&x)[8]) {
 }
 #endif
 
-// ---- from elements to units ----------------------------------------------------------------------------------------
+// ---- from elements to units -------------------------------------------------------------------
 
-// Reads units out of a matrix of T. AlongRow: unit `kk` of one row. Across: one unit row of columns [column, +n).
+// Reads units out of a matrix of T. AlongRow: unit `kk` of one row. Across: one unit row of columns
+// [column, +n).
 template <typename Unit, typename T>
 struct Reader;
 
@@ -95,22 +96,57 @@ struct Reader<UnitPair, Bf16> {
 };
 #endif
 
+#ifdef __AVX512BF16__
+// Two whole vectors of pairs out of 32 columns of two rows.
+VITSCALE_INLINE void InterleavePair(const Bf16* low, const Bf16* high, float* to) {
+  const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
+                                         8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+  const __m512i a = _mm512_loadu_si512(low), b = _mm512_loadu_si512(high);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, first, b));
+  _mm512_storeu_si512(to + kLanes, _mm512_permutex2var_epi16(a, second, b));
+}
+#endif
+
+// Unit row `kk` of columns [column, end), as whole vectors.
+template <typename Unit, typename T>
+VITSCALE_INLINE void AcrossVectors(const T* source, int64_t stride, int64_t kk, int64_t k,
+                                   int64_t column, int64_t end, float* to) {
+#ifdef __AVX512BF16__
+  if constexpr (Reader<Unit, T>::kPerLane == 2) {
+    const T* row = source + 2 * kk * stride;
+    for (; 2 * kk + 1 < k && column + 2 * kLanes <= end; column += 2 * kLanes, to += 2 * kLanes) {
+      InterleavePair(row + column, row + stride + column, to);
+    }
+  }
+#endif
+  for (; column < end; column += kLanes, to += kLanes) {
+    Store(to, Reader<Unit, T>::Across(source, stride, kk, k, column, end - column));
+  }
+}
+
 template <typename Unit, typename T>
 int64_t UnitsOf(int64_t k) {
   return (k + Reader<Unit, T>::kPerLane - 1) / Reader<Unit, T>::kPerLane;
 }
 
+// Row by row over a few column blocks at a time, so that the source is read as it lies in memory.
 template <typename Unit, typename T>
 void PackRows(const void* source, int64_t stride, int64_t k, int64_t columns, void* b) {
-  auto* to = static_cast<float*>(b);
+  constexpr int64_t kBlocks = 8;
+  const auto* from = static_cast<const T*>(source);
   const int64_t units = UnitsOf<Unit, T>(k), vectors = (columns + kLanes - 1) / kLanes;
   const int64_t blocks = (vectors + kTileVectors - 1) / kTileVectors;
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t begin = BlockBegin(vectors, block), end = BlockBegin(vectors, block + 1);
+  for (int64_t block = 0; block < blocks; block += kBlocks) {
+    const int64_t n = blocks - block < kBlocks ? blocks - block : kBlocks;
+    int64_t edge[kBlocks + 1];
+    for (int64_t i = 0; i <= n; ++i) edge[i] = BlockBegin(vectors, block + i) * kLanes;
     for (int64_t kk = 0; kk < units; ++kk) {
-      for (int64_t v = begin; v < end; ++v, to += kLanes) {
-        Store(to, Reader<Unit, T>::Across(static_cast<const T*>(source), stride, kk, k, v * kLanes,
-                                          columns - v * kLanes));
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t end = edge[i + 1] < columns ? edge[i + 1] : columns;
+        AcrossVectors<Unit, T>(
+            from, stride, kk, k, edge[i], end,
+            static_cast<float*>(b) + edge[i] * units + kk * (edge[i + 1] - edge[i]));
       }
     }
   }
@@ -120,11 +156,10 @@ template <typename Unit, typename T>
 void InterleaveRows(const void* source, int64_t stride, int64_t k, int64_t columns, void* a) {
   auto* to = static_cast<float*>(a);
   const int64_t units = UnitsOf<Unit, T>(k);
+  const int64_t padded = (columns + kLanes - 1) / kLanes * kLanes;
   for (int64_t kk = 0; kk < units; ++kk) {
-    for (int64_t column = 0; column < columns; column += kLanes, to += kLanes) {
-      Store(to, Reader<Unit, T>::Across(static_cast<const T*>(source), stride, kk, k, column,
-                                        columns - column));
-    }
+    AcrossVectors<Unit, T>(static_cast<const T*>(source), stride, kk, k, 0, columns,
+                           to + kk * padded);
   }
 }
 
@@ -135,14 +170,16 @@ void PackColumns(const void* source, int64_t stride, int64_t k, int64_t columns,
   const int64_t units = UnitsOf<Unit, T>(k), vectors = (columns + kLanes - 1) / kLanes;
   const int64_t blocks = (vectors + kTileVectors - 1) / kTileVectors;
   for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t begin = BlockBegin(vectors, block), width = BlockBegin(vectors, block + 1) - begin;
+    const int64_t begin = BlockBegin(vectors, block),
+                  width = BlockBegin(vectors, block + 1) - begin;
     float* to = static_cast<float*>(b) + begin * kLanes * units;
     for (int64_t v = 0; v < width; ++v) {
       for (int64_t kk = 0; kk < units; kk += kLanes) {
         F32 x[kLanes];
         for (int64_t i = 0; i < kLanes; ++i) {
           const int64_t column = (begin + v) * kLanes + i;
-          x[i] = column < columns ? Reader<Unit, T>::AlongRow(from + column * stride, kk, k) : Zero();
+          x[i] =
+              column < columns ? Reader<Unit, T>::AlongRow(from + column * stride, kk, k) : Zero();
         }
         Transpose(x);
         for (int64_t i = 0; i < kLanes; ++i) {

@@ -1,4 +1,5 @@
-// The micro-kernels behind tile.h, for *_simd.cc files. A tile of R rows and V vectors of C stays in registers.
+// The micro-kernels behind tile.h, for *_simd.cc files. A tile of R rows and V vectors of C stays
+// in registers.
 
 #ifndef KERNELS_CPU_TILE_SIMD_H_
 #define KERNELS_CPU_TILE_SIMD_H_
@@ -34,7 +35,8 @@ struct UnitPair {
 };
 #endif
 
-// Rows of a tile for V vectors: as many accumulators as leave registers for V vectors of B and one unit of A.
+// Rows of a tile for V vectors: as many accumulators as leave registers for V vectors of B and one
+// unit of A.
 #ifdef __AVX512F__
 inline constexpr int kTileVectors = 4;  // at most
 inline constexpr int kTileRows[kTileVectors + 1] = {0, 12, 10, 8, 6};
@@ -48,11 +50,13 @@ static void Tile(const TileMatmul& m, int64_t row, const typename Unit::Word* b,
   using Word = typename Unit::Word;
   const Word* a = static_cast<const Word*>(m.a) + (kInterleaved ? row : row * m.a_stride);
   Out* c = static_cast<Out*>(m.c) + row * m.c_stride + column;
-  const int64_t last = m.columns - column - (V - 1) * kLanes;  // lanes of the last vector that are in C
+  const int64_t last =
+      m.columns - column - (V - 1) * kLanes;  // lanes of the last vector that are in C
   F32 sum[R][V];
   for (int v = 0; v < V; ++v) {
     F32 start = Zero();
-    if (m.bias != nullptr) start = LoadPartial(m.bias + column + v * kLanes, v + 1 < V ? kLanes : last);
+    if (m.bias != nullptr)
+      start = LoadPartial(m.bias + column + v * kLanes, v + 1 < V ? kLanes : last);
     for (int r = 0; r < R; ++r) {
       sum[r][v] = start;
       if (m.accumulate) {
@@ -86,7 +90,8 @@ static void TileRowsOf(int rows, const TileMatmul& m, int64_t row, const typenam
   }
 }
 
-// One column block: rows in tiles of nearly equal height, since a low tile does not hide the latency of its sums.
+// One column block: rows in tiles of nearly equal height, since a low tile does not hide the
+// latency of its sums.
 template <typename Unit, bool kInterleaved, typename Out, int V>
 static void Block(const TileMatmul& m, const typename Unit::Word* b, int64_t column) {
   const int64_t tiles = (m.rows + kTileRows[V] - 1) / kTileRows[V];

@@ -1,4 +1,5 @@
-// CheckProgram: what holds for programs as a whole. The shapes of single ops are tested beside the ops.
+// CheckProgram: what holds for programs as a whole. The shapes of single ops are tested beside the
+// ops.
 
 #include <string>
 
@@ -15,7 +16,8 @@ TensorView View(const std::string& name, int64_t offset, Shape shape, DType dtyp
   return {name, Arena::kActivations, offset, dtype, std::move(shape)};
 }
 void ExpectRejected(const Program& program, const std::string& message) {
-  EXPECT_THAT(CheckProgram(program), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
+  EXPECT_THAT(CheckProgram(program),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
 }
 
 TEST(CheckProgramTest, EveryOpHasItsName) {
@@ -65,7 +67,8 @@ TEST(CheckProgramTest, RowsOfAGroupAreWholeImages) {
   Program program;
   program.Add(PanelBeginArgs{4});
   program.Add(TanhArgs{View("x", 0, {6, 8}), View("y", 1024, {6, 8})});
-  ExpectRejected(program, "op 1 Tanh: x has 6 rows, want a multiple of 4, the batch of its panel group");
+  ExpectRejected(program,
+                 "op 1 Tanh: x has 6 rows, want a multiple of 4, the batch of its panel group");
   Program pooled;
   pooled.Add(PanelBeginArgs{4});
   MeanPoolArgs pool;
@@ -97,12 +100,15 @@ TEST(CheckProgramTest, FactoringMustNameTheTwoLargestAxes) {
   stats.tensors = {tensor};
   stats.gradient_square_sum = {"norm", Arena::kStatistics, 0, DType::kF64, {1}};
   program.Add(stats);
-  ExpectRejected(program, "op 0 GradStats: tensors[0].factoring has axes d0 = 2, d1 = 1, want the two largest, 1 and 2");
+  ExpectRejected(program,
+                 "op 0 GradStats: tensors[0].factoring has axes d0 = 2, d1 = 1, want the two "
+                 "largest, 1 and 2");
 }
 
 TEST(VisitOperandsTest, GivesPresentOperandsAndWhetherTheyAreWritten) {
   ResidualLayerNormArgs args;
-  args.x = View("x", 0, {1, 1}), args.sum = View("sum", 64, {1, 1}), args.y = View("y", 128, {1, 1});
+  args.x = View("x", 0, {1, 1}), args.sum = View("sum", 64, {1, 1}),
+  args.y = View("y", 128, {1, 1});
   Op op = args;
   std::string seen;
   VisitOperands(op, &seen, [](void* context, TensorView& view, bool written) {

@@ -1,4 +1,5 @@
-// SelfAttention and PoolAttention with their backward passes, every variant against the f64 reference.
+// SelfAttention and PoolAttention with their backward passes, every variant against the f64
+// reference.
 
 #include <algorithm>
 #include <cmath>
@@ -21,13 +22,14 @@ struct Problem {
   int64_t rows() const { return batch * tokens; }
 };
 std::string Text(const Problem& p) {
-  return absl::StrCat("batch ", p.batch, ", tokens ", p.tokens, ", heads ", p.heads, ", dim ", p.dim);
+  return absl::StrCat("batch ", p.batch, ", tokens ", p.tokens, ", heads ", p.heads, ", dim ",
+                      p.dim);
 }
 
-// Every head dim of the model family, one that is only a multiple of 8, token counts around the lane counts, and
-// enough tokens for several chunks of query rows.
-const Problem kProblems[] = {{2, 49, 2, 32}, {1, 1, 1, 16},  {1, 2, 2, 16},   {3, 5, 3, 8},
-                             {1, 16, 1, 64}, {1, 17, 2, 72}, {1, 50, 1, 104}, {1, 64, 1, 128},
+// Every head dim of the model family, one that is only a multiple of 8, token counts around the
+// lane counts, and enough tokens for several chunks of query rows.
+const Problem kProblems[] = {{2, 49, 2, 32}, {1, 1, 1, 16},   {1, 2, 2, 16},   {3, 5, 3, 8},
+                             {1, 16, 1, 64}, {1, 17, 2, 72},  {1, 50, 1, 104}, {1, 64, 1, 128},
                              {1, 33, 1, 88}, {1, 196, 1, 64}, {1, 257, 1, 40}};
 
 // Columns [first, first + dim) of rows [row, row + count) of a matrix with `stride` columns.
@@ -35,14 +37,16 @@ Doubles Slice(const Doubles& matrix, int64_t stride, int64_t row, int64_t count,
               int64_t dim) {
   Doubles slice;
   for (int64_t r = row; r < row + count; ++r) {
-    slice.insert(slice.end(), matrix.begin() + r * stride + first, matrix.begin() + r * stride + first + dim);
+    slice.insert(slice.end(), matrix.begin() + r * stride + first,
+                 matrix.begin() + r * stride + first + dim);
   }
   return slice;
 }
 
 reference::Head<double> HeadOf(const Problem& p, const Doubles& qkv, int64_t image, int64_t head) {
   const auto part = [&](int64_t index) {
-    return Slice(qkv, 3 * p.width(), image * p.tokens, p.tokens, index * p.width() + head * p.dim, p.dim);
+    return Slice(qkv, 3 * p.width(), image * p.tokens, p.tokens, index * p.width() + head * p.dim,
+                 p.dim);
   };
   return {p.tokens, p.tokens, p.dim, part(0), part(1), part(2)};
 }
@@ -53,7 +57,8 @@ double ScoreError(const reference::Head<double>& h) {
   for (int64_t i = 0; i < h.queries; ++i) {
     for (int64_t j = 0; j < h.tokens; ++j) {
       double magnitude = 0;
-      for (int64_t c = 0; c < h.dim; ++c) magnitude += std::abs(h.q[i * h.dim + c] * h.k[j * h.dim + c]);
+      for (int64_t c = 0; c < h.dim; ++c)
+        magnitude += std::abs(h.q[i * h.dim + c] * h.k[j * h.dim + c]);
       greatest = std::max(greatest, magnitude);
     }
   }
@@ -70,7 +75,8 @@ class AttentionTest : public testing::TestWithParam<Variant> {
  protected:
   DType dtype() const { return GetParam().dtype; }
 };
-INSTANTIATE_TEST_SUITE_P(EveryVariant, AttentionTest, testing::ValuesIn(AllVariants()), VariantName);
+INSTANTIATE_TEST_SUITE_P(EveryVariant, AttentionTest, testing::ValuesIn(AllVariants()),
+                         VariantName);
 
 TEST_P(AttentionTest, ForwardMatchesTheReferenceForEveryHeadDim) {
   for (const Problem& p : kProblems) {
@@ -89,11 +95,13 @@ TEST_P(AttentionTest, ForwardMatchesTheReferenceForEveryHeadDim) {
         const auto h = HeadOf(p, qkv, image, head);
         const auto want = reference::Attention(h);
         const double score_error = ScoreError(h), u = HalfUlp(dtype());
-        // Weights are off by a factor exp(2 * score_error) and rounded once; a weighted mean of v is off by as much of
-        // the greatest |v|; plus sums of `tokens` terms in f32 and the last rounding.
-        const double weight_error = 2 * score_error + u + static_cast<double>(p.tokens + 16) * 0x1p-24;
-        ExpectNear(Slice(out, p.width(), image * p.tokens, p.tokens, head * p.dim, p.dim), want.out, u,
-                   weight_error * MaxAbs(h.v), "out");
+        // Weights are off by a factor exp(2 * score_error) and rounded once; a weighted mean of v
+        // is off by as much of the greatest |v|; plus sums of `tokens` terms in f32 and the last
+        // rounding.
+        const double weight_error =
+            2 * score_error + u + static_cast<double>(p.tokens + 16) * 0x1p-24;
+        ExpectNear(Slice(out, p.width(), image * p.tokens, p.tokens, head * p.dim, p.dim), want.out,
+                   u, weight_error * MaxAbs(h.v), "out");
         const Doubles lse(log_sum_exp.begin() + (image * p.heads + head) * p.tokens,
                           log_sum_exp.begin() + (image * p.heads + head + 1) * p.tokens);
         ExpectNear(lse, want.log_sum_exp, 0x1p-22, score_error + 4e-6, "log_sum_exp");
@@ -137,7 +145,8 @@ TEST_P(AttentionTest, LargeScoresNeitherOverflowNorUnderflow) {
 struct Backward {
   OpBench bench;
   SelfAttentionGradArgs args;
-  Backward(Variant variant, const Problem& p, const Doubles& qkv, const Doubles& grad_out, int threads = 1)
+  Backward(Variant variant, const Problem& p, const Doubles& qkv, const Doubles& grad_out,
+           int threads = 1)
       : bench(variant, threads) {
     Doubles out(p.rows() * p.width()), log_sum_exp;
     for (int64_t image = 0; image < p.batch; ++image) {
@@ -155,7 +164,8 @@ struct Backward {
     args.grad_out = bench.Input("grad_out", dtype, {p.rows(), p.width()}, grad_out);
     args.qkv = bench.Input("qkv", dtype, {p.rows(), 3 * p.width()}, qkv);
     args.out = bench.Input("out", dtype, {p.rows(), p.width()}, out);
-    args.log_sum_exp = bench.Input("log_sum_exp", DType::kF32, {p.batch, p.heads, p.tokens}, log_sum_exp);
+    args.log_sum_exp =
+        bench.Input("log_sum_exp", DType::kF32, {p.batch, p.heads, p.tokens}, log_sum_exp);
     args.batch = p.batch, args.tokens = p.tokens, args.heads = p.heads;
     args.grad_qkv = bench.Output("grad_qkv", dtype, {p.rows(), 3 * p.width()});
     EXPECT_THAT(bench.Run(args), IsOk());
@@ -173,9 +183,11 @@ TEST_P(AttentionTest, BackwardMatchesTheReferenceForEveryHeadDim) {
       for (int64_t head = 0; head < p.heads; ++head) {
         const auto h = HeadOf(p, qkv, image, head);
         const auto want = reference::AttentionGrad(
-            h, Slice(grad_out, p.width(), image * p.tokens, p.tokens, head * p.dim, p.dim), HalfUlp(dtype()));
+            h, Slice(grad_out, p.width(), image * p.tokens, p.tokens, head * p.dim, p.dim),
+            HalfUlp(dtype()));
         const auto part = [&](int64_t index) {
-          return Slice(got, 3 * p.width(), image * p.tokens, p.tokens, index * p.width() + head * p.dim, p.dim);
+          return Slice(got, 3 * p.width(), image * p.tokens, p.tokens,
+                       index * p.width() + head * p.dim, p.dim);
         };
         ExpectWithin(part(0), want.q, want.q_bound, "grad_q");
         ExpectWithin(part(1), want.k, want.k_bound, "grad_k");
@@ -186,7 +198,8 @@ TEST_P(AttentionTest, BackwardMatchesTheReferenceForEveryHeadDim) {
 }
 
 TEST(AttentionReferenceTest, GradientsAreThoseOfCentralDifferences) {
-  reference::Head<double> h{5, 5, 8, NormalValues(40, 1, 1), NormalValues(40, 1, 2), NormalValues(40, 1, 3)};
+  reference::Head<double> h{
+      5, 5, 8, NormalValues(40, 1, 1), NormalValues(40, 1, 2), NormalValues(40, 1, 3)};
   const Doubles grad_out = NormalValues(40, 1, 4);
   const auto loss = [&](const reference::Head<double>& head) {
     const Doubles out = reference::Attention(head).out;
@@ -221,19 +234,22 @@ TEST_P(AttentionTest, BitsDoNotDependOnThreads) {
   });
 }
 
-// ---- PoolAttention -------------------------------------------------------------------------------------------------
+// ---- PoolAttention ----------------------------------------------------------------------------
 
 struct Pool {
   Problem p;
   Doubles query, key_value;
   Pool(const Problem& problem, DType dtype)
-      : p(problem), query(Rounded(NormalValues(p.width(), 1.5, 1), DType::kF32)),
+      : p(problem),
+        query(Rounded(NormalValues(p.width(), 1.5, 1), DType::kF32)),
         key_value(Rounded(NormalValues(p.rows() * 2 * p.width(), 1.5, 2), dtype)) {}
   reference::Head<double> HeadOf(int64_t image, int64_t head) const {
     const auto part = [&](int64_t index) {
-      return Slice(key_value, 2 * p.width(), image * p.tokens, p.tokens, index * p.width() + head * p.dim, p.dim);
+      return Slice(key_value, 2 * p.width(), image * p.tokens, p.tokens,
+                   index * p.width() + head * p.dim, p.dim);
     };
-    return {1, p.tokens, p.dim, Slice(query, p.width(), 0, 1, head * p.dim, p.dim), part(0), part(1)};
+    return {1,       p.tokens, p.dim, Slice(query, p.width(), 0, 1, head * p.dim, p.dim),
+            part(0), part(1)};
   }
 };
 
@@ -255,9 +271,12 @@ TEST_P(AttentionTest, PoolForwardMatchesTheReference) {
         for (int64_t head = 0; head < p.heads; ++head) {
           const auto h = pool.HeadOf(image, head);
           const auto want = reference::Attention(h);
-          ExpectNear(Slice(out, p.width(), image, 1, head * p.dim, p.dim), want.out, HalfUlp(out_type),
-                     (2 * ScoreError(h) + static_cast<double>(p.tokens + 16) * 0x1p-24) * MaxAbs(h.v), "out");
-          ExpectNear({log_sum_exp[image * p.heads + head]}, want.log_sum_exp, 0x1p-22, ScoreError(h) + 4e-6);
+          ExpectNear(
+              Slice(out, p.width(), image, 1, head * p.dim, p.dim), want.out, HalfUlp(out_type),
+              (2 * ScoreError(h) + static_cast<double>(p.tokens + 16) * 0x1p-24) * MaxAbs(h.v),
+              "out");
+          ExpectNear({log_sum_exp[image * p.heads + head]}, want.log_sum_exp, 0x1p-22,
+                     ScoreError(h) + 4e-6);
         }
       }
     }
@@ -297,15 +316,17 @@ TEST_P(AttentionTest, PoolBackwardMatchesTheReferenceAndSumsTheQueryOverImages) 
     const Pool pool(p, dtype());
     const Doubles grad_out = Rounded(NormalValues(p.batch * p.width(), 1, 3), dtype());
     PoolBackward b(GetParam(), pool, grad_out);
-    const Doubles got = b.bench.Values(b.args.grad_key_value), grad_query = b.bench.Values(b.args.grad_query);
+    const Doubles got = b.bench.Values(b.args.grad_key_value),
+                  grad_query = b.bench.Values(b.args.grad_query);
     for (int64_t head = 0; head < p.heads; ++head) {
       Doubles query(p.dim), query_bound(p.dim, 1e-12);
       for (int64_t image = 0; image < p.batch; ++image) {
-        const auto want = reference::AttentionGrad(pool.HeadOf(image, head),
-                                                   Slice(grad_out, p.width(), image, 1, head * p.dim, p.dim),
-                                                   HalfUlp(dtype()));
+        const auto want = reference::AttentionGrad(
+            pool.HeadOf(image, head), Slice(grad_out, p.width(), image, 1, head * p.dim, p.dim),
+            HalfUlp(dtype()));
         const auto part = [&](int64_t index) {
-          return Slice(got, 2 * p.width(), image * p.tokens, p.tokens, index * p.width() + head * p.dim, p.dim);
+          return Slice(got, 2 * p.width(), image * p.tokens, p.tokens,
+                       index * p.width() + head * p.dim, p.dim);
         };
         ExpectWithin(part(0), want.k, want.k_bound, "grad_k");
         ExpectWithin(part(1), want.v, want.v_bound, "grad_v");
@@ -314,7 +335,8 @@ TEST_P(AttentionTest, PoolBackwardMatchesTheReferenceAndSumsTheQueryOverImages) 
           query_bound[c] += want.q_bound[c] + 0x1p-23 * std::abs(want.q[c]);
         }
       }
-      ExpectWithin(Slice(grad_query, p.width(), 0, 1, head * p.dim, p.dim), query, query_bound, "grad_query");
+      ExpectWithin(Slice(grad_query, p.width(), 0, 1, head * p.dim, p.dim), query, query_bound,
+                   "grad_query");
     }
   }
 }
@@ -355,8 +377,9 @@ TEST(AttentionArgsTest, WrongShapesAreRejectedByName) {
   pool.key_value = bench.Input("key_value", DType::kF32, {8, 63}, Doubles(8 * 63));
   pool.batch = 2, pool.tokens = 4, pool.heads = 2;
   pool.out = bench.Output("out", DType::kF32, {2, 32});
-  EXPECT_THAT(bench.Run(pool), StatusIs(absl::StatusCode::kInvalidArgument,
-                                        HasSubstr("op 0 PoolAttention: key_value is [8, 63], want [8, 64]")));
+  EXPECT_THAT(bench.Run(pool),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("op 0 PoolAttention: key_value is [8, 63], want [8, 64]")));
 }
 
 }  // namespace

@@ -19,10 +19,11 @@ class InputTest : public testing::TestWithParam<Variant> {
 };
 INSTANTIATE_TEST_SUITE_P(EveryVariant, InputTest, testing::ValuesIn(AllVariants()), VariantName);
 
-// ---- ImagesToPatches -----------------------------------------------------------------------------------------------
+// ---- ImagesToPatches --------------------------------------------------------------------------
 
 struct Images {
-  int64_t batch = 3, height = 13, width = 11, channels = 3, crop_height = 10, crop_width = 8, patch = 4;
+  int64_t batch = 3, height = 13, width = 11, channels = 3, crop_height = 10, crop_width = 8,
+          patch = 4;
   Doubles pixels = Rounded(UniformValues(3 * 13 * 11 * 3, 0, 255.99, 1), DType::kU8);
   Doubles augment = {0, 0, 0, 3, 2, 1, 1, 3, 0};
   int64_t rows() const { return batch * (crop_height / patch) * (crop_width / patch); }
@@ -49,7 +50,8 @@ struct Images {
 
 ImagesToPatchesArgs PatchArgs(OpBench& bench, const Images& i, DType dtype) {
   ImagesToPatchesArgs args;
-  args.images = bench.Input("images", DType::kU8, {i.batch, i.height, i.width, i.channels}, i.pixels, Arena::kInput);
+  args.images = bench.Input("images", DType::kU8, {i.batch, i.height, i.width, i.channels},
+                            i.pixels, Arena::kInput);
   args.augment = bench.Input("augment", DType::kI32, {i.batch, 3}, i.augment, Arena::kInput);
   args.crop_height = i.crop_height, args.crop_width = i.crop_width, args.patch = i.patch;
   args.patches = bench.Output("patches", dtype, {i.rows(), i.columns()});
@@ -63,7 +65,8 @@ TEST_P(InputTest, PatchesAreCropsFlippedAndMappedToTheRange) {
   args.range_min = -1, args.range_max = 1;
   ASSERT_THAT(bench.Run(args), IsOk());
   // Rounded to f32, and from there to the dtype: exactly.
-  EXPECT_EQ(bench.Values(args.patches), Rounded(Rounded(images.Patches(-1, 1), DType::kF32), dtype()));
+  EXPECT_EQ(bench.Values(args.patches),
+            Rounded(Rounded(images.Patches(-1, 1), DType::kF32), dtype()));
 }
 
 TEST_P(InputTest, CropsOutsideTheImageAreMovedInside) {
@@ -73,7 +76,8 @@ TEST_P(InputTest, CropsOutsideTheImageAreMovedInside) {
   const ImagesToPatchesArgs args = PatchArgs(bench, images, dtype());
   ASSERT_THAT(bench.Run(args), IsOk());
   images.augment = {0, 3, 0, 3, 0, 0, 3, 3, 0};
-  EXPECT_EQ(bench.Values(args.patches), Rounded(Rounded(images.Patches(-1, 1), DType::kF32), dtype()));
+  EXPECT_EQ(bench.Values(args.patches),
+            Rounded(Rounded(images.Patches(-1, 1), DType::kF32), dtype()));
 }
 
 TEST_P(InputTest, PatchBitsDoNotDependOnThreads) {
@@ -108,7 +112,7 @@ TEST(ImagesToPatchesArgsTest, WrongShapesAreRejectedByName) {
   reject(args, "images is f32, want u8");
 }
 
-// ---- EmbedTokens -----------------------------------------------------------------------------------------------------
+// ---- EmbedTokens ------------------------------------------------------------------------------
 
 struct Embed {
   int64_t batch = 5, patches = 7, width = 24;
@@ -145,17 +149,21 @@ TEST_P(InputTest, TokensAreEmbeddingPlusPositionBehindAnUnmovedClassToken) {
 struct EmbedGrad {
   OpBench bench;
   EmbedTokensGradArgs args;
-  EmbedGrad(Variant variant, const Embed& e, const Doubles& grad_tokens, bool learned, bool accumulate, int threads = 1)
+  EmbedGrad(Variant variant, const Embed& e, const Doubles& grad_tokens, bool learned,
+            bool accumulate, int threads = 1)
       : bench(variant, threads) {
-    args.grad_tokens = bench.Input("grad_tokens", DType::kF32, {e.batch * e.tokens(), e.width}, grad_tokens);
+    args.grad_tokens =
+        bench.Input("grad_tokens", DType::kF32, {e.batch * e.tokens(), e.width}, grad_tokens);
     args.batch = e.batch;
-    args.grad_embedding = bench.Output("grad_embedding", variant.dtype, {e.batch * e.patches, e.width});
+    args.grad_embedding =
+        bench.Output("grad_embedding", variant.dtype, {e.batch * e.patches, e.width});
     if (learned) {
       args.grad_position = bench.Input("grad_position", DType::kF32, {e.patches, e.width},
                                        Doubles(e.patches * e.width, 0.5), Arena::kGradients);
     }
     if (e.has_class) {
-      args.grad_class_token = bench.Input("grad_class_token", DType::kF32, {e.width}, Doubles(e.width, 0.25), Arena::kGradients);
+      args.grad_class_token = bench.Input("grad_class_token", DType::kF32, {e.width},
+                                          Doubles(e.width, 0.25), Arena::kGradients);
     }
     args.accumulate = accumulate;
     EXPECT_THAT(bench.Run(args), IsOk());
@@ -168,9 +176,11 @@ TEST_P(InputTest, EmbedGradCopiesToTheEmbeddingAndSumsOverTheBatch) {
       for (const bool accumulate : {false, true}) {
         Embed e;
         e.has_class = has_class;
-        const Doubles grad = Rounded(NormalValues(e.batch * e.tokens() * e.width, 1, 1), DType::kF32);
+        const Doubles grad =
+            Rounded(NormalValues(e.batch * e.tokens() * e.width, 1, 1), DType::kF32);
         EmbedGrad g(GetParam(), e, grad, learned, accumulate);
-        Doubles embedding, position(e.patches * e.width, accumulate ? 0.5 : 0), token(e.width, accumulate ? 0.25 : 0);
+        Doubles embedding, position(e.patches * e.width, accumulate ? 0.5 : 0),
+            token(e.width, accumulate ? 0.25 : 0);
         for (size_t i = 0; i < grad.size(); ++i) {
           const int64_t c = i % e.width, t = i / e.width % e.tokens() - (has_class ? 1 : 0);
           if (t < 0) {
@@ -182,8 +192,10 @@ TEST_P(InputTest, EmbedGradCopiesToTheEmbeddingAndSumsOverTheBatch) {
         }
         EXPECT_EQ(g.bench.Values(g.args.grad_embedding), Rounded(embedding, dtype()));
         // 6 terms of order 1: at most 6 roundings of 2^-24 of sums below 16.
-        if (learned) ExpectNear(g.bench.Values(g.args.grad_position), position, 0x1p-23, 6e-6, "position");
-        if (has_class) ExpectNear(g.bench.Values(g.args.grad_class_token), token, 0x1p-23, 6e-6, "class");
+        if (learned)
+          ExpectNear(g.bench.Values(g.args.grad_position), position, 0x1p-23, 6e-6, "position");
+        if (has_class)
+          ExpectNear(g.bench.Values(g.args.grad_class_token), token, 0x1p-23, 6e-6, "class");
       }
     }
   }
@@ -199,7 +211,7 @@ TEST_P(InputTest, EmbedGradBitsDoNotDependOnThreads) {
   });
 }
 
-// ---- pooling -----------------------------------------------------------------------------------------------------------
+// ---- pooling ----------------------------------------------------------------------------------
 
 TEST_P(InputTest, MeanPoolAveragesTokensAndItsGradientSpreadsEvenly) {
   const int64_t batch = 5, tokens = 7, width = 37;
@@ -269,7 +281,8 @@ TEST(PoolingArgsTest, WrongShapesAreRejectedByName) {
   EXPECT_THAT(bench.Run(args), StatusIs(absl::StatusCode::kInvalidArgument,
                                         HasSubstr("op 0 SelectToken: token is 4, want 0 to 3")));
   args.token = 3, args.tokens = 3;
-  EXPECT_THAT(bench.Run(args), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("x is [8, 4], want [6, any]")));
+  EXPECT_THAT(bench.Run(args), StatusIs(absl::StatusCode::kInvalidArgument,
+                                        HasSubstr("x is [8, 4], want [6, any]")));
 }
 
 TEST_P(InputTest, TanhAndItsGradientMatchTheDefinitionAndFiniteDifferences) {
@@ -277,7 +290,8 @@ TEST_P(InputTest, TanhAndItsGradientMatchTheDefinitionAndFiniteDifferences) {
   const Doubles x = Rounded(NormalValues(rows * width, 2, 1), dtype());
   const Doubles grad_y = Rounded(NormalValues(rows * width, 1, 2), dtype());
   OpBench bench(GetParam());
-  TanhArgs args{bench.Input("x", dtype(), {rows, width}, x), bench.Output("y", dtype(), {rows, width})};
+  TanhArgs args{bench.Input("x", dtype(), {rows, width}, x),
+                bench.Output("y", dtype(), {rows, width})};
   Doubles y;
   for (double value : x) y.push_back(std::tanh(value));
   TanhGradArgs grad{bench.Input("grad_y", dtype(), {rows, width}, grad_y),
@@ -294,7 +308,8 @@ TEST_P(InputTest, TanhAndItsGradientMatchTheDefinitionAndFiniteDifferences) {
     want.push_back(grad_y[i] * (std::tanh(x[i] + kStep) - std::tanh(x[i] - kStep)) / (2 * kStep));
   }
   // 1 - y^2 with a y that is rounded: off by 2 u y^2; times |grad_y| below 5.
-  ExpectNear(bench.Values(grad.grad_x), want, 2 * HalfUlp(dtype()) + 1e-8, 10 * HalfUlp(dtype()) + 1e-9, "grad_x");
+  ExpectNear(bench.Values(grad.grad_x), want, 2 * HalfUlp(dtype()) + 1e-8,
+             10 * HalfUlp(dtype()) + 1e-9, "grad_x");
 }
 
 }  // namespace

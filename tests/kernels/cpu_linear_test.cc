@@ -27,10 +27,10 @@ struct Problem {
   }
 };
 
-// Narrow and wide, one part and three, odd sizes, one row; the last two take the oneDNN way where it is taken.
-const Problem kProblems[] = {{1, 16, {16}},        {49, 64, {64, 64, 64}}, {130, 25, {10}},
-                             {67, 48, {7, 9, 33}}, {200, 256, {64}},       {33, 64, {256}},
-                             {100, 384, {400}},    {70, 512, {384, 16}}};
+// Narrow and wide, one part and three, odd sizes, one row; tall ones take the oneDNN way.
+const Problem kProblems[] = {{1, 16, {16}},        {49, 64, {64, 64, 64}},   {130, 25, {10}},
+                             {67, 48, {7, 9, 33}}, {200, 256, {64}},         {33, 64, {256}},
+                             {1300, 40, {400}},    {1100, 64, {64, 64, 64}}, {70, 512, {384, 16}}};
 
 std::string Text(const Problem& p) {
   return absl::StrCat(p.rows, " rows, ", p.in, " in, ", absl::StrJoin(p.outs, "+"), " out");
@@ -102,7 +102,8 @@ TEST_P(LinearTest, GivesTheProductPlusBias) {
       args.bias = Bias(bench, p, b);
       args.y = bench.Output("y", y_type, {p.rows, p.out()});
       ASSERT_THAT(bench.Run(args), IsOk());
-      auto want = reference::Matmul(x, {p.in, 1}, Seen(w, dtype()), {p.out(), 1}, p.rows, p.in, p.out());
+      auto want =
+          reference::Matmul(x, {p.in, 1}, Seen(w, dtype()), {p.out(), 1}, p.rows, p.in, p.out());
       for (size_t i = 0; i < want.value.size(); ++i) {
         want.value[i] += b[i % p.out()];
         want.magnitude[i] += std::abs(b[i % p.out()]);
@@ -125,7 +126,8 @@ TEST_P(LinearTest, GeluEpilogueKeepsThePreActivationUnlessItIsAbsent) {
     if (keep) args.pre_activation = bench.Output("pre", dtype(), {p.rows, p.out()});
     args.y = bench.Output("y", dtype(), {p.rows, p.out()});
     ASSERT_THAT(bench.Run(args), IsOk());
-    const auto pre = reference::Matmul(x, {p.in, 1}, Seen(w, dtype()), {p.out(), 1}, p.rows, p.in, p.out());
+    const auto pre =
+        reference::Matmul(x, {p.in, 1}, Seen(w, dtype()), {p.out(), 1}, p.rows, p.in, p.out());
     Doubles y, bound = Bound(pre, p.in, HalfUlp(dtype()));
     if (keep) ExpectWithin(bench.Values(args.pre_activation), pre.value, bound, "pre_activation");
     for (size_t i = 0; i < pre.value.size(); ++i) {
@@ -150,7 +152,8 @@ TEST_P(LinearTest, ResidualEpilogueAddsInF32EvenInPlace) {
     args.residual = bench.Input("residual", DType::kF32, {p.rows, p.out()}, residual);
     args.y = in_place ? args.residual : bench.Output("y", DType::kF32, {p.rows, p.out()});
     ASSERT_THAT(bench.Run(args), IsOk());
-    auto want = reference::Matmul(x, {p.in, 1}, Seen(w, dtype()), {p.out(), 1}, p.rows, p.in, p.out());
+    auto want =
+        reference::Matmul(x, {p.in, 1}, Seen(w, dtype()), {p.out(), 1}, p.rows, p.in, p.out());
     for (size_t i = 0; i < residual.size(); ++i) {
       want.value[i] += residual[i];
       want.magnitude[i] += std::abs(residual[i]);
@@ -185,7 +188,8 @@ TEST_P(LinearTest, GradInputIsTheProductWithTheTransposedWeight) {
     args.weight = Weight(bench, p, w);
     args.grad_x = bench.Output("grad_x", dtype(), {p.rows, p.in});
     ASSERT_THAT(bench.Run(args), IsOk());
-    const auto want = reference::Matmul(g, {p.out(), 1}, Seen(w, dtype()), {1, p.out()}, p.rows, p.out(), p.in);
+    const auto want =
+        reference::Matmul(g, {p.out(), 1}, Seen(w, dtype()), {1, p.out()}, p.rows, p.out(), p.in);
     ExpectWithin(bench.Values(args.grad_x), want.value, Bound(want, p.out(), HalfUlp(dtype())));
   }
 }
@@ -221,8 +225,11 @@ TEST_P(LinearTest, GradInputWithPreActivationIsTheGradientOfGeluThenLinear) {
 }
 
 TEST_P(LinearTest, GradWeightIsXTransposedTimesGradYAndBiasTheColumnSums) {
-  for (const Problem& p : {Problem{1, 16, {16}}, {300, 64, {64, 64, 64}}, {777, 25, {10}},
-                           {513, 300, {7, 90, 33}}, {600, 16, {600}}}) {
+  for (const Problem& p : {Problem{1, 16, {16}},
+                           {300, 64, {64, 64, 64}},
+                           {777, 25, {10}},
+                           {513, 300, {7, 90, 33}},
+                           {600, 16, {600}}}) {
     for (const bool accumulate : {false, true}) {
       SCOPED_TRACE(Text(p));
       const Doubles x = Rounded(NormalValues(p.rows * p.in, 1, 1), dtype());
@@ -242,7 +249,8 @@ TEST_P(LinearTest, GradWeightIsXTransposedTimesGradYAndBiasTheColumnSums) {
       args.accumulate = accumulate;
       ASSERT_THAT(bench.Run(args), IsOk());
       auto weight = reference::Matmul(x, {1, p.in}, g, {p.out(), 1}, p.in, p.rows, p.out());
-      auto bias = reference::Matmul(Doubles(p.rows, 1.0), {p.rows, 1}, g, {p.out(), 1}, 1, p.rows, p.out());
+      auto bias =
+          reference::Matmul(Doubles(p.rows, 1.0), {p.rows, 1}, g, {p.out(), 1}, 1, p.rows, p.out());
       for (size_t i = 0; accumulate && i < weight.value.size(); ++i) weight.value[i] += before[i];
       for (size_t i = 0; accumulate && i < bias.value.size(); ++i) bias.value[i] += 2;
       const auto want = Split(weight.value, p.in, p.outs);
@@ -291,8 +299,10 @@ TEST_P(LinearTest, BitsDoNotDependOnThreads) {
       weight.x = forward.x;
       weight.grad_y = backward.grad_y;
       for (int64_t width : p.outs) {
-        weight.grad_weight.push_back(bench.Output("grad_weight", DType::kF32, {p.in, width}, Arena::kGradients));
-        weight.grad_bias.push_back(bench.Output("grad_bias", DType::kF32, {width}, Arena::kGradients));
+        weight.grad_weight.push_back(
+            bench.Output("grad_weight", DType::kF32, {p.in, width}, Arena::kGradients));
+        weight.grad_bias.push_back(
+            bench.Output("grad_bias", DType::kF32, {width}, Arena::kGradients));
       }
       program.Add(forward);
       program.Add(backward);
@@ -355,7 +365,8 @@ TEST(PackedMatmulTest, OneDnnAndTilesAgree) {
         results.emplace_back(y.begin(), y.end());
       }
       // Sums of 448 products of about 1: magnitude below 448, errors below 448 * 448 * 2^-24.
-      ExpectNear(results[0], results[1], 0, 448.0 * 448 * 0x1p-24, absl::StrCat(element, transposed));
+      ExpectNear(results[0], results[1], 0, 448.0 * 448 * 0x1p-24,
+                 absl::StrCat(element, transposed));
     }
   }
 }

@@ -32,28 +32,39 @@ void Put(std::byte* p, double value) {
 
 double Decode(const std::byte* p, DType dtype) {
   switch (dtype) {
-    case DType::kU8: return Get<uint8_t>(p);
-    case DType::kBf16: return FromBf16(Get<uint16_t>(p));
-    case DType::kF32: return Get<float>(p);
-    case DType::kF64: return Get<double>(p);
-    case DType::kI32: return Get<int32_t>(p);
-    case DType::kI64: return static_cast<double>(Get<int64_t>(p));
+    case DType::kU8:
+      return Get<uint8_t>(p);
+    case DType::kBf16:
+      return FromBf16(Get<uint16_t>(p));
+    case DType::kF32:
+      return Get<float>(p);
+    case DType::kF64:
+      return Get<double>(p);
+    case DType::kI32:
+      return Get<int32_t>(p);
+    case DType::kI64:
+      return static_cast<double>(Get<int64_t>(p));
   }
   return 0;
 }
 
 void Encode(std::byte* p, DType dtype, double value) {
   switch (dtype) {
-    case DType::kU8: return Put<uint8_t>(p, value);
+    case DType::kU8:
+      return Put<uint8_t>(p, value);
     case DType::kBf16: {
       const uint16_t bits = ToBf16(static_cast<float>(value));
       std::memcpy(p, &bits, sizeof(bits));
       return;
     }
-    case DType::kF32: return Put<float>(p, value);
-    case DType::kF64: return Put<double>(p, value);
-    case DType::kI32: return Put<int32_t>(p, value);
-    case DType::kI64: return Put<int64_t>(p, value);
+    case DType::kF32:
+      return Put<float>(p, value);
+    case DType::kF64:
+      return Put<double>(p, value);
+    case DType::kI32:
+      return Put<int32_t>(p, value);
+    case DType::kI64:
+      return Put<int64_t>(p, value);
   }
 }
 
@@ -137,7 +148,8 @@ absl::Status OpBench::RunProgram(Program program, StepScalars scalars, MarkerSin
     after_[i].assign(after.begin(), after.begin() + bytes[i]);
     const int64_t changed = ChangedBytes(memory_[i], after, owned_[i]);
     if (changed > 0) {
-      return absl::InternalError(absl::StrCat(changed, " bytes outside the tensors changed in arena ",
+      return absl::InternalError(absl::StrCat(changed,
+                                              " bytes outside the tensors changed in arena ",
                                               ArenaName(static_cast<Arena>(i))));
     }
   }
@@ -183,13 +195,12 @@ void ExpectWithin(const Doubles& actual, const Doubles& expected, const Doubles&
     if (excess >= worst_excess) worst_excess = excess, worst = i;
   }
   if (wrong == 0) return;
-  ADD_FAILURE() << what << ": " << wrong << " of " << actual.size() << " elements are off; worst at "
-                << worst << ": is " << actual[worst] << ", want " << expected[worst] << " within "
-                << bound[worst];
+  ADD_FAILURE() << what << ": " << wrong << " of " << actual.size()
+                << " elements are off; worst at " << worst << ": is " << actual[worst] << ", want "
+                << expected[worst] << " within " << bound[worst];
 }
 
-void ExpectSameBitsForAnyThreads(
-    const std::function<std::vector<std::byte>(int threads)>& run) {
+void ExpectSameBitsForAnyThreads(const std::function<std::vector<std::byte>(int threads)>& run) {
   const std::vector<std::byte> one = run(1);
   EXPECT_FALSE(one.empty());
   for (int threads : {2, 3}) EXPECT_TRUE(run(threads) == one) << "with " << threads << " threads";

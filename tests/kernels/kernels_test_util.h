@@ -1,4 +1,5 @@
-// What every kernel test needs: tensors with sentinels around them, ops run alone, comparisons that NaN fails.
+// What every kernel test needs: tensors with sentinels around them, ops run alone, comparisons that
+// NaN fails.
 //
 //   OpBench bench({Isa::kAvx512, DType::kBf16}, /*threads=*/2);
 //   TensorView x = bench.Input("x", DType::kF32, {rows, width}, values);
@@ -11,6 +12,8 @@
 #ifndef TESTS_KERNELS_KERNELS_TEST_UTIL_H_
 #define TESTS_KERNELS_KERNELS_TEST_UTIL_H_
 
+#include <gtest/gtest.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -19,8 +22,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -34,13 +35,14 @@ struct Variant {
   cpu::Isa isa = cpu::Isa::kAvx2;
   DType dtype = DType::kF32;
 };
-std::vector<Variant> AllVariants();           // bf16 and f32 on every instruction set of this machine
-std::vector<cpu::Isa> AllInstructionSets();   // those of this machine
+std::vector<Variant> AllVariants();  // bf16 and f32 on every instruction set of this machine
+std::vector<cpu::Isa> AllInstructionSets();                            // those of this machine
 std::string VariantName(const testing::TestParamInfo<Variant>& info);  // "avx512_bf16"
 
 using Doubles = std::vector<double>;
 
-// Tensors of one test. Values are given and returned as double and rounded to the tensor's dtype in between.
+// Tensors of one test. Values are given and returned as double and rounded to the tensor's dtype in
+// between.
 class OpBench {
  public:
   explicit OpBench(Variant variant, int threads = 1);
@@ -51,7 +53,8 @@ class OpBench {
   TensorView Output(absl::string_view name, DType dtype, Shape shape,
                     Arena arena = Arena::kActivations);
 
-  // Runs one op, or a program, with everything written afresh: a second call starts from the same memory.
+  // Runs one op, or a program, with everything written afresh: a second call starts from the same
+  // memory.
   template <typename Args>
   absl::Status Run(Args args, StepScalars scalars = {}) {
     Program program;
@@ -71,12 +74,14 @@ class OpBench {
 
   Variant variant_;
   int threads_;
-  std::array<std::vector<std::byte>, kArenaCount> memory_;   // what the test asked for, sentinels between
-  std::array<std::vector<bool>, kArenaCount> owned_;         // bytes that belong to a tensor
-  std::array<std::vector<std::byte>, kArenaCount> after_;    // what the last run left
+  std::array<std::vector<std::byte>, kArenaCount>
+      memory_;                                        // what the test asked for, sentinels between
+  std::array<std::vector<bool>, kArenaCount> owned_;  // bytes that belong to a tensor
+  std::array<std::vector<std::byte>, kArenaCount> after_;  // what the last run left
 };
 
-// Every |actual - expected| <= absolute + relative * |expected|; NaN on either side fails. Names the worst element.
+// Every |actual - expected| <= absolute + relative * |expected|; NaN on either side fails. Names
+// the worst element.
 void ExpectNear(const Doubles& actual, const Doubles& expected, double relative, double absolute,
                 absl::string_view what = "");
 
@@ -87,7 +92,8 @@ void ExpectWithin(const Doubles& actual, const Doubles& expected, const Doubles&
 // `run(threads)` gives bytes; they must be equal for 1, 2 and 3 threads.
 void ExpectSameBitsForAnyThreads(const std::function<std::vector<std::byte>(int threads)>& run);
 
-// Values from a fixed sequence: uniform in [low, high), or normal with mean 0. `seed` separates tensors.
+// Values from a fixed sequence: uniform in [low, high), or normal with mean 0. `seed` separates
+// tensors.
 Doubles UniformValues(int64_t count, double low, double high, uint64_t seed);
 Doubles NormalValues(int64_t count, double deviation, uint64_t seed);
 // As the dtype would hold them; references start from what the op really sees.

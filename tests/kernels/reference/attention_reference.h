@@ -44,8 +44,8 @@ HeadResult<T> Attention(const Head<T>& h) {
   return r;
 }
 
-// Gradients, and a bound of what a kernel may be off by when it rounds p, dS, out and results with half an ulp of `u`
-// and sums in f32.
+// Gradients, and a bound of what a kernel may be off by when it rounds p, dS, out and results with
+// half an ulp of `u` and sums in f32.
 template <typename T>
 struct HeadGrad {
   std::vector<T> q, k, v;
@@ -69,10 +69,12 @@ HeadGrad<T> AttentionGrad(const Head<T>& h, const std::vector<T>& grad_out, T u)
     }
     for (int64_t j = 0; j < h.tokens; ++j) {
       T magnitude = 0;
-      for (int64_t c = 0; c < h.dim; ++c) magnitude += std::abs(h.q[i * h.dim + c] * h.k[j * h.dim + c]);
+      for (int64_t c = 0; c < h.dim; ++c)
+        magnitude += std::abs(h.q[i * h.dim + c] * h.k[j * h.dim + c]);
       score_magnitude = std::max(score_magnitude, magnitude * scale);
     }
-    const T p_error = sum_error * (1 + score_magnitude);  // relative, of p: exp of a score that is off
+    const T p_error =
+        sum_error * (1 + score_magnitude);  // relative, of p: exp of a score that is off
     for (int64_t j = 0; j < h.tokens; ++j) {
       const T p = f.p[i * h.tokens + j];
       T dp = 0, dp_magnitude = 0;
@@ -81,8 +83,9 @@ HeadGrad<T> AttentionGrad(const Head<T>& h, const std::vector<T>& grad_out, T u)
         dp_magnitude += std::abs(go[c] * h.v[j * h.dim + c]);
       }
       const T ds = p * (dp - delta) * scale;
-      const T ds_error = (u + p_error) * std::abs(ds) +
-                         p * scale * (u * delta_magnitude + sum_error * (delta_magnitude + dp_magnitude));
+      const T ds_error =
+          (u + p_error) * std::abs(ds) +
+          p * scale * (u * delta_magnitude + sum_error * (delta_magnitude + dp_magnitude));
       for (int64_t c = 0; c < h.dim; ++c) {
         const int64_t qi = i * h.dim + c, kj = j * h.dim + c;
         g.q[qi] += ds * h.k[kj];

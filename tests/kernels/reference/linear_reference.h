@@ -9,7 +9,8 @@
 
 namespace vitscale::reference {
 
-// c [rows, columns] = a [rows, k] b [k, columns], each by (row stride, column stride); `magnitude` sums |a b|.
+// c [rows, columns] = a [rows, k] b [k, columns], each by (row stride, column stride); `magnitude`
+// sums |a b|.
 template <typename T>
 struct Product {
   std::vector<T> value, magnitude;
