@@ -187,7 +187,7 @@ void TrainerControl::Direct(const DesiredState& desired, absl::Duration heartbea
   const DesiredState order = ForTrainer(desired);
   if (order == trainer_->told && now < trainer_->next_order) return;
   trainer_->told = order;
-  trainer_->rank = order.rank;
+  if (order.stage != Stage::kExit) trainer_->rank = order.rank;  // an exit order has no members
   trainer_->generation = order.generation;
   if (order.stage == Stage::kForm) trainer_->formed_generation = order.generation;
   trainer_->next_order = now + heartbeat;
