@@ -127,7 +127,8 @@ std::string ZshCompletion(const CLI::App& app) {
       "  _describe -t commands vitscale items\n"
       "  _files\n"
       "}\n"
-      "compdef _vitscale vitscale\n");
+      "if [ \"$funcstack[1]\" = _vitscale ]; then _vitscale \"$@\"; else compdef _vitscale "
+      "vitscale; fi\n");  // autoloaded from fpath, or sourced
 }
 
 std::string FishCompletion(const CLI::App& app) {
