@@ -391,6 +391,18 @@ TEST(TrainerTest, OutputBecomesLogLinesAndEndsWithALineThatSaysWhy) {
   EXPECT_EQ(agent.Spooled<link::Event>()[0].kind, "trainer_exited");
 }
 
+TEST(TrainerTest, TheLastLineNamesTheRankThatTheTrainerHadThoughItsExitOrderHasNone) {
+  AgentHarness agent;
+  agent.Connect();
+  link::DesiredState want = Want(Stage::kPrepare, 1);
+  want.rank = 1;
+  agent.RunTrainer(want);
+  agent.Say(Want(Stage::kExit, 1));
+  agent.Die(0);
+  EXPECT_EQ(agent.Spooled<link::LogLine>()[0].text,
+            "trainer of attempt 1, rank 1: done (exit code 0)");
+}
+
 TEST(TrainerTest, TheTrainersOwnErrorIsKeptAfterItsDeath) {
   AgentHarness agent;
   agent.Connect();
