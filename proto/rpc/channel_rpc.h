@@ -1,6 +1,8 @@
-// Credentials and channels of every gRPC connection of vitscale: the one place where TLS will be switched on.
+// Credentials and channels of every gRPC connection of vitscale: the one place where TLS will be
+// switched on.
 //
-// Until then both sides are plain, which is why a daemon binds to loopback or a Unix socket unless it is told
+// Until then both sides are plain, which is why a daemon binds to loopback or a Unix socket unless
+// it is told
 // --insecure.
 
 #ifndef PROTO_RPC_CHANNEL_RPC_H_
@@ -19,12 +21,13 @@ namespace vitscale {
 std::shared_ptr<grpc::ChannelCredentials> MakeChannelCredentials();
 std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials();
 
-// Connects lazily. No proxy from the environment (it would catch loopback and cluster links too); a ping every 20 s
-// also without calls, so that a dead peer is noticed; the default limit of 4 MiB a message. Reconnects after at most
-// `reconnect_max_ms`.
+// Connects lazily. No proxy from the environment (it would catch loopback and cluster links too); a
+// ping every 20 s also without calls, so that a dead peer is noticed; the default limit of 4 MiB a
+// message. Reconnects after at most `reconnect_max_ms`.
 std::shared_ptr<grpc::Channel> MakeChannel(const Address& address, int reconnect_max_ms = 1000);
 
-// What a server must allow so that MakeChannel's pings are no "too_many_pings": one per 10 s, also without calls.
+// What a server must allow so that MakeChannel's pings are no "too_many_pings": one per 10 s, also
+// without calls.
 void AllowKeepalive(grpc::ServerBuilder& builder);
 
 }  // namespace vitscale

@@ -46,7 +46,9 @@ Agent::Agent(AgentConfig config, Clock& clock, Random& jitter, Spool& spool, Age
 
 CoordinatorSink Agent::Sink() {
   return {[this](Event event) {
-            queue_.Post([this, event = std::move(event)]() mutable { events_.push_back(std::move(event)); });
+            queue_.Post([this, event = std::move(event)]() mutable {
+              events_.push_back(std::move(event));
+            });
           },
           [this] { queue_.Post([this] { SendIfPossible(); }); }};
 }
@@ -97,8 +99,8 @@ void Agent::Wait(int stop_fd) {
     ended = {trainer_->process.pidfd(), POLLIN, 0};
   }
   const absl::Duration wait = UntilNext();
-  const int millis = static_cast<int>(
-      std::min<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(wait, absl::Milliseconds(1))), 60'000));
+  const int millis = static_cast<int>(std::min<int64_t>(
+      absl::ToInt64Milliseconds(absl::Ceil(wait, absl::Milliseconds(1))), 60'000));
   if (poll(entries, std::size(entries), millis) < 0 && errno != EINTR) {
     VITSCALE_CHECK(false) << ErrnoStatus(errno, "poll").message();
   }
@@ -176,7 +178,8 @@ void Agent::Execute(const SpoolRecords& action) {
   }
   const absl::Status status = spool_.Append(std::move(records));
   if (!status.ok() && !disk_failed_) {
-    VITSCALE_LOG(WARNING) << "spool: " << status.message() << "; records stay in memory until it works";
+    VITSCALE_LOG(WARNING) << "spool: " << status.message()
+                          << "; records stay in memory until it works";
   }
   disk_failed_ = !status.ok();
   TellSpool();
@@ -190,9 +193,8 @@ void Agent::TellSpool() {
 
 void Agent::Execute(const StartTrainer& action) {
   trainer_.reset();
-  auto process = TrainerProcess::Start(config_.trainer_program,
-                                       {absl::StrCat("--link-fd=", link::kTrainerLinkFd)},
-                                       config_.lock_fd);
+  auto process = TrainerProcess::Start(
+      config_.trainer_program, {absl::StrCat("--link-fd=", link::kTrainerLinkFd)}, config_.lock_fd);
   if (!process.ok()) {
     events_.push_back(TrainerStartFailed{action.trainer, std::string(process.status().message())});
     return;
@@ -216,8 +218,8 @@ void Agent::Execute(const SendOrder& action) {
 void Agent::WriteOrders() {
   std::string& orders = trainer_->orders;
   while (!orders.empty()) {
-    const ssize_t written = send(trainer_->process.link(), orders.data(), orders.size(),
-                                 MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t written =
+        send(trainer_->process.link(), orders.data(), orders.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (written < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN && errno != EWOULDBLOCK) orders.clear();  // the reader will see the end
@@ -284,7 +286,8 @@ void Agent::PostLines(const std::vector<std::string>& lines) {
   for (const std::string& line : lines) events_.push_back(TrainerOutput{trainer_->number, line});
 }
 
-// The last lines are the most interesting ones: all that is in the pipes is read before the end is told.
+// The last lines are the most interesting ones: all that is in the pipes is read before the end is
+// told.
 void Agent::ReadAllOutput() {
   if (output_open_) ReadOutput(trainer_->process.output(), trainer_->output, output_open_);
   if (error_open_) ReadOutput(trainer_->process.error(), trainer_->error, error_open_);
@@ -340,10 +343,10 @@ void Agent::ShowState() {
   gauges.stage = observed.stage;
   metrics_.SetWorker(gauges);
   if (observed.job_id.empty()) metrics_.Clear();
-  std::string status = absl::StrCat(
-      session.heard() ? "connected" : "no coordinator", ", ",
-      observed.job_id.empty() ? "idle" : absl::StrCat("job ", observed.job_id), " ",
-      link::StageName(observed.stage), observed.draining ? ", leaving" : "");
+  std::string status =
+      absl::StrCat(session.heard() ? "connected" : "no coordinator", ", ",
+                   observed.job_id.empty() ? "idle" : absl::StrCat("job ", observed.job_id), " ",
+                   link::StageName(observed.stage), observed.draining ? ", leaving" : "");
   if (status == shown_status_) return;
   shown_status_ = status;
   config_.status(status);

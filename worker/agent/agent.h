@@ -1,7 +1,8 @@
 // The agent's shell: one loop that feeds AgentCore with what happens and carries out what it says.
 //
-// The loop runs in the thread that calls Run and starts the trainers itself: it lives as long as the agent, which
-// the trainers' parent-death signal needs. gRPC's threads only post to the EventQueue.
+// The loop runs in the thread that calls Run and starts the trainers itself: it lives as long as
+// the agent, which the trainers' parent-death signal needs. gRPC's threads only post to the
+// EventQueue.
 
 #ifndef WORKER_AGENT_AGENT_H_
 #define WORKER_AGENT_AGENT_H_
@@ -33,7 +34,8 @@ struct AgentConfig {
   int lock_fd = -1;             // the device lock, inherited by trainers
   // One line for people when the state changes (systemd's STATUS).
   std::function<void(const std::string&)> status = [](const std::string&) {};
-  absl::Duration watchdog_interval = absl::InfiniteDuration();  // `watchdog` is called at least so often
+  absl::Duration watchdog_interval =
+      absl::InfiniteDuration();  // `watchdog` is called at least so often
   std::function<void()> watchdog = [] {};
 };
 
@@ -46,8 +48,8 @@ class Agent {
   // Where the coordinator link reports to; any thread.
   CoordinatorSink Sink();
 
-  // Until the core says exit; returns the exit code. `stop_fd` is a signalfd: each signal read from it
-  // is a ShutdownRequested.
+  // Until the core says exit; returns the exit code. `stop_fd` is a signalfd: each signal read from
+  // it is a ShutdownRequested.
   int Run(CoordinatorLink& coordinator, int stop_fd);
 
  private:

@@ -51,12 +51,13 @@ void AgentMetrics::Update(const link::TrainerMetrics& metrics) {
 
 void AgentMetrics::AddStep(const link::StepRecord& record) {
   absl::MutexLock lock(&mutex_);
-  const auto add = [this](const std::string& phase, double seconds)
-                       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  const auto add = [this](const std::string& phase,
+                          double seconds) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     StepTimes& times = step_times_[phase];
     times.buckets.resize(std::size(kSecondsBounds) + 1);
-    ++times.buckets[std::lower_bound(std::begin(kSecondsBounds), std::end(kSecondsBounds), seconds) -
-                    std::begin(kSecondsBounds)];
+    ++times
+          .buckets[std::lower_bound(std::begin(kSecondsBounds), std::end(kSecondsBounds), seconds) -
+                   std::begin(kSecondsBounds)];
     ++times.count;
     times.sum += seconds;
   };
@@ -100,8 +101,8 @@ void AgentMetrics::CollectTraining(Families& families) const {
   Gauge("vitscale_train_resident_memory_bytes", "Resident memory of the trainer, bytes")
       .Add(static_cast<double>(m.resident_bytes), labels)
       .To(families);
-  FamilyBuilder goodput = Counter("vitscale_train_goodput_seconds_total",
-                                  "Seconds by what the trainer was doing");
+  FamilyBuilder goodput =
+      Counter("vitscale_train_goodput_seconds_total", "Seconds by what the trainer was doing");
   for (const auto& [state, seconds] :
        {std::pair<const char*, double>{"productive", m.goodput.productive},
         {"recomputed", m.goodput.recomputed},
@@ -147,19 +148,21 @@ void AgentMetrics::CollectTraining(Families& families) const {
 void AgentMetrics::CollectStep(const link::StepRecord& step, Families& families) const {
   const auto gauge = [&](const char* name, const char* help, double value)
                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    Gauge(name, help).Add(value, job_labels_).To(families);
-  };
+                           Gauge(name, help).Add(value, job_labels_).To(families);
+                         };
   gauge("vitscale_train_step", "Optimizer updates done", static_cast<double>(step.step));
   gauge("vitscale_train_loss", "Mean loss of the newest global batch", step.loss);
   gauge("vitscale_train_grad_norm", "Norm of the reduced mean gradient before the clip",
         step.gradient_norm);
   gauge("vitscale_train_learning_rate", "Base learning rate times schedule", step.learning_rate);
-  gauge("vitscale_train_param_norm", "Norm of all parameters after the update", step.parameter_norm);
+  gauge("vitscale_train_param_norm", "Norm of all parameters after the update",
+        step.parameter_norm);
   gauge("vitscale_train_update_norm", "Norm of the update", step.update_norm);
   gauge("vitscale_train_accuracy_ratio", "Share of the newest global batch guessed right",
         step.train_accuracy);
-  FamilyBuilder skew = Gauge("vitscale_allreduce_arrival_skew_seconds",
-                             "Arrival of each rank at the first bucket after the first rank, seconds");
+  FamilyBuilder skew =
+      Gauge("vitscale_allreduce_arrival_skew_seconds",
+            "Arrival of each rank at the first bucket after the first rank, seconds");
   for (size_t rank = 0; rank < step.arrival_skew_seconds.size(); ++rank) {
     skew.Add(step.arrival_skew_seconds[rank],
              With({{"job_name", job_labels_.at("job_name")}}, "rank", absl::StrCat(rank)));

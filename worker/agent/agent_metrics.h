@@ -1,8 +1,9 @@
-// What the agent's /metrics shows: its trainer (vitscale_train_*, vitscale_data_*, vitscale_checkpoint_*), itself
-// (vitscale_worker_*) and its process (process_*).
+// What the agent's /metrics shows: its trainer (vitscale_train_*, vitscale_data_*,
+// vitscale_checkpoint_*), itself (vitscale_worker_*) and its process (process_*).
 //
-// Series of a job are labelled with job_name and rank and go with the job; nothing grows with the number of jobs.
-// Totals of a trainer start again at zero with the next one, as counters do after any restart.
+// Series of a job are labelled with job_name and rank and go with the job; nothing grows with the
+// number of jobs. Totals of a trainer start again at zero with the next one, as counters do after
+// any restart.
 
 #ifndef WORKER_AGENT_AGENT_METRICS_H_
 #define WORKER_AGENT_AGENT_METRICS_H_
@@ -24,7 +25,7 @@ namespace vitscale::agent {
 
 // Own values of the agent.
 struct WorkerGauges {
-  bool connected = false;       // the coordinator has answered in this session
+  bool connected = false;  // the coordinator has answered in this session
   int64_t term = 0;
   double ownership_seconds = 0;  // until the orphan window ends; 0: no coordinator was heard yet
   int64_t spool_records = 0;
@@ -69,8 +70,9 @@ class AgentMetrics : public prometheus::Collectable {
   mutable absl::Mutex mutex_;
   std::map<std::string, std::string> job_labels_ ABSL_GUARDED_BY(mutex_);
   std::optional<link::TrainerMetrics> trainer_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, StepTimes> step_times_ ABSL_GUARDED_BY(mutex_);  // by phase; "all" is the whole step
-  std::map<int, int64_t> exits_ ABSL_GUARDED_BY(mutex_);                 // by exit code
+  std::map<std::string, StepTimes> step_times_
+      ABSL_GUARDED_BY(mutex_);                            // by phase; "all" is the whole step
+  std::map<int, int64_t> exits_ ABSL_GUARDED_BY(mutex_);  // by exit code
   int64_t starts_ ABSL_GUARDED_BY(mutex_) = 0;
   WorkerGauges worker_ ABSL_GUARDED_BY(mutex_);
 };

@@ -1,5 +1,5 @@
-// The agent's connection to the coordinator, as its loop sees it. Implemented with gRPC in session_rpc.h, by
-// fakes in tests.
+// The agent's connection to the coordinator, as its loop sees it. Implemented with gRPC in
+// session_rpc.h, by fakes in tests.
 
 #ifndef WORKER_AGENT_COORDINATOR_LINK_H_
 #define WORKER_AGENT_COORDINATOR_LINK_H_
@@ -16,8 +16,8 @@ namespace vitscale::agent {
 
 // What comes back, from any thread.
 struct CoordinatorSink {
-  std::function<void(Event)> event;    // Registered, SessionFailed, CoordinatorSays
-  std::function<void()> can_send;      // a write has ended: CanSend is true again
+  std::function<void(Event)> event;  // Registered, SessionFailed, CoordinatorSays
+  std::function<void()> can_send;    // a write has ended: CanSend is true again
 };
 
 class CoordinatorLink {

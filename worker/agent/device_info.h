@@ -11,9 +11,9 @@
 
 namespace vitscale::agent {
 
-// `device` is "cpu<i>"; INVALID_ARGUMENT for another form, FAILED_PRECONDITION for a CPU without AVX2, UNIMPLEMENTED for
-// "cuda<i>" (no CUDA backend is built). Library versions are the trainer's to tell (its numerics record): the
-// agent links none of them.
+// `device` is "cpu<i>"; INVALID_ARGUMENT for another form, FAILED_PRECONDITION for a CPU without
+// AVX2, UNIMPLEMENTED for "cuda<i>" (no CUDA backend is built). Library versions are the trainer's
+// to tell (its numerics record): the agent links none of them.
 absl::StatusOr<v1::DeviceInfo> DescribeDevice(absl::string_view device, int threads);
 
 // "avx512_bf16", "avx512" or "avx2"; empty: less.

@@ -59,7 +59,8 @@ absl::StatusOr<UniqueFd> TakeDeviceLock(const std::string& directory, const std:
                                                  " (lock '", path, "'), waited ",
                                                  absl::FormatDuration(wait)));
     }
-    if (!told) VITSCALE_LOG(INFO) << "device " << device << " is held by " << OwnerOf(path) << "; waiting";
+    if (!told)
+      VITSCALE_LOG(INFO) << "device " << device << " is held by " << OwnerOf(path) << "; waiting";
     if (StoppedWhileWaiting(stop_fd)) return absl::CancelledError("asked to stop");
   }
   VITSCALE_RETURN_IF_ERROR(WriteOwner(fd.get(), path));

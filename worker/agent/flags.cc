@@ -100,7 +100,8 @@ absl::StatusOr<std::string> FindTrainer(const std::string& given) {
   const auto resolved = PosixFileSystem().RealPath(path);
   if (!resolved.ok()) return Annotate(resolved.status(), "trainer program");
   if (access(resolved->c_str(), X_OK) != 0) {
-    return absl::PermissionDeniedError(absl::StrCat("trainer program '", path, "': not executable"));
+    return absl::PermissionDeniedError(
+        absl::StrCat("trainer program '", path, "': not executable"));
   }
   return *resolved;
 }
@@ -118,14 +119,18 @@ void Declare(CLI::App& app, Flags& flags, Text& text) {
   app.add_option("--lock-dir", flags.lock_dir, "Where <device>.lock lies");
   app.add_option("--data-root", text.data_roots, "Jobs may read below it; repeatable");
   app.add_option("--checkpoint-root", text.checkpoint_roots, "Jobs may write below it; repeatable");
-  app.add_option("--metrics", text.metrics, "Address of /metrics; port 0: any")->capture_default_str();
+  app.add_option("--metrics", text.metrics, "Address of /metrics; port 0: any")
+      ->capture_default_str();
   app.add_option("--data-address", flags.data_address, "Interface of the data plane")
       ->capture_default_str();
   app.add_option("--join-secret-file", text.join_secret_file, "Secret of the cluster");
-  app.add_option("--trainer", flags.trainer, "Trainer program; default: vitscale-trainer beside this one");
-  app.add_option("--instruction-set", flags.instruction_set, "Highest to use: avx2, avx512, avx512_bf16")
+  app.add_option("--trainer", flags.trainer,
+                 "Trainer program; default: vitscale-trainer beside this one");
+  app.add_option("--instruction-set", flags.instruction_set,
+                 "Highest to use: avx2, avx512, avx512_bf16")
       ->check(CLI::IsMember({"avx2", "avx512", "avx512_bf16"}));
-  app.add_option("--grace", text.grace, "From exit order to SIGKILL where the coordinator gives none")
+  app.add_option("--grace", text.grace,
+                 "From exit order to SIGKILL where the coordinator gives none")
       ->capture_default_str();
   app.add_option("--drain-grace", text.drain_grace, "From SIGTERM to SIGKILL of the trainer")
       ->capture_default_str();
@@ -133,9 +138,11 @@ void Declare(CLI::App& app, Flags& flags, Text& text) {
       ->capture_default_str();
   app.add_option("--silence", text.silence, "A trainer without a report for so long is killed")
       ->capture_default_str();
-  app.add_option("--lock-wait", text.lock_wait, "How long to wait for the device")->capture_default_str();
+  app.add_option("--lock-wait", text.lock_wait, "How long to wait for the device")
+      ->capture_default_str();
   app.add_option("--faults", flags.faults, "Faults to inject, for tests")->group("");
-  app.add_option("--protocol-version", flags.protocol_version, "Version to claim, for tests")->group("");
+  app.add_option("--protocol-version", flags.protocol_version, "Version to claim, for tests")
+      ->group("");
   app.add_flag("--insecure", flags.insecure, "Allow /metrics on an interface that others reach");
   app.set_version_flag("--version", "vitscale-worker " + VersionText());
 }
@@ -172,7 +179,8 @@ absl::Status Resolve(const Text& text, Flags& flags) {
 }  // namespace
 
 absl::StatusOr<Flags> ParseFlags(int argc, char** argv, FlagsExit& done) {
-  CLI::App app("One worker: an agent that serves a vitscale coordinator with one device", "vitscale-worker");
+  CLI::App app("One worker: an agent that serves a vitscale coordinator with one device",
+               "vitscale-worker");
   Flags flags;
   Text text;
   Declare(app, flags, text);

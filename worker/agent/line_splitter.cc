@@ -30,8 +30,8 @@ std::string RepairText(absl::string_view text) {
   repaired.reserve(text.size());
   while (!text.empty()) {
     const size_t length = SequenceBytes(text);
-    const bool control = length == 1 && (static_cast<uint8_t>(text[0]) < 0x20 || text[0] == 0x7f) &&
-                         text[0] != '\t';
+    const bool control =
+        length == 1 && (static_cast<uint8_t>(text[0]) < 0x20 || text[0] == 0x7f) && text[0] != '\t';
     if (length == 0 || control) {
       repaired.push_back('?');
       text.remove_prefix(1);
@@ -53,7 +53,8 @@ std::vector<std::string> LineSplitter::Add(absl::string_view bytes) {
     const bool cut = end == absl::string_view::npos || end > kLineBytesMax;
     size_t length = cut ? kLineBytesMax : end;
     // Not inside a sequence: step back over its continuation bytes.
-    for (int i = 0; cut && i < 3 && (static_cast<uint8_t>(left[length]) & 0xc0) == 0x80; ++i) --length;
+    for (int i = 0; cut && i < 3 && (static_cast<uint8_t>(left[length]) & 0xc0) == 0x80; ++i)
+      --length;
     absl::string_view line = left.substr(0, length);
     left.remove_prefix(cut ? length : length + 1);
     if (!cut && !line.empty() && line.back() == '\r') line.remove_suffix(1);

@@ -1,4 +1,5 @@
-// Short forms to build prometheus-cpp's plain metric families. Names: prometheus.io/docs/practices/naming.
+// Short forms to build prometheus-cpp's plain metric families. Names:
+// prometheus.io/docs/practices/naming.
 
 #ifndef WORKER_AGENT_METRIC_FAMILIES_H_
 #define WORKER_AGENT_METRIC_FAMILIES_H_

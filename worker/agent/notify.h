@@ -1,4 +1,5 @@
-// systemd's notification protocol (sd_notify(3)), without its library: one datagram to $NOTIFY_SOCKET.
+// systemd's notification protocol (sd_notify(3)), without its library: one datagram to
+// $NOTIFY_SOCKET.
 
 #ifndef WORKER_AGENT_NOTIFY_H_
 #define WORKER_AGENT_NOTIFY_H_

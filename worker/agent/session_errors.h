@@ -1,4 +1,5 @@
-// What a failed call to the coordinator means for the agent. Codes are those of absl::StatusCode, which gRPC shares.
+// What a failed call to the coordinator means for the agent. Codes are those of absl::StatusCode,
+// which gRPC shares.
 
 #ifndef WORKER_AGENT_SESSION_ERRORS_H_
 #define WORKER_AGENT_SESSION_ERRORS_H_
@@ -8,7 +9,8 @@
 
 namespace vitscale::agent {
 
-// Of Register: FAILED_PRECONDITION is another protocol version, or a newer life of this worker; the text tells which.
+// Of Register: FAILED_PRECONDITION is another protocol version, or a newer life of this worker; the
+// text tells which.
 SessionError RegistrationError(const absl::Status& status);
 
 // Of the stream: who is refused there registers again, and hears the reason then.

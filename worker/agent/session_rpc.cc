@@ -30,9 +30,10 @@ std::string Describe(const std::string& coordinator, const absl::Status& status)
                       status.ok() ? "it ended the session" : status.message());
 }
 
-// Calls that are not finished: the owner waits for them before it lets go of the channel. Each call is counted until
-// its context is destroyed: contexts hold the channel too, and the last holder of a channel must not be a
-// thread of gRPC, which would then wait for its own end (gRPC 1.51 aborts there).
+// Calls that are not finished: the owner waits for them before it lets go of the channel. Each call
+// is counted until its context is destroyed: contexts hold the channel too, and the last holder of
+// a channel must not be a thread of gRPC, which would then wait for its own end (gRPC 1.51 aborts
+// there).
 class Outstanding {
  public:
   void Add() {
@@ -45,8 +46,9 @@ class Outstanding {
   }
   bool WaitForNone(absl::Duration timeout) {
     absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithTimeout(
-        absl::Condition(+[](int* count) { return *count == 0; }, &count_), timeout);
+    return mutex_.AwaitWithTimeout(absl::Condition(
+                                       +[](int* count) { return *count == 0; }, &count_),
+                                   timeout);
   }
 
  private:
@@ -54,7 +56,8 @@ class Outstanding {
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// One stream. Lives until OnDone, kept by itself; a hold keeps gRPC from calling OnDone while the loop may write.
+// One stream. Lives until OnDone, kept by itself; a hold keeps gRPC from calling OnDone while the
+// loop may write.
 class Stream : public grpc::ClientBidiReactor<v1::AgentMessage, v1::CoordinatorMessage>,
                public std::enable_shared_from_this<Stream> {
  public:
@@ -184,7 +187,8 @@ class GrpcCoordinator : public CoordinatorLink {
     auto call = std::make_shared<RegisterCall>();
     call->context.set_deadline(std::chrono::system_clock::now() + kRegisterDeadline);
     outstanding_.Add();
-    RegisterCall* const raw = call.get();  // the lambda may be gone, and `call` with it, when this returns
+    RegisterCall* const raw =
+        call.get();  // the lambda may be gone, and `call` with it, when this returns
     stub_->async()->Register(&raw->context, &registration_, &raw->response,
                              [this, call = std::move(call), session](grpc::Status status) mutable {
                                OnRegistered(session, ToAbsl(status), call->response);
@@ -220,7 +224,8 @@ class GrpcCoordinator : public CoordinatorLink {
   void OnRegistered(int64_t session, const absl::Status& status,
                     const v1::RegisterResponse& response) {
     if (!status.ok()) {
-      sink_.event(SessionFailed{session, RegistrationError(status), Describe(coordinator_, status)});
+      sink_.event(
+          SessionFailed{session, RegistrationError(status), Describe(coordinator_, status)});
       return;
     }
     sink_.event(Registered{session, response.credential(), response.term(),

@@ -11,7 +11,8 @@
 
 namespace vitscale::agent {
 
-// `registration` is sent as it is with every Register. The destructor cancels what is open and waits for it.
+// `registration` is sent as it is with every Register. The destructor cancels what is open and
+// waits for it.
 std::unique_ptr<CoordinatorLink> ConnectCoordinator(const Address& address,
                                                     const v1::RegisterRequest& registration,
                                                     CoordinatorSink sink);

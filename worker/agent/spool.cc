@@ -117,9 +117,8 @@ absl::Status Spool::ReadSegment(const std::string& name, std::map<int64_t, Entry
       break;
     }
     const std::string bytes(rest.substr(kFrameHeaderBytes, size));
-    const auto record = Crc32c(bytes) == Get<uint32_t>(rest.substr(4))
-                            ? link::DecodeRecord(bytes)
-                            : absl::DataLossError("crc");
+    const auto record = Crc32c(bytes) == Get<uint32_t>(rest.substr(4)) ? link::DecodeRecord(bytes)
+                                                                       : absl::DataLossError("crc");
     if (record.ok() && record->number > 0) {
       segment.last_number = std::max(segment.last_number, record->number);
       found[record->number] = MakeEntry(*record, bytes);
@@ -182,8 +181,8 @@ absl::Status Spool::StartSegment() {
   return absl::OkStatus();
 }
 
-// On an error the segment is given up: whether its last frame is whole is not known. What is not known to be written
-// goes to the next segment, so a record may be on disk twice, never not at all.
+// On an error the segment is given up: whether its last frame is whole is not known. What is not
+// known to be written goes to the next segment, so a record may be on disk twice, never not at all.
 absl::Status Spool::WriteUnwritten() {
   if (unwritten_ == 0) return absl::OkStatus();
   if (file_ == nullptr || file_bytes_ >= options_.segment_bytes) {
@@ -193,11 +192,13 @@ absl::Status Spool::WriteUnwritten() {
   bool lifecycle = false;
   for (size_t i = entries_.size() - unwritten_; i < entries_.size(); ++i) {
     frames += Frame(entries_[i].bytes);
-    lifecycle |= entries_[i].kind == Entry::Kind::kLifecycle || entries_[i].kind == Entry::Kind::kGap;
+    lifecycle |=
+        entries_[i].kind == Entry::Kind::kLifecycle || entries_[i].kind == Entry::Kind::kGap;
   }
   absl::Status status = file_->Append(frames);
   if (status.ok() && lifecycle) status = file_->Sync();
-  // Also after an error: records may have reached the segment, which must stay until they are acknowledged.
+  // Also after an error: records may have reached the segment, which must stay until they are
+  // acknowledged.
   segments_.back().last_number = entries_.back().number;
   if (!status.ok()) {
     file_ = nullptr;
@@ -317,8 +318,9 @@ void Spool::RecordDropped(const std::vector<Entry>& dropped) {
     Push({.job_id = attempt.first, .attempt = attempt.second, .record = gap});
   }
   for (const auto& [attempt, count] : lines) {
-    link::LogLine line{.text = absl::StrCat(count, " lines of output were dropped here: the agent "
-                                                   "could not hand them in"),
+    link::LogLine line{.text = absl::StrCat(count,
+                                            " lines of output were dropped here: the agent "
+                                            "could not hand them in"),
                        .attempt = attempt.second};
     Push({.job_id = attempt.first, .attempt = attempt.second, .record = std::move(line)});
   }

@@ -50,16 +50,16 @@ absl::Status SetAttributes(posix_spawnattr_t* attributes) {
   sigset_t blocked;
   sigemptyset(&blocked);
   for (int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&blocked, number);
-  VITSCALE_RETURN_IF_ERROR(Check(posix_spawnattr_setsigmask(attributes, &blocked), "set signal mask"));
-  return Check(
-      posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID),
-      "set spawn flags");
+  VITSCALE_RETURN_IF_ERROR(
+      Check(posix_spawnattr_setsigmask(attributes, &blocked), "set signal mask"));
+  return Check(posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID),
+               "set spawn flags");
 }
 
 absl::Status SetFiles(posix_spawn_file_actions_t* actions, int output, int error, int link,
                       int lock) {
-  VITSCALE_RETURN_IF_ERROR(
-      Check(posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0), "open /dev/null"));
+  VITSCALE_RETURN_IF_ERROR(Check(
+      posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0), "open /dev/null"));
   const std::pair<int, int> moves[] = {
       {output, 1}, {error, 2}, {link, link::kTrainerLinkFd}, {lock, link::kTrainerLockFd}};
   for (auto [from, to] : moves) {
@@ -98,9 +98,9 @@ absl::StatusOr<TrainerProcess> TrainerProcess::Start(const std::string& program,
   std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  VITSCALE_RETURN_IF_ERROR(Check(posix_spawn(&process.pid_, program.c_str(), &actions, &attributes,
-                                             argv.data(), environ),
-                                 absl::StrCat("start '", program, "'")));
+  VITSCALE_RETURN_IF_ERROR(Check(
+      posix_spawn(&process.pid_, program.c_str(), &actions, &attributes, argv.data(), environ),
+      absl::StrCat("start '", program, "'")));
   // It is our child and nobody else reaps it, so the number still means this process.
   process.pidfd_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, process.pid_, 0)));
   if (!process.pidfd_.valid()) {
@@ -129,8 +129,6 @@ std::optional<int> TrainerProcess::Reap() {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-bool TrainerProcess::GroupEmpty() const {
-  return reaped_ && kill(-pid_, 0) != 0 && errno == ESRCH;
-}
+bool TrainerProcess::GroupEmpty() const { return reaped_ && kill(-pid_, 0) != 0 && errno == ESRCH; }
 
 }  // namespace vitscale::agent

@@ -1,11 +1,11 @@
 // A trainer as a process: started in a session of its own, watched, killed as a group, reaped.
 //
-// Start must be called by a thread that lives as long as the agent: the kernel delivers the trainer's
-// parent-death signal when the *thread* that started it ends. The program is exec'ed without fork (posix_spawn uses
-// CLONE_VFORK), so the agent's threads and locks do not matter.
+// Start must be called by a thread that lives as long as the agent: the kernel delivers the
+// trainer's parent-death signal when the *thread* that started it ends. The program is exec'ed
+// without fork (posix_spawn uses CLONE_VFORK), so the agent's threads and locks do not matter.
 //
-// The trainer gets: 0 /dev/null, 1 and 2 pipes, 3 its end of the link, 4 the device lock; nothing else. SIGTERM, SIGINT
-// and SIGHUP are blocked in it from the first instruction on.
+// The trainer gets: 0 /dev/null, 1 and 2 pipes, 3 its end of the link, 4 the device lock; nothing
+// else. SIGTERM, SIGINT and SIGHUP are blocked in it from the first instruction on.
 
 #ifndef WORKER_AGENT_TRAINER_PROCESS_H_
 #define WORKER_AGENT_TRAINER_PROCESS_H_
@@ -25,7 +25,8 @@ class TrainerProcess {
  public:
   // Starts `program` with `arguments` (without argv[0]). `lock_fd` is inherited as descriptor 4.
   static absl::StatusOr<TrainerProcess> Start(const std::string& program,
-                                              const std::vector<std::string>& arguments, int lock_fd);
+                                              const std::vector<std::string>& arguments,
+                                              int lock_fd);
 
   pid_t pid() const { return pid_; }
   int pidfd() const { return pidfd_.get(); }    // readable when the process has ended
@@ -38,8 +39,8 @@ class TrainerProcess {
 
   // SIGKILL to the group.
   void KillGroup() const;
-  // Exit code (128 + n for signal n) once the process has ended. The rest of its group is killed first, while the
-  // process still holds the group's number.
+  // Exit code (128 + n for signal n) once the process has ended. The rest of its group is killed
+  // first, while the process still holds the group's number.
   std::optional<int> Reap();
   // After Reap: no process of the group is left.
   bool GroupEmpty() const;

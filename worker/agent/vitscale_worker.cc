@@ -1,8 +1,8 @@
 // vitscale-worker: one agent for one device. See worker/agent/README.md.
 //
-// Exit codes: 0 asked to leave and left · 1 it could not start (port taken, state directory, …) · 2 usage ·
-// 75 the device is held by somebody else · 78 bad configuration (roots, join secret, protocol version) · 85 a newer
-// agent with this worker id has registered.
+// Exit codes: 0 asked to leave and left · 1 it could not start (port taken, state directory, …) · 2
+// usage · 75 the device is held by somebody else · 78 bad configuration (roots, join secret,
+// protocol version) · 85 a newer agent with this worker id has registered.
 
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -41,7 +41,8 @@ constexpr int kDeviceHeld = 75;
 constexpr int kConfiguration = 78;
 constexpr int kIncarnationCharacters = 16;
 
-// SIGTERM and SIGINT become readable; blocked before any thread starts, so that every thread inherits it.
+// SIGTERM and SIGINT become readable; blocked before any thread starts, so that every thread
+// inherits it.
 absl::StatusOr<UniqueFd> BlockStopSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -132,14 +133,14 @@ int Run(const Flags& flags, int stop_fd) {
   const int metrics_port = (*exposer)->GetListeningPorts().at(0);
 
   EventQueue queue;
-  Agent agent(MakeConfig(flags, lock->get()), RealClock(), SystemRandom(), **spool, *metrics, queue);
-  const auto coordinator =
-      ConnectCoordinator(flags.coordinator,
-                         MakeRegistration(flags, *device, incarnation, metrics_port), agent.Sink());
-  VITSCALE_LOG(INFO) << "worker " << flags.worker_id << " incarnation " << incarnation << ", device "
-                     << flags.device << " (" << device->instruction_set() << ", " << flags.threads
-                     << " threads), coordinator " << flags.coordinator.ToString() << ", metrics "
-                     << HostPort{flags.metrics.host, metrics_port}.ToString();
+  Agent agent(MakeConfig(flags, lock->get()), RealClock(), SystemRandom(), **spool, *metrics,
+              queue);
+  const auto coordinator = ConnectCoordinator(
+      flags.coordinator, MakeRegistration(flags, *device, incarnation, metrics_port), agent.Sink());
+  VITSCALE_LOG(INFO) << "worker " << flags.worker_id << " incarnation " << incarnation
+                     << ", device " << flags.device << " (" << device->instruction_set() << ", "
+                     << flags.threads << " threads), coordinator " << flags.coordinator.ToString()
+                     << ", metrics " << HostPort{flags.metrics.host, metrics_port}.ToString();
   NotifySystemd("READY=1");
   const int code = agent.Run(*coordinator, stop_fd);
   NotifySystemd("STOPPING=1");

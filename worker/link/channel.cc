@@ -75,8 +75,8 @@ absl::StatusOr<std::optional<std::string>> FrameReader::Next() {
     if (byte < 0x80) break;
   }
   if (length > kFrameBytesMax) {
-    return broken_ = absl::DataLossError(absl::StrCat("link: frame of ", length,
-                                                      " bytes, at most ", kFrameBytesMax));
+    return broken_ = absl::DataLossError(
+               absl::StrCat("link: frame of ", length, " bytes, at most ", kFrameBytesMax));
   }
   if (buffer_.size() - at < length) return std::nullopt;
   std::string message = buffer_.substr(at, length);
@@ -90,7 +90,8 @@ absl::StatusOr<std::pair<UniqueFd, UniqueFd>> MakeSocketPair() {
     return ErrnoStatus(errno, "create socket pair");
   }
   std::pair<UniqueFd, UniqueFd> pair{UniqueFd(fds[0]), UniqueFd(fds[1])};
-  // Best effort: the kernel caps it at net.core.wmem_max; a smaller buffer only makes a sender wait earlier.
+  // Best effort: the kernel caps it at net.core.wmem_max; a smaller buffer only makes a sender wait
+  // earlier.
   for (int fd : fds) {
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBufferBytes, sizeof(kSocketBufferBytes));
   }
@@ -101,8 +102,8 @@ Channel::Channel(UniqueFd fd) : fd_(std::move(fd)) {}
 
 absl::Status Channel::Send(absl::string_view message, absl::Duration timeout) {
   if (message.size() > kFrameBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("link: message of ", message.size(),
-                                                   " bytes, at most ", kFrameBytesMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("link: message of ", message.size(), " bytes, at most ", kFrameBytesMax));
   }
   const std::string frame = EncodeFrame(message);
   absl::MutexLock lock(&send_mutex_);

@@ -1,8 +1,9 @@
-// Framed messages over a byte stream (the socket pair between agent and trainer): varint length, then the bytes.
+// Framed messages over a byte stream (the socket pair between agent and trainer): varint length,
+// then the bytes.
 //
-// A frame is at most kFrameBytesMax; a greater length, or a length of more than five bytes, is DATA_LOSS and ends
-// the stream, since what follows cannot be trusted. An orderly end between frames is OUT_OF_RANGE ("end of
-// stream"), an end inside one is DATA_LOSS.
+// A frame is at most kFrameBytesMax; a greater length, or a length of more than five bytes, is
+// DATA_LOSS and ends the stream, since what follows cannot be trusted. An orderly end between
+// frames is OUT_OF_RANGE ("end of stream"), an end inside one is DATA_LOSS.
 
 #ifndef WORKER_LINK_CHANNEL_H_
 #define WORKER_LINK_CHANNEL_H_
@@ -35,7 +36,8 @@ std::string EncodeFrame(absl::string_view message);
 class FrameReader {
  public:
   void Append(absl::string_view bytes);
-  // The next whole frame; nullopt: more bytes are needed; DATA_LOSS: garbage, and every later call says so.
+  // The next whole frame; nullopt: more bytes are needed; DATA_LOSS: garbage, and every later call
+  // says so.
   absl::StatusOr<std::optional<std::string>> Next();
   // No byte of an unfinished frame is held: the stream may end here.
   bool AtBoundary() const { return buffer_.size() == begin_; }
@@ -54,12 +56,13 @@ class Channel {
  public:
   explicit Channel(UniqueFd fd);
 
-  // Writes one whole frame. UNAVAILABLE: the peer is gone, or took nothing for `timeout`; the link is dead then
-  // (a frame may be cut) and later calls say so. INVALID_ARGUMENT: greater than kFrameBytesMax.
+  // Writes one whole frame. UNAVAILABLE: the peer is gone, or took nothing for `timeout`; the link
+  // is dead then (a frame may be cut) and later calls say so. INVALID_ARGUMENT: greater than
+  // kFrameBytesMax.
   absl::Status Send(absl::string_view message, absl::Duration timeout = absl::Seconds(30));
 
-  // The next frame. DEADLINE_EXCEEDED: none within `timeout`, try again. OUT_OF_RANGE: the peer closed the link.
-  // DATA_LOSS: garbage or a cut frame. UNAVAILABLE: the socket failed.
+  // The next frame. DEADLINE_EXCEEDED: none within `timeout`, try again. OUT_OF_RANGE: the peer
+  // closed the link. DATA_LOSS: garbage or a cut frame. UNAVAILABLE: the socket failed.
   absl::StatusOr<std::string> Receive(absl::Duration timeout = absl::InfiniteDuration());
 
   // Wakes a blocked Receive of this end and of the peer; later calls fail. Thread-safe.

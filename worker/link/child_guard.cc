@@ -46,7 +46,8 @@ absl::Status ArmParentDeath(pid_t expected_parent) {
 void WatchLink(int link_fd) {
   std::thread([link_fd] {
     for (;;) {
-      // Not POLLIN: bytes that wait for the receiving thread must not wake this one again and again.
+      // Not POLLIN: bytes that wait for the receiving thread must not wake this one again and
+      // again.
       pollfd entry{link_fd, POLLRDHUP, 0};
       if (poll(&entry, 1, -1) > 0) _exit(static_cast<int>(TrainerExit::kFenced));
       if (errno != EINTR) _exit(static_cast<int>(TrainerExit::kFenced));

@@ -1,8 +1,9 @@
-// Structs of worker/link/messages.h to protocol bytes and back. The only place of the engine (beside
-// worker/config) that sees protobuf messages; this header shows none of them.
+// Structs of worker/link/messages.h to protocol bytes and back. The only place of the engine
+// (beside worker/config) that sees protobuf messages; this header shows none of them.
 //
-// Decoding never crashes on bad bytes: INVALID_ARGUMENT names the message. Unknown enum numbers become
-// kUnspecified, unknown fields are dropped. JobSpec passes through as bytes, in deterministic serialisation.
+// Decoding never crashes on bad bytes: INVALID_ARGUMENT names the message. Unknown enum numbers
+// become kUnspecified, unknown fields are dropped. JobSpec passes through as bytes, in
+// deterministic serialisation.
 
 #ifndef WORKER_LINK_CODEC_H_
 #define WORKER_LINK_CODEC_H_

@@ -11,7 +11,8 @@
 namespace vitscale::link {
 namespace {
 
-// Enums of messages.h carry the protocol's numbers; a number of a newer peer becomes kUnspecified (0).
+// Enums of messages.h carry the protocol's numbers; a number of a newer peer becomes kUnspecified
+// (0).
 template <typename To, typename From>
 To EnumFromProto(From from, bool valid) {
   return static_cast<To>(valid ? static_cast<int>(from) : 0);
@@ -33,7 +34,8 @@ Precision PrecisionFromProto(v1::Precision from) {
   return EnumFromProto<Precision>(from, v1::Precision_IsValid(static_cast<int>(from)));
 }
 
-// Equal specs must give equal bytes, since states are compared to find changes; map entries have no order else.
+// Equal specs must give equal bytes, since states are compared to find changes; map entries have no
+// order else.
 std::string SpecBytes(const v1::JobSpec& spec) {
   std::string bytes;
   google::protobuf::io::StringOutputStream stream(&bytes);

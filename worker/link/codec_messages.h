@@ -1,4 +1,5 @@
-// Struct by struct between messages.h and the protocol. For codec.cc and the agent, which may see protobuf.
+// Struct by struct between messages.h and the protocol. For codec.cc and the agent, which may see
+// protobuf.
 
 #ifndef WORKER_LINK_CODEC_MESSAGES_H_
 #define WORKER_LINK_CODEC_MESSAGES_H_

@@ -1,14 +1,15 @@
 // What agent and trainer say to each other, as plain structs: the engine's view of the protocol.
 //
-// One struct per message of proto/vitscale/v1/{worker_service,trainer_link,job}.proto, same names, same meaning
-// of every field (documented there); enum values carry the protocol's numbers. worker/link/codec.h turns
-// structs into bytes and back and is the only place that sees protobuf. Times are wall clock; durations carry
-// their unit in their name. An absent sub-message is an empty std::optional.
+// One struct per message of proto/vitscale/v1/{worker_service,trainer_link,job}.proto, same names,
+// same meaning of every field (documented there); enum values carry the protocol's numbers.
+// worker/link/codec.h turns structs into bytes and back and is the only place that sees protobuf.
+// Times are wall clock; durations carry their unit in their name. An absent sub-message is an empty
+// std::optional.
 //
 // Strings are UTF-8: a peer refuses a whole message for one that is not.
 //
-// All structs compare by value: agent and trainer send their state whole, on change, and need to know what a
-// change is.
+// All structs compare by value: agent and trainer send their state whole, on change, and need to
+// know what a change is.
 
 #ifndef WORKER_LINK_MESSAGES_H_
 #define WORKER_LINK_MESSAGES_H_
@@ -25,8 +26,8 @@
 
 namespace vitscale::link {
 
-// Where a trainer stands or shall stand; ordered, so `desired.stage >= Stage::kPrepare` means "a trainer runs"
-// except for kExit.
+// Where a trainer stands or shall stand; ordered, so `desired.stage >= Stage::kPrepare` means "a
+// trainer runs" except for kExit.
 enum class Stage { kUnspecified = 0, kIdle = 1, kPrepare = 2, kForm = 3, kGo = 4, kExit = 5 };
 
 // What a generation is for.
@@ -96,9 +97,9 @@ struct Rendezvous {
 struct Source {
   enum class Kind { kNone, kInitialise, kCheckpoint, kRank };
   Kind kind = Kind::kNone;
-  std::string checkpoint;                // kCheckpoint: CheckpointInfo::id
-  int rank = 0;                          // kRank
-  std::optional<StateVersion> version;   // what the state must have after synchronisation
+  std::string checkpoint;               // kCheckpoint: CheckpointInfo::id
+  int rank = 0;                         // kRank
+  std::optional<StateVersion> version;  // what the state must have after synchronisation
   bool operator==(const Source&) const = default;
 };
 

@@ -1,4 +1,5 @@
-// A coordinator for tests of the agent: a real gRPC server on loopback that does what the test says.
+// A coordinator for tests of the agent: a real gRPC server on loopback that does what the test
+// says.
 
 #ifndef TESTS_WORKER_AGENT_FAKE_COORDINATOR_RPC_H_
 #define TESTS_WORKER_AGENT_FAKE_COORDINATOR_RPC_H_
@@ -23,8 +24,8 @@ class FakeCoordinator {
   struct Options {
     int64_t term = 1;
     double heartbeat_seconds = 0.1, lease_seconds = 5, orphan_window_seconds = 30;
-    int port = 0;                                // 0: any
-    absl::Status register_status;                // not OK: refuses
+    int port = 0;                  // 0: any
+    absl::Status register_status;  // not OK: refuses
     bool acknowledge_records = true;
   };
 

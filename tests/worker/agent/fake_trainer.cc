@@ -1,4 +1,5 @@
-// A trainer that trains nothing: obeys, ignores, crashes or misbehaves as the `faults` of its setup say.
+// A trainer that trains nothing: obeys, ignores, crashes or misbehaves as the `faults` of its setup
+// say.
 //
 //   obey       reaches each stage it is told, exits with 0 when told to exit
 //   ignore     never exits by itself

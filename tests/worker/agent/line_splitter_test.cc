@@ -2,8 +2,8 @@
 
 #include <random>
 
-#include "google/protobuf/stubs/logging.h"
 #include "gmock/gmock.h"
+#include "google/protobuf/stubs/logging.h"
 #include "vitscale/v1/job.pb.h"
 
 namespace vitscale::agent {

@@ -11,7 +11,8 @@ TEST(SessionErrorsTest, ARefusedRegistrationIsConfigurationUnlessANewerLifeTookT
   EXPECT_EQ(RegistrationError(absl::ResourceExhaustedError("")), SessionError::kUnavailable);
   EXPECT_EQ(RegistrationError(absl::PermissionDeniedError("join secret")),
             SessionError::kConfiguration);
-  EXPECT_EQ(RegistrationError(absl::InvalidArgumentError("worker_id")), SessionError::kConfiguration);
+  EXPECT_EQ(RegistrationError(absl::InvalidArgumentError("worker_id")),
+            SessionError::kConfiguration);
   EXPECT_EQ(RegistrationError(absl::UnimplementedError("")), SessionError::kConfiguration);
   EXPECT_EQ(RegistrationError(absl::FailedPreconditionError("protocol version 2")),
             SessionError::kConfiguration);

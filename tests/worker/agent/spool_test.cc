@@ -39,14 +39,22 @@ class FullDisk : public FileSystem {
     VITSCALE_ASSIGN_OR_RETURN(auto file, fs_.CreateExclusive(path));
     return std::make_unique<File>(*this, std::move(file));
   }
-  absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& p) override { return fs_.Open(p); }
-  absl::StatusOr<std::string> ReadFile(const std::string& p, int64_t n) override { return fs_.ReadFile(p, n); }
-  absl::StatusOr<std::vector<std::string>> List(const std::string& p) override { return fs_.List(p); }
+  absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& p) override {
+    return fs_.Open(p);
+  }
+  absl::StatusOr<std::string> ReadFile(const std::string& p, int64_t n) override {
+    return fs_.ReadFile(p, n);
+  }
+  absl::StatusOr<std::vector<std::string>> List(const std::string& p) override {
+    return fs_.List(p);
+  }
   absl::StatusOr<FileInfo> Stat(const std::string& p) override { return fs_.Stat(p); }
   absl::StatusOr<std::string> RealPath(const std::string& p) override { return fs_.RealPath(p); }
   absl::Status MakeDirectory(const std::string& p) override { return fs_.MakeDirectory(p); }
   absl::Status MakeDirectories(const std::string& p) override { return fs_.MakeDirectories(p); }
-  absl::Status Rename(const std::string& a, const std::string& b) override { return fs_.Rename(a, b); }
+  absl::Status Rename(const std::string& a, const std::string& b) override {
+    return fs_.Rename(a, b);
+  }
   absl::Status Remove(const std::string& p) override { return fs_.Remove(p); }
   absl::Status SyncDirectory(const std::string& p) override { return fs_.SyncDirectory(p); }
 
@@ -96,7 +104,8 @@ class SpoolTest : public testing::Test {
   static std::vector<int64_t> Steps(const std::vector<SpooledRecord>& records) {
     std::vector<int64_t> steps;
     for (const SpooledRecord& record : records) {
-      if (const auto* step = std::get_if<link::StepRecord>(&record.record)) steps.push_back(step->step);
+      if (const auto* step = std::get_if<link::StepRecord>(&record.record))
+        steps.push_back(step->step);
     }
     return steps;
   }
@@ -219,8 +228,12 @@ TEST_F(SpoolTest, AFlippedBitAnywhereLosesAtMostWhatItHitsAndIsReported) {
     });
     EXPECT_TRUE(told) << at;
     // Payloads are skipped by their length: the records behind them are kept.
-    if (at < 20) { EXPECT_THAT(Steps(records), ElementsAre(1, 2, 3)) << at; }
-    if (at > 30 && at < 40) { EXPECT_THAT(Steps(records), ElementsAre(2, 3)) << at; }
+    if (at < 20) {
+      EXPECT_THAT(Steps(records), ElementsAre(1, 2, 3)) << at;
+    }
+    if (at > 30 && at < 40) {
+      EXPECT_THAT(Steps(records), ElementsAre(2, 3)) << at;
+    }
   }
 }
 
@@ -251,7 +264,8 @@ TEST_F(SpoolTest, OnOverflowStepsAreThinnedOneGapSaysSoAndLifecycleStays) {
   EXPECT_TRUE(kept.count(2000)) << "the newest are the most interesting";
   EXPECT_EQ(spool->dropped(), 2000 - static_cast<int64_t>(kept.size()));
   int64_t disk = 0;
-  for (const std::string& name : Segments()) disk += PosixFileSystem().Stat(JoinPath(folder(), name))->bytes;
+  for (const std::string& name : Segments())
+    disk += PosixFileSystem().Stat(JoinPath(folder(), name))->bytes;
   EXPECT_LT(disk, 60'000) << "the disk is bounded too";
   // The same after a restart.
   spool = nullptr;
@@ -293,7 +307,8 @@ TEST_F(SpoolTest, AMessageTakesABoundedNumberOfBytesButAlwaysOneRecord) {
 }
 
 TEST_F(SpoolTest, NotTooMuchIsInFlight) {
-  auto opened = Spool::Open(disk_, {.directory = folder(), .incarnation = "a", .in_flight_max = 10'000});
+  auto opened =
+      Spool::Open(disk_, {.directory = folder(), .incarnation = "a", .in_flight_max = 10'000});
   ASSERT_THAT(opened, IsOk());
   Spool& spool = **opened;
   for (int i = 0; i < 10; ++i) ASSERT_THAT(spool.Append({Line(std::string(4000, 'x'))}), IsOk());

@@ -32,7 +32,8 @@ class TrainerProcessTest : public testing::Test {
 
   static void Order(const TrainerProcess& process, const link::TrainerOrder& order) {
     const std::string frame = link::EncodeFrame(link::EncodeOrder(order));
-    ASSERT_EQ(write(process.link(), frame.data(), frame.size()), static_cast<ssize_t>(frame.size()));
+    ASSERT_EQ(write(process.link(), frame.data(), frame.size()),
+              static_cast<ssize_t>(frame.size()));
   }
   static void OrderStage(const TrainerProcess& process, link::Stage stage) {
     Order(process, {.desired = link::DesiredState{.stage = stage}});

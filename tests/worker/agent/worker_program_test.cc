@@ -1,5 +1,5 @@
-// The program vitscale-worker against a coordinator of the test and a trainer that trains nothing: real processes,
-// real sockets, loopback only.
+// The program vitscale-worker against a coordinator of the test and a trainer that trains nothing:
+// real processes, real sockets, loopback only.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -54,14 +54,16 @@ bool Eventually(const std::function<bool()>& condition) {
 // One vitscale-worker; killed at the end of the test at the latest.
 class Worker {
  public:
-  Worker(const std::string& folder, std::vector<std::string> flags) : log_(JoinPath(folder, "log")) {
+  Worker(const std::string& folder, std::vector<std::string> flags)
+      : log_(JoinPath(folder, "log")) {
     flags.insert(flags.begin(), WorkerPath());
     std::vector<char*> argv;
     for (std::string& flag : flags) argv.push_back(flag.data());
     argv.push_back(nullptr);
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 2, log_.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+    posix_spawn_file_actions_addopen(&actions, 2, log_.c_str(), O_WRONLY | O_CREAT | O_APPEND,
+                                     0600);
     posix_spawn_file_actions_adddup2(&actions, 2, 1);
     EXPECT_EQ(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0);
     posix_spawn_file_actions_destroy(&actions);
@@ -90,7 +92,8 @@ class Worker {
 
 class WorkerProgramTest : public testing::Test {
  protected:
-  std::vector<std::string> Flags(const std::string& coordinator, const std::string& faults = "obey") {
+  std::vector<std::string> Flags(const std::string& coordinator,
+                                 const std::string& faults = "obey") {
     return {"--coordinator=" + coordinator,
             "--worker-id=w0",
             "--state-dir=" + JoinPath(folder_.path(), "state"),
@@ -135,9 +138,8 @@ class WorkerProgramTest : public testing::Test {
   bool WaitForLine(const std::string& part) {
     return coordinator_->WaitForRecords([&](const auto& records) {
       const auto lines = Lines(records);
-      return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) {
-        return absl::StrContains(line, part);
-      });
+      return std::any_of(lines.begin(), lines.end(),
+                         [&](const std::string& line) { return absl::StrContains(line, part); });
     });
   }
 
@@ -173,8 +175,8 @@ TEST_F(WorkerProgramTest, RegistersReportsTrainsAndLeavesInGoodOrder) {
   EXPECT_TRUE(coordinator_->registration().device_lock_held());
   EXPECT_EQ(coordinator_->credential(),
             "credential of " + coordinator_->registration().incarnation());
-  ASSERT_TRUE(coordinator_->WaitForRecords(
-      [](const auto& records) { return Steps(records).size() >= 3; }));
+  ASSERT_TRUE(
+      coordinator_->WaitForRecords([](const auto& records) { return Steps(records).size() >= 3; }));
   coordinator_->Want(Desired(v1::STAGE_EXIT));
   ASSERT_TRUE(coordinator_->WaitFor([](const v1::ObservedState& o) { return o.exited(); }));
   EXPECT_EQ(coordinator_->observed().exit_code(), 0);
@@ -222,7 +224,8 @@ TEST_F(WorkerProgramTest, NothingThatATrainerPrintedIsLostWhenItEnds) {
   coordinator_->Want(Desired(v1::STAGE_GO));
   ASSERT_TRUE(WaitForLine("exit code 7"));
   const std::vector<std::string> lines = Lines(coordinator_->records());
-  const auto end = std::find(lines.begin(), lines.end(), "trainer of attempt 1, rank 0: exit code 7");
+  const auto end =
+      std::find(lines.begin(), lines.end(), "trainer of attempt 1, rank 0: exit code 7");
   ASSERT_GT(end - lines.begin(), 2003);
   EXPECT_EQ(end[-1], "the last words");
   EXPECT_EQ(end[-2], "bytes ?? that are no text");
@@ -261,19 +264,21 @@ TEST_F(WorkerProgramTest, AKilledAgentTakesItsTrainerWithItAndItsSuccessorGetsTh
 }
 
 TEST_F(WorkerProgramTest, WhatAKilledAgentCouldNotHandInComesFromItsSuccessor) {
-  coordinator_ = std::make_unique<FakeCoordinator>(FakeCoordinator::Options{.acknowledge_records = false});
+  coordinator_ =
+      std::make_unique<FakeCoordinator>(FakeCoordinator::Options{.acknowledge_records = false});
   auto worker = Start("ignore");
   Go();
   const std::string first = coordinator_->registration().incarnation();
-  ASSERT_TRUE(coordinator_->WaitForRecords(
-      [](const auto& records) { return Steps(records).size() >= 5; }));
+  ASSERT_TRUE(
+      coordinator_->WaitForRecords([](const auto& records) { return Steps(records).size() >= 5; }));
   worker->Kill(SIGKILL);
   worker->Wait();
   const size_t before = coordinator_->records().size();
   // A coordinator that knows nothing of it (same port, other life) receives all of it again.
   const int port = coordinator_->port();
   coordinator_ = nullptr;
-  coordinator_ = std::make_unique<FakeCoordinator>(FakeCoordinator::Options{.term = 2, .port = port});
+  coordinator_ =
+      std::make_unique<FakeCoordinator>(FakeCoordinator::Options{.term = 2, .port = port});
   worker = Start("obey");
   ASSERT_TRUE(coordinator_->WaitForRecords([&](const auto& records) {
     return std::count_if(records.begin(), records.end(), [&](const v1::SpooledRecord& record) {
@@ -296,12 +301,15 @@ TEST_F(WorkerProgramTest, TrainingGoesOnWhileTheCoordinatorIsAwayAndEveryStepArr
   std::vector<int64_t> steps = Steps(coordinator_->records());
   coordinator_ = nullptr;
   usleep(300'000);  // long enough for some steps of 50 ms
-  coordinator_ = std::make_unique<FakeCoordinator>(FakeCoordinator::Options{.term = 2, .port = port});
+  coordinator_ =
+      std::make_unique<FakeCoordinator>(FakeCoordinator::Options{.term = 2, .port = port});
   coordinator_->Want(Desired(v1::STAGE_GO));
-  ASSERT_TRUE(coordinator_->WaitFor([&](const v1::ObservedState& o) { return o.step() > step + 5; }));
+  ASSERT_TRUE(
+      coordinator_->WaitFor([&](const v1::ObservedState& o) { return o.step() > step + 5; }));
   EXPECT_EQ(coordinator_->observed().trainer_pid(), trainer);
-  ASSERT_TRUE(coordinator_->WaitForRecords(
-      [&](const auto& records) { return !Steps(records).empty() && Steps(records).back() > step + 5; }));
+  ASSERT_TRUE(coordinator_->WaitForRecords([&](const auto& records) {
+    return !Steps(records).empty() && Steps(records).back() > step + 5;
+  }));
   for (int64_t late : Steps(coordinator_->records())) steps.push_back(late);
   const std::vector<int64_t> sorted = [&] {
     std::vector<int64_t> unique = steps;
@@ -382,13 +390,13 @@ TEST_F(WorkerProgramTest, ADeviceThatIsHeldAPortThatIsTakenAndBadFlagsAreOneLine
     std::vector<std::string> flags = Flags(coordinator_->address());
     for (const std::string& flag : more) {
       const std::string name = flag.substr(0, flag.find('=') + 1);
-      std::erase_if(flags, [&](const std::string& f) { return !name.empty() && f.starts_with(name); });
+      std::erase_if(flags,
+                    [&](const std::string& f) { return !name.empty() && f.starts_with(name); });
       flags.push_back(flag);
     }
     Worker worker(folder.path(), flags);
     const int code = worker.Wait();
-    const std::vector<std::string> lines =
-        absl::StrSplit(worker.Log(), '\n', absl::SkipEmpty());
+    const std::vector<std::string> lines = absl::StrSplit(worker.Log(), '\n', absl::SkipEmpty());
     std::string errors;
     for (const std::string& line : lines) {
       if (absl::StartsWith(line, "vitscale-worker: ")) absl::StrAppend(&errors, line);
@@ -430,7 +438,8 @@ TEST_F(WorkerProgramTest, MetricsShowTheTrainerAndTheWorker) {
   }));
   const std::string text = scrape();
   for (const char* series :
-       {"vitscale_train_step_seconds_bucket{job_name=\"fake\",phase=\"all\",rank=\"0\",le=\"0.01\"}",
+       {"vitscale_train_step_seconds_bucket{job_name=\"fake\",phase=\"all\",rank=\"0\",le=\"0."
+        "01\"}",
         "vitscale_train_goodput_seconds_total{job_name=\"fake\",rank=\"0\",state=\"productive\"}",
         "vitscale_worker_connected 1", "vitscale_worker_stage{stage=\"go\"} 1",
         "vitscale_worker_trainer_starts_total 1", "process_resident_memory_bytes ",

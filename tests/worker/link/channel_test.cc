@@ -1,4 +1,5 @@
-// The framed stream between agent and trainer: whole frames in order, and every kind of garbage named.
+// The framed stream between agent and trainer: whole frames in order, and every kind of garbage
+// named.
 
 #include "worker/link/channel.h"
 

@@ -1,6 +1,7 @@
 // A guarded child never outlives its parent, whatever kills the parent and whenever.
 //
-// The children are forked: they only make system calls until _exit, and this test program has no threads then.
+// The children are forked: they only make system calls until _exit, and this test program has no
+// threads then.
 
 #include "worker/link/child_guard.h"
 

@@ -1,8 +1,8 @@
 // Every field of every struct survives the wire, and bad bytes are refused without harm.
 //
-// "Every field" is checked against the protocol itself: a message is filled through reflection, every field of it
-// and of its sub-messages with a value of its own, decoded into a struct and encoded again. A field that a struct
-// or the codec forgets is missing then.
+// "Every field" is checked against the protocol itself: a message is filled through reflection,
+// every field of it and of its sub-messages with a value of its own, decoded into a struct and
+// encoded again. A field that a struct or the codec forgets is missing then.
 
 #include "worker/link/codec.h"
 
@@ -22,7 +22,8 @@ using google::protobuf::Message;
 using google::protobuf::Reflection;
 using testing::HasSubstr;
 
-// Fills every field with the next value of a counter; of a oneof the `choice`-th field (modulo its size).
+// Fills every field with the next value of a counter; of a oneof the `choice`-th field (modulo its
+// size).
 class Filler {
  public:
   explicit Filler(int choice) : choice_(choice) {}
@@ -31,7 +32,8 @@ class Filler {
     const auto* descriptor = message->GetDescriptor();
     if (descriptor->full_name() == "google.protobuf.Timestamp") {
       const Reflection* reflection = message->GetReflection();
-      reflection->SetInt64(message, descriptor->FindFieldByName("seconds"), 1'700'000'000 + ++next_);
+      reflection->SetInt64(message, descriptor->FindFieldByName("seconds"),
+                           1'700'000'000 + ++next_);
       reflection->SetInt32(message, descriptor->FindFieldByName("nanos"), ++next_);
       return;
     }
@@ -94,8 +96,8 @@ class Filler {
       case FieldDescriptor::CPPTYPE_BOOL:
         return r->SetBool(m, f, true);
       case FieldDescriptor::CPPTYPE_ENUM:
-        return r->SetEnumValue(
-            m, f, f->enum_type()->value(f->enum_type()->value_count() - 1)->number());
+        return r->SetEnumValue(m, f,
+                               f->enum_type()->value(f->enum_type()->value_count() - 1)->number());
       case FieldDescriptor::CPPTYPE_STRING:
         return r->SetString(m, f, Text());
       case FieldDescriptor::CPPTYPE_MESSAGE:

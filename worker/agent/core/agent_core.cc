@@ -85,11 +85,11 @@ bool AgentCore::Accept(const DesiredState& desired, Actions& actions) {
   const std::pair<int64_t, int64_t> asked = {desired.attempt, desired.generation};
   auto [fence, is_new] = fences_.emplace(desired.job_id, asked);
   if (asked < fence->second) {
-    actions.push_back(LogText{
-        LogLevel::WARNING,
-        absl::StrCat("job ", desired.job_id, ": attempt ", asked.first, " generation ", asked.second,
-                     " refused, attempt ", fence->second.first, " generation ",
-                     fence->second.second, " has been seen")});
+    actions.push_back(
+        LogText{LogLevel::WARNING,
+                absl::StrCat("job ", desired.job_id, ": attempt ", asked.first, " generation ",
+                             asked.second, " refused, attempt ", fence->second.first,
+                             " generation ", fence->second.second, " has been seen")});
     session_.SendSoon();
     return false;
   }
@@ -139,7 +139,8 @@ void AgentCore::On(const SpoolChanged& event, absl::Time, Actions&) {
 
 // ---- ownership ---------------------------------------------------------------
 
-// A quarter of the window, at most a minute, for the emergency checkpoint; the kill comes a little before the end.
+// A quarter of the window, at most a minute, for the emergency checkpoint; the kill comes a little
+// before the end.
 absl::Time AgentCore::OrphanOrderAt() const {
   const absl::Duration window = session_.orphan_window();
   return session_.owned_since() + window - std::min(absl::Minutes(1), window / 4);

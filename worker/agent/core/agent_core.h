@@ -1,14 +1,17 @@
-// The agent as a deterministic machine: one worker's desired and observed state, its session and its trainer.
+// The agent as a deterministic machine: one worker's desired and observed state, its session and
+// its trainer.
 //
-// Single-threaded, no I/O, no clock. Handle(event, now) returns what to do, in order; NextDeadline() says when
-// Handle(Tick) must be called at the latest. `now` is Clock::Monotonic().
+// Single-threaded, no I/O, no clock. Handle(event, now) returns what to do, in order;
+// NextDeadline() says when Handle(Tick) must be called at the latest. `now` is Clock::Monotonic().
 //
 // Rules it keeps (each has a test in tests/worker/agent/core):
-// - A lower term is refused; of a job a lower (attempt, generation) is refused; the answer says what stands.
+// - A lower term is refused; of a job a lower (attempt, generation) is refused; the answer says
+// what stands.
 // - Observed state is sent whole, on change and with each heartbeat.
-// - A trainer lives only for the desired (job, attempt), on a device that is free, in a window that is owned: before
-//   the orphan window since the last acknowledged heartbeat was sent ends, the trainer is asked to save and leave,
-//   then killed.
+// - A trainer lives only for the desired (job, attempt), on a device that is free, in a window that
+// is owned: before
+//   the orphan window since the last acknowledged heartbeat was sent ends, the trainer is asked to
+//   save and leave, then killed.
 // - SIGTERM asks the coordinator to drain the job, and does not wait for ever.
 
 #ifndef WORKER_AGENT_CORE_AGENT_CORE_H_
@@ -77,8 +80,10 @@ class AgentCore {
   SessionState session_;
   TrainerControl trainer_;
   link::DesiredState desired_;
-  std::map<std::string, std::pair<int64_t, int64_t>> fences_;  // job -> greatest (attempt, generation)
-  std::pair<int64_t, int64_t> death_message_ = {0, 0};  // (session, number) that first told of the death
+  std::map<std::string, std::pair<int64_t, int64_t>>
+      fences_;  // job -> greatest (attempt, generation)
+  std::pair<int64_t, int64_t> death_message_ = {
+      0, 0};  // (session, number) that first told of the death
   int64_t unacknowledged_ = 0;
   bool unsent_ = false;
   absl::Time promised_call_ = absl::InfiniteFuture();  // NextDeadline after the last event

@@ -1,7 +1,8 @@
 // What happens to an agent, and what it does about it: input and output of AgentCore.
 //
-// The shell (worker/agent/agent.h) turns gRPC, the socket pair, processes, files and signals into events, and
-// carries out actions in order. Sessions and trainers are numbered by the core: an event of a former one is ignored.
+// The shell (worker/agent/agent.h) turns gRPC, the socket pair, processes, files and signals into
+// events, and carries out actions in order. Sessions and trainers are numbered by the core: an
+// event of a former one is ignored.
 
 #ifndef WORKER_AGENT_CORE_EVENTS_H_
 #define WORKER_AGENT_CORE_EVENTS_H_
@@ -36,7 +37,8 @@ enum class SessionError {
   kUnavailable,    // nobody there, or the stream broke: try again later
   kRefused,        // the credential is not known (a restarted coordinator): register again
   kFenced,         // a newer life of this worker is registered: this one must end
-  kConfiguration,  // other protocol version, wrong join secret, bad worker id: trying again does not help
+  kConfiguration,  // other protocol version, wrong join secret, bad worker id: trying again does
+                   // not help
 };
 
 // Registration or stream ended.
@@ -168,8 +170,9 @@ struct ExitAgent {
   std::string why;
 };
 
-using Action = std::variant<Register, OpenSession, CloseSession, SendMessage, StartTrainer, SendOrder,
-                            KillTrainer, SpoolRecords, AcknowledgeSpool, LogText, ExitAgent>;
+using Action =
+    std::variant<Register, OpenSession, CloseSession, SendMessage, StartTrainer, SendOrder,
+                 KillTrainer, SpoolRecords, AcknowledgeSpool, LogText, ExitAgent>;
 
 }  // namespace vitscale::agent
 

@@ -47,7 +47,8 @@ void SessionState::Retry(absl::Time now) {
   phase_ = Phase::kWaiting;
   send_due_ = absl::InfiniteFuture();
   const absl::Duration longest = std::min(kBackoffMax, lease_ / 3);
-  const absl::Duration delay = std::min(longest, kBackoffFirst * std::exp2(std::min(failures_, 10)));
+  const absl::Duration delay =
+      std::min(longest, kBackoffFirst * std::exp2(std::min(failures_, 10)));
   ++failures_;
   retry_at_ = now + delay * (0.5 + 0.5 * RandomUniform(jitter_));
 }
@@ -79,7 +80,8 @@ std::optional<SessionFailed> SessionState::OnFailed(const SessionFailed& event, 
   if (event.session != session_ || phase_ == Phase::kWaiting) return std::nullopt;
   const bool had_credential = !credential_.empty();
   if (event.error != SessionError::kUnavailable) credential_.clear();
-  // Later on, a coordinator with another configuration must not cost a running trainer: it may come right.
+  // Later on, a coordinator with another configuration must not cost a running trainer: it may come
+  // right.
   if (event.error == SessionError::kFenced ||
       (event.error == SessionError::kConfiguration && !registered_once_)) {
     phase_ = Phase::kWaiting;
@@ -121,8 +123,8 @@ bool SessionState::OnMessage(const CoordinatorSays& event, absl::Time now,
     owned_since_ = std::max(owned_since_, sent_.front().second);
     sent_.pop_front();
   }
-  acknowledged_message_ = std::max(acknowledged_message_,
-                                   std::min(event.acknowledged_message, last_message_));
+  acknowledged_message_ =
+      std::max(acknowledged_message_, std::min(event.acknowledged_message, last_message_));
   return true;
 }
 

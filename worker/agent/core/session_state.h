@@ -1,9 +1,11 @@
-// The agent's side of a session: registration, back-off, heartbeats, and until when the device is still owned.
+// The agent's side of a session: registration, back-off, heartbeats, and until when the device is
+// still owned.
 //
-// Two clocks. *Liveness*: a session that heard nothing for a lease is given up and a new one opened. *Ownership*: the
-// coordinator counts from when it received a heartbeat, the agent from when it *sent* the last acknowledged one,
-// which is earlier; so the agent always stops first. Back-off is at most a third of the lease: a coordinator that
-// waits one lease after its restart hears from every agent that lives.
+// Two clocks. *Liveness*: a session that heard nothing for a lease is given up and a new one
+// opened. *Ownership*: the coordinator counts from when it received a heartbeat, the agent from
+// when it *sent* the last acknowledged one, which is earlier; so the agent always stops first.
+// Back-off is at most a third of the lease: a coordinator that waits one lease after its restart
+// hears from every agent that lives.
 
 #ifndef WORKER_AGENT_CORE_SESSION_STATE_H_
 #define WORKER_AGENT_CORE_SESSION_STATE_H_
@@ -31,14 +33,15 @@ class SessionState {
   // Returns the error if it means the end of this agent.
   std::optional<SessionFailed> OnFailed(const SessionFailed& event, absl::Time now,
                                         std::vector<Action>& actions);
-  // False: of another session, or of a lower term; `now` counts as hearing only for a term that is not lower.
+  // False: of another session, or of a lower term; `now` counts as hearing only for a term that is
+  // not lower.
   bool OnMessage(const CoordinatorSays& event, absl::Time now, std::vector<Action>& actions);
 
   // Opens, gives up and retries.
   void Advance(absl::Time now, std::vector<Action>& actions);
 
-  // Sends `observed` if it is due: at once if it changed, within 200 ms if only progress did, within 100 ms if there
-  // are unsent records, else with each heartbeat.
+  // Sends `observed` if it is due: at once if it changed, within 200 ms if only progress did,
+  // within 100 ms if there are unsent records, else with each heartbeat.
   void MaybeSend(const link::ObservedState& observed, bool unsent_records, absl::Time now,
                  std::vector<Action>& actions);
   // The next MaybeSend sends, changed or not.

@@ -19,9 +19,8 @@ constexpr absl::Duration kShortLife = absl::Seconds(10);
 constexpr absl::Duration kRestartDelayMax = absl::Seconds(30);
 
 bool WantsTrainer(const DesiredState& desired) {
-  return !desired.job_id.empty() &&
-         (desired.stage == Stage::kPrepare || desired.stage == Stage::kForm ||
-          desired.stage == Stage::kGo);
+  return !desired.job_id.empty() && (desired.stage == Stage::kPrepare ||
+                                     desired.stage == Stage::kForm || desired.stage == Stage::kGo);
 }
 
 // Deaths that say nothing about the job: a signal, a lost peer, the device, a missing library.
@@ -178,8 +177,9 @@ void TrainerControl::Direct(const DesiredState& desired, absl::Duration heartbea
     if (desired.kill) {
       Kill("the coordinator asked for it", now, actions);
     } else if (trainer_->exit_deadline == absl::InfiniteFuture()) {
-      trainer_->exit_deadline = now + (desired.grace_seconds > 0 ? absl::Seconds(desired.grace_seconds)
-                                                                 : options_.default_grace);
+      trainer_->exit_deadline =
+          now + (desired.grace_seconds > 0 ? absl::Seconds(desired.grace_seconds)
+                                           : options_.default_grace);
     }
   } else {
     trainer_->exit_deadline = absl::InfiniteFuture();
@@ -242,9 +242,9 @@ void TrainerControl::Orphan(absl::Time now, std::vector<Action>& actions) {
 void TrainerControl::Kill(const std::string& reason, absl::Time now, std::vector<Action>& actions) {
   if (!lives() || !trainer_->kill_reason.empty()) return;
   trainer_->kill_reason = reason;
-  actions.push_back(LogText{LogLevel::WARNING, absl::StrCat("killing trainer of job ",
-                                                            trainer_->job_id, " attempt ",
-                                                            trainer_->attempt, ": ", reason)});
+  actions.push_back(
+      LogText{LogLevel::WARNING, absl::StrCat("killing trainer of job ", trainer_->job_id,
+                                              " attempt ", trainer_->attempt, ": ", reason)});
   trainer_->next_kill = now;
   Watch(now, actions);
 }
@@ -253,13 +253,15 @@ void TrainerControl::Kill(const std::string& reason, absl::Time now, std::vector
 
 void TrainerControl::RecordDeath(absl::Time now, std::vector<Action>& actions) {
   // One that trained was not the cause of its death: kills must not slow down recoveries.
-  const bool fruitless = now - trainer_->started < kShortLife && trainer_->reported.stage != Stage::kGo;
+  const bool fruitless =
+      now - trainer_->started < kShortLife && trainer_->reported.stage != Stage::kGo;
   short_lives_ = fruitless ? short_lives_ + 1 : 0;
   if (short_lives_ > 1) {
     trainer_->restart_at =
         now + std::min(kRestartDelayMax, absl::Seconds(std::exp2(std::min(short_lives_ - 2, 10))));
   }
-  std::string how = !trainer_->error.empty() ? trainer_->error : link::DescribeExit(trainer_->exit_code);
+  std::string how =
+      !trainer_->error.empty() ? trainer_->error : link::DescribeExit(trainer_->exit_code);
   if (!trainer_->kill_reason.empty()) {
     absl::StrAppend(&how, "; the agent killed it: ", trainer_->kill_reason);
   }
@@ -279,7 +281,8 @@ ObservedState TrainerControl::Observed(const DesiredState& desired) const {
     observed.stage = Stage::kIdle;
     observed.device_free = true;
     if (desired.stage == Stage::kExit && !desired.job_id.empty()) {
-      // It belonged to a former life of this agent, which held the device lock that we hold now: it is gone.
+      // It belonged to a former life of this agent, which held the device lock that we hold now: it
+      // is gone.
       observed.job_id = desired.job_id;
       observed.attempt = desired.attempt;
       observed.generation = desired.generation;

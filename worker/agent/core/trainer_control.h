@@ -1,12 +1,14 @@
-// One agent's trainer: when it is started, what it is told, when it is killed, and what is said about it.
+// One agent's trainer: when it is started, what it is told, when it is killed, and what is said
+// about it.
 //
-// A trainer belongs to one (job, attempt) and is replaced when that changes: the old one is killed and gone before
-// a new one starts. Within an attempt it lives through all generations; if it dies, the next one starts at once, as
-// soon as the coordinator has acknowledged the death (else a lost message would hide it). Who died of its
-// own decision (bad data, storage, fenced, …) starts again only in a higher generation.
+// A trainer belongs to one (job, attempt) and is replaced when that changes: the old one is killed
+// and gone before a new one starts. Within an attempt it lives through all generations; if it dies,
+// the next one starts at once, as soon as the coordinator has acknowledged the death (else a lost
+// message would hide it). Who died of its own decision (bad data, storage, fenced, …) starts again
+// only in a higher generation.
 //
-// `go` reaches only a trainer that was told to form that very generation: one started later has missed it, so
-// it is told to prepare until the coordinator has moved on.
+// `go` reaches only a trainer that was told to form that very generation: one started later has
+// missed it, so it is told to prepare until the coordinator has moved on.
 
 #ifndef WORKER_AGENT_CORE_TRAINER_CONTROL_H_
 #define WORKER_AGENT_CORE_TRAINER_CONTROL_H_
@@ -23,11 +25,13 @@
 namespace vitscale::agent {
 
 struct TrainerOptions {
-  link::TrainerSetup setup;                            // sent to every trainer first
-  absl::Duration default_grace = absl::Minutes(2);     // where the coordinator gives none
-  absl::Duration kill_interval = absl::Seconds(10);    // SIGKILL is sent again until the group is gone
-  absl::Duration silence_max = absl::Seconds(60);      // a trainer reports every second
-  absl::Duration link_grace = absl::Seconds(5);        // from the end of the link to the end of the process
+  link::TrainerSetup setup;                         // sent to every trainer first
+  absl::Duration default_grace = absl::Minutes(2);  // where the coordinator gives none
+  absl::Duration kill_interval =
+      absl::Seconds(10);                           // SIGKILL is sent again until the group is gone
+  absl::Duration silence_max = absl::Seconds(60);  // a trainer reports every second
+  absl::Duration link_grace =
+      absl::Seconds(5);  // from the end of the link to the end of the process
 };
 
 class TrainerControl {
@@ -44,7 +48,8 @@ class TrainerControl {
   // The machine slept or the agent was stopped: silence until now means nothing.
   void OnTimeJump(absl::Time now);
 
-  // Brings the trainer to what is wanted. `may_start`: the agent is not leaving and owns its device for long enough.
+  // Brings the trainer to what is wanted. `may_start`: the agent is not leaving and owns its device
+  // for long enough.
   void Reconcile(const link::DesiredState& desired, bool may_start, absl::Duration heartbeat,
                  absl::Time now, std::vector<Action>& actions);
   // The window without a coordinator nears its end, or the agent must leave without one.
@@ -55,7 +60,9 @@ class TrainerControl {
   // What the coordinator is told, but for what only the agent knows (draining, spooled).
   link::ObservedState Observed(const link::DesiredState& desired) const;
   // A message with the trainer's death was acknowledged.
-  void DeathAcknowledged() { if (trainer_ && trainer_->dead()) trainer_->death_acknowledged = true; }
+  void DeathAcknowledged() {
+    if (trainer_ && trainer_->dead()) trainer_->death_acknowledged = true;
+  }
   // Records of the present trainer that are on disk now: told with the next order.
   void RecordsSpooled();
 

@@ -1,4 +1,5 @@
-// Drives an AgentCore without a shell: a fixed clock, the actions of the last event, and short forms of the events.
+// Drives an AgentCore without a shell: a fixed clock, the actions of the last event, and short
+// forms of the events.
 
 #ifndef TESTS_WORKER_AGENT_CORE_AGENT_HARNESS_H_
 #define TESTS_WORKER_AGENT_CORE_AGENT_HARNESS_H_
@@ -47,7 +48,8 @@ class AgentHarness {
     return options;
   }
 
-  // Handles one event; every action is also answered the way a well-behaved shell does (see Answer).
+  // Handles one event; every action is also answered the way a well-behaved shell does (see
+  // Answer).
   void Do(const Event& event) {
     actions_.clear();
     Run(event);

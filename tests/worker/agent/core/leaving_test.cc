@@ -10,7 +10,8 @@ namespace {
 
 using link::Stage;
 
-// Loses its coordinator and lets time pass while the trainer goes on reporting. All actions, in order.
+// Loses its coordinator and lets time pass while the trainer goes on reporting. All actions, in
+// order.
 std::vector<Action> PassAlone(AgentHarness& agent, absl::Duration duration) {
   std::vector<Action> all;
   const auto keep = [&] {

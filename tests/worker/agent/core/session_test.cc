@@ -44,7 +44,8 @@ TEST(SessionTest, BacksOffWithJitterButNeverLongerThanAThirdOfTheLease) {
   absl::Duration last;
   std::vector<absl::Duration> delays;
   for (int i = 0; i < 12; ++i) {
-    agent.Do(SessionFailed{agent.core().session().session(), SessionError::kUnavailable, "refused"});
+    agent.Do(
+        SessionFailed{agent.core().session().session(), SessionError::kUnavailable, "refused"});
     const absl::Duration delay = agent.core().NextDeadline() - agent.now();
     delays.push_back(delay);
     EXPECT_GE(delay, absl::Milliseconds(100));

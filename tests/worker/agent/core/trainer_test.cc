@@ -12,8 +12,11 @@ using testing::IsEmpty;
 
 // Desired stage without a trainer -> is one started?
 TEST(TrainerTest, StartsExactlyForTheStagesThatNeedATrainer) {
-  for (auto [stage, starts] : {std::pair{Stage::kIdle, false}, {Stage::kPrepare, true},
-                               {Stage::kForm, true}, {Stage::kGo, true}, {Stage::kExit, false},
+  for (auto [stage, starts] : {std::pair{Stage::kIdle, false},
+                               {Stage::kPrepare, true},
+                               {Stage::kForm, true},
+                               {Stage::kGo, true},
+                               {Stage::kExit, false},
                                {Stage::kUnspecified, false}}) {
     AgentHarness agent;
     agent.Connect();
@@ -68,8 +71,14 @@ TEST(TrainerTest, ReportsWhatTheTrainerReportsUnderTheNameThatTheAgentKnows) {
   AgentHarness agent;
   agent.Connect();
   agent.RunTrainer(Want(Stage::kPrepare, 3, 2));
-  agent.Report({.job_id = "liar", .attempt = 9, .generation = 3, .stage = Stage::kPrepare,
-                .exited = true, .exit_code = 5, .data_address = "127.0.0.1:4", .device_free = true});
+  agent.Report({.job_id = "liar",
+                .attempt = 9,
+                .generation = 3,
+                .stage = Stage::kPrepare,
+                .exited = true,
+                .exit_code = 5,
+                .data_address = "127.0.0.1:4",
+                .device_free = true});
   const link::ObservedState observed = agent.Last<SendMessage>()->observed;
   EXPECT_EQ(observed.job_id, "job");
   EXPECT_EQ(observed.attempt, 2);
@@ -138,10 +147,21 @@ TEST(TrainerTest, ADeathIsToldAgainInANewSessionBeforeTheNextTrainerStarts) {
 
 // Exit code -> does the next trainer of the attempt start in the same generation?
 TEST(TrainerTest, WhoLeftByItsOwnDecisionStartsAgainOnlyInAHigherGeneration) {
-  for (auto [code, restarts] :
-       {std::pair{0, false}, {75, false}, {76, false}, {78, false}, {80, false}, {81, false},
-        {82, true}, {83, true}, {84, false}, {85, false}, {93, false}, {137, true}, {134, true},
-        {1, true}, {127, true}}) {
+  for (auto [code, restarts] : {std::pair{0, false},
+                                {75, false},
+                                {76, false},
+                                {78, false},
+                                {80, false},
+                                {81, false},
+                                {82, true},
+                                {83, true},
+                                {84, false},
+                                {85, false},
+                                {93, false},
+                                {137, true},
+                                {134, true},
+                                {1, true},
+                                {127, true}}) {
     AgentHarness agent;
     agent.Connect();
     agent.RunTrainer(Want(Stage::kPrepare, 4));
