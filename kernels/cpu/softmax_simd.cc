@@ -7,34 +7,39 @@ namespace {
 
 constexpr float kLowest = -3.0e38f;
 
-float RowMax(const float* s, int64_t columns) {
+VITSCALE_INLINE float RowMax(const float* s, int64_t columns) {
   F32 max = Set(kLowest);
   ForVectors(columns, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    max = Max(max, Keep(Load(s + c, lanes), lanes,
-                        Set(kLowest)));  // NaN is kept: Max gives its second argument
+    // NaN is kept: Max gives its second argument.
+    max = Max(max, Keep(Load(s + c, lanes), lanes, Set(kLowest)));
   });
   return ReduceMax(max);
 }
 
-template <typename T>
-void ForwardRow(const ScoreRows& shape, float* s, T* p, float* max, float* sum) {
-  const F32 scale = Set(shape.scale), top = Set(*max = RowMax(s, shape.columns));
+// s = exp(scale * (s - max)), zero beyond the last column; returns the sum.
+VITSCALE_INLINE float ExpRow(const ScoreRows& shape, float* s, float max) {
+  const F32 scale = Set(shape.scale), top = Set(max);
   RowSums sums;
   ForVectors(shape.columns, [&](int64_t c, auto lanes, int slot) VITSCALE_BODY {
     const F32 e = Keep(Exp((Load(s + c, lanes) - top) * scale), lanes, Zero());
     sums.part[slot] = sums.part[slot] + e;
     Store(s + c, e, Full{});  // the stride leaves room for whole vectors
   });
-  *sum = ReduceAdd(sums);
-  const F32 inverse = Set(1.0f / *sum);
-  ForVectors(shape.columns, [&](int64_t c, auto, int)
-                                VITSCALE_BODY { Store(p + c, Load(s + c) * inverse, Full{}); });
+  return ReduceAdd(sums);
 }
 
+// Three passes over all rows, not one pass of three steps: the steps of one row wait for each
+// other.
 template <typename T>
 void Forward(const ScoreRows& shape, float* s, T* p, float* max, float* sum) {
+  for (int64_t r = 0; r < shape.rows; ++r) max[r] = RowMax(s + r * shape.stride, shape.columns);
+  for (int64_t r = 0; r < shape.rows; ++r) sum[r] = ExpRow(shape, s + r * shape.stride, max[r]);
   for (int64_t r = 0; r < shape.rows; ++r) {
-    ForwardRow(shape, s + r * shape.stride, p + r * shape.stride, max + r, sum + r);
+    const F32 inverse = Set(1.0f / sum[r]);
+    const int64_t row = r * shape.stride;
+    ForVectors(shape.columns, [&](int64_t c, auto, int) VITSCALE_BODY {
+      Store(p + row + c, Load(s + row + c) * inverse, Full{});
+    });
   }
 }
 
