@@ -25,9 +25,12 @@ inline grpc::Status ToGrpc(const absl::Status& status) {
 // A call that was admitted. Done() counts it; call it once.
 class AdmittedCall {
  public:
-  AdmittedCall(Coordinator& coordinator, const PeerTable& peers, const char* service, const char* method,
-               grpc::CallbackServerContext* context)
-      : metrics_(coordinator.metrics()), service_(service), method_(method), start_(absl::Now()),
+  AdmittedCall(Coordinator& coordinator, const PeerTable& peers, const char* service,
+               const char* method, grpc::CallbackServerContext* context)
+      : metrics_(coordinator.metrics()),
+        service_(service),
+        method_(method),
+        start_(absl::Now()),
         principal_(peers.PrincipalOf(context->peer())) {
     const auto deadline = context->deadline();
     const absl::Time time = deadline == std::chrono::system_clock::time_point::max()
@@ -62,10 +65,12 @@ class AdmittedCall {
   absl::Status status_;
 };
 
-// Admits a unary call and runs `handle(call, finish)`; `finish(status)` may be called from any thread, once.
+// Admits a unary call and runs `handle(call, finish)`; `finish(status)` may be called from any
+// thread, once.
 template <typename Handle>
-grpc::ServerUnaryReactor* Unary(Coordinator& coordinator, const PeerTable& peers, const char* service,
-                                const char* method, grpc::CallbackServerContext* context, Handle handle) {
+grpc::ServerUnaryReactor* Unary(Coordinator& coordinator, const PeerTable& peers,
+                                const char* service, const char* method,
+                                grpc::CallbackServerContext* context, Handle handle) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   AdmittedCall call(coordinator, peers, service, method, context);
   if (!call.status().ok()) {

@@ -41,14 +41,17 @@ auto Into(T* response, Finish finish) {
 }  // namespace
 
 template <typename Handle>
-grpc::ServerUnaryReactor* ControlServiceRpc::Run(const char* method, Context* context, Handle handle) {
+grpc::ServerUnaryReactor* ControlServiceRpc::Run(const char* method, Context* context,
+                                                 Handle handle) {
   return Unary(coordinator_, peers_, kService, method, context, std::move(handle));
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::SubmitJob(Context* context, const v1::SubmitJobRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::SubmitJob(Context* context,
+                                                       const v1::SubmitJobRequest* request,
                                                        v1::SubmitJobResponse* response) {
   return Run("SubmitJob", context, [&](const AdmittedCall& call, auto finish) {
-    if (const absl::Status status = CheckRequestId(request->request_id()); !status.ok()) return finish(status);
+    if (const absl::Status status = CheckRequestId(request->request_id()); !status.ok())
+      return finish(status);
     coordinator_.Submit(call.CallerOf(*request), request->spec(), request->validate_only(),
                         [response, finish](absl::StatusOr<v1::Job> job) {
                           if (job.ok()) *response->mutable_job() = *std::move(job);
@@ -57,21 +60,24 @@ grpc::ServerUnaryReactor* ControlServiceRpc::SubmitJob(Context* context, const v
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::GetJob(Context* context, const v1::GetJobRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::GetJob(Context* context,
+                                                    const v1::GetJobRequest* request,
                                                     v1::Job* response) {
   return Run("GetJob", context, [&](const AdmittedCall&, auto finish) {
     Into(response, finish)(coordinator_.GetJob(request->job_id()));
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::ListJobs(Context* context, const v1::ListJobsRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::ListJobs(Context* context,
+                                                      const v1::ListJobsRequest* request,
                                                       v1::ListJobsResponse* response) {
   return Run("ListJobs", context, [&](const AdmittedCall&, auto finish) {
     Into(response, finish)(coordinator_.ListJobs(*request));
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::SetIntent(Context* context, const v1::SetIntentRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::SetIntent(Context* context,
+                                                       const v1::SetIntentRequest* request,
                                                        v1::Job* response) {
   return Run("SetIntent", context, [&](const AdmittedCall& call, auto finish) {
     absl::Status status = CheckRequestId(request->request_id());
@@ -81,12 +87,14 @@ grpc::ServerUnaryReactor* ControlServiceRpc::SetIntent(Context* context, const v
   });
 }
 
-grpc::ServerWriteReactor<v1::WatchJobResponse>* ControlServiceRpc::WatchJob(Context* context,
-                                                                            const v1::WatchJobRequest* request) {
-  return RunWatchJob(coordinator_, AdmittedCall(coordinator_, peers_, kService, "WatchJob", context), *request);
+grpc::ServerWriteReactor<v1::WatchJobResponse>* ControlServiceRpc::WatchJob(
+    Context* context, const v1::WatchJobRequest* request) {
+  return RunWatchJob(coordinator_,
+                     AdmittedCall(coordinator_, peers_, kService, "WatchJob", context), *request);
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::ListSteps(Context* context, const v1::ListStepsRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::ListSteps(Context* context,
+                                                       const v1::ListStepsRequest* request,
                                                        v1::ListStepsResponse* response) {
   return Run("ListSteps", context, [&](const AdmittedCall&, auto finish) {
     if (request->page_size() < 0 || request->page_size() > kStepsMax) {
@@ -106,7 +114,8 @@ grpc::ServerUnaryReactor* ControlServiceRpc::ListSteps(Context* context, const v
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::ListEvals(Context* context, const v1::ListEvalsRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::ListEvals(Context* context,
+                                                       const v1::ListEvalsRequest* request,
                                                        v1::ListEvalsResponse* response) {
   return Run("ListEvals", context, [&](const AdmittedCall&, auto finish) {
     const auto job = coordinator_.directory().Find(request->job_id());
@@ -118,18 +127,21 @@ grpc::ServerUnaryReactor* ControlServiceRpc::ListEvals(Context* context, const v
   });
 }
 
-grpc::ServerWriteReactor<v1::Event>* ControlServiceRpc::StreamEvents(Context* context,
-                                                                     const v1::StreamEventsRequest* request) {
-  return RunStreamEvents(coordinator_, AdmittedCall(coordinator_, peers_, kService, "StreamEvents", context),
+grpc::ServerWriteReactor<v1::Event>* ControlServiceRpc::StreamEvents(
+    Context* context, const v1::StreamEventsRequest* request) {
+  return RunStreamEvents(coordinator_,
+                         AdmittedCall(coordinator_, peers_, kService, "StreamEvents", context),
                          *request);
 }
 
-grpc::ServerWriteReactor<v1::LogLine>* ControlServiceRpc::StreamLogs(Context* context,
-                                                                     const v1::StreamLogsRequest* request) {
-  return RunStreamLogs(coordinator_, AdmittedCall(coordinator_, peers_, kService, "StreamLogs", context), *request);
+grpc::ServerWriteReactor<v1::LogLine>* ControlServiceRpc::StreamLogs(
+    Context* context, const v1::StreamLogsRequest* request) {
+  return RunStreamLogs(
+      coordinator_, AdmittedCall(coordinator_, peers_, kService, "StreamLogs", context), *request);
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::ListWorkers(Context* context, const v1::ListWorkersRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::ListWorkers(Context* context,
+                                                         const v1::ListWorkersRequest* request,
                                                          v1::ListWorkersResponse* response) {
   return Run("ListWorkers", context, [&](const AdmittedCall&, auto finish) {
     if (request->page_size() < 0 || request->page_size() > kWorkersMax) {
@@ -153,7 +165,8 @@ grpc::ServerUnaryReactor* ControlServiceRpc::ListWorkers(Context* context, const
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::UpdateWorker(Context* context, const v1::UpdateWorkerRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::UpdateWorker(Context* context,
+                                                          const v1::UpdateWorkerRequest* request,
                                                           v1::Worker* response) {
   return Run("UpdateWorker", context, [&](const AdmittedCall& call, auto finish) {
     absl::Status status = CheckRequestId(request->request_id());
@@ -165,9 +178,9 @@ grpc::ServerUnaryReactor* ControlServiceRpc::UpdateWorker(Context* context, cons
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::ListCheckpoints(Context* context,
-                                                             const v1::ListCheckpointsRequest* request,
-                                                             v1::ListCheckpointsResponse* response) {
+grpc::ServerUnaryReactor* ControlServiceRpc::ListCheckpoints(
+    Context* context, const v1::ListCheckpointsRequest* request,
+    v1::ListCheckpointsResponse* response) {
   return Run("ListCheckpoints", context, [&](const AdmittedCall&, auto finish) {
     const auto job = coordinator_.directory().Find(request->job_id());
     if (!job.ok()) return finish(job.status());
@@ -178,15 +191,18 @@ grpc::ServerUnaryReactor* ControlServiceRpc::ListCheckpoints(Context* context,
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::PinCheckpoint(Context* context, const v1::PinCheckpointRequest* request,
+grpc::ServerUnaryReactor* ControlServiceRpc::PinCheckpoint(Context* context,
+                                                           const v1::PinCheckpointRequest* request,
                                                            v1::CheckpointInfo* response) {
   return Run("PinCheckpoint", context, [&](const AdmittedCall& call, auto finish) {
-    if (const absl::Status status = CheckRequestId(request->request_id()); !status.ok()) return finish(status);
+    if (const absl::Status status = CheckRequestId(request->request_id()); !status.ok())
+      return finish(status);
     coordinator_.PinCheckpoint(call.CallerOf(*request), *request, Into(response, finish));
   });
 }
 
-grpc::ServerUnaryReactor* ControlServiceRpc::GetServerInfo(Context* context, const v1::GetServerInfoRequest*,
+grpc::ServerUnaryReactor* ControlServiceRpc::GetServerInfo(Context* context,
+                                                           const v1::GetServerInfoRequest*,
                                                            v1::ServerInfo* response) {
   return Run("GetServerInfo", context, [&](const AdmittedCall&, auto finish) {
     *response = coordinator_.Info();

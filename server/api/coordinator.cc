@@ -22,17 +22,22 @@ constexpr size_t kAttemptsCached = 10000;
 bool SameSecret(const std::string& a, const std::string& b) {
   unsigned difference = static_cast<unsigned>(a.size() ^ b.size());
   for (size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[b.empty() ? 0 : i % b.size()]);
+    difference |= static_cast<unsigned char>(a[i]) ^
+                  static_cast<unsigned char>(b[b.empty() ? 0 : i % b.size()]);
   }
   return difference == 0;
 }
 
 }  // namespace
 
-Coordinator::Coordinator(Options options, std::unique_ptr<ControlStore> control, std::unique_ptr<StepStore> steps,
-                         Random& random, Clock& clock)
-    : options_(std::move(options)), control_(std::move(control)), steps_(std::move(steps)), random_(random),
-      clock_(clock), start_time_(clock.Now()),
+Coordinator::Coordinator(Options options, std::unique_ptr<ControlStore> control,
+                         std::unique_ptr<StepStore> steps, Random& random, Clock& clock)
+    : options_(std::move(options)),
+      control_(std::move(control)),
+      steps_(std::move(steps)),
+      random_(random),
+      clock_(clock),
+      start_time_(clock.Now()),
       metrics_(std::make_unique<CoordinatorMetrics>(control_->term())) {}
 
 Coordinator::~Coordinator() { Stop(); }
@@ -107,7 +112,9 @@ void Coordinator::Loop() {
     const absl::Time deadline = std::min(core_->NextDeadline(), next_snapshot_);
     {
       absl::MutexLock lock(&mutex_);
-      const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !tasks_.empty(); };
+      const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return stopping_ || !tasks_.empty();
+      };
       mutex_.AwaitWithTimeout(absl::Condition(&ready),
                               std::max(absl::ZeroDuration(), deadline - clock_.Monotonic()));
       if (stopping_) return;
@@ -148,7 +155,8 @@ void Coordinator::Do(Action action) {
   } else if (auto* send = std::get_if<SendAction>(&action)) {
     const auto it = sessions_.find(send->session);
     if (it == sessions_.end()) return;
-    if (send->acknowledged_message > 0) it->second.acknowledged_message = send->acknowledged_message;
+    if (send->acknowledged_message > 0)
+      it->second.acknowledged_message = send->acknowledged_message;
     it->second.refused = send->refused;
     it->second.desired = send->desired;
     SendTo(it->second);
@@ -173,7 +181,8 @@ void Coordinator::SendTo(AgentSession& session) {
   session.stream->Send(std::move(message));
 }
 
-// A transaction is durable: readers see it, watchers hear of it, then the core lets go what waited for it.
+// A transaction is durable: readers see it, watchers hear of it, then the core lets go what waited
+// for it.
 void Coordinator::OnCommitted(ControlStore::Committed committed) {
   metrics_->Committed(committed.changes, committed.took);
   for (const WorkerRow& row : committed.changes.workers) {
@@ -192,11 +201,13 @@ void Coordinator::OnCommitted(ControlStore::Committed committed) {
     *line.mutable_time() = event.time();
     line.set_rank(-1);
     line.set_attempt(event.attempt());
-    line.set_text(event.kind() == "state_changed"
-                      ? absl::StrCat(JobStateName(event.from()), " -> ", JobStateName(event.to()), " (",
-                                     event.reason(), ", by ", event.actor().name(), "): ", event.message())
-                      : absl::StrCat(event.kind(), event.reason().empty() ? "" : absl::StrCat(" (", event.reason(), ")"),
-                                     ": ", event.message()));
+    line.set_text(
+        event.kind() == "state_changed"
+            ? absl::StrCat(JobStateName(event.from()), " -> ", JobStateName(event.to()), " (",
+                           event.reason(), ", by ", event.actor().name(), "): ", event.message())
+            : absl::StrCat(event.kind(),
+                           event.reason().empty() ? "" : absl::StrCat(" (", event.reason(), ")"),
+                           ": ", event.message()));
     steps_->AddLog(event.job_id(), std::move(line));
   }
   for (JobRow& row : committed.changes.jobs) {
@@ -234,7 +245,8 @@ Token Coordinator::Expect(Reply<T> reply) {
   answerers_[token] = [reply = std::move(reply)](AnswerAction answer) {
     if (!answer.status.ok()) return reply(answer.status);
     auto* body = std::get_if<T>(&answer.body);
-    if (body == nullptr) return reply(absl::AlreadyExistsError("the request id was used with another request"));
+    if (body == nullptr)
+      return reply(absl::AlreadyExistsError("the request id was used with another request"));
     reply(std::move(*body));
   };
   return token;
@@ -250,16 +262,20 @@ absl::StatusOr<v1::JobSpec> Coordinator::Admit(const v1::JobSpec& spec) const {
   const v1::Device wanted = canonical.resources().device();
   int64_t smallest = std::numeric_limits<int64_t>::max();
   for (const v1::Worker& worker : WorkersSnapshot()) {
-    const bool kind = wanted == v1::DEVICE_ANY || wanted == v1::DEVICE_UNSPECIFIED || wanted == worker.device().kind();
-    if (kind && worker.device().memory_bytes() > 0) smallest = std::min(smallest, worker.device().memory_bytes());
+    const bool kind = wanted == v1::DEVICE_ANY || wanted == v1::DEVICE_UNSPECIFIED ||
+                      wanted == worker.device().kind();
+    if (kind && worker.device().memory_bytes() > 0)
+      smallest = std::min(smallest, worker.device().memory_bytes());
   }
   const int64_t memory = smallest == std::numeric_limits<int64_t>::max() ? 0 : smallest;
   VITSCALE_ASSIGN_OR_RETURN(const std::string fixed, FixMicroBatch(SpecBytes(canonical), memory));
-  if (!canonical.ParseFromString(fixed)) return absl::InternalError("the planner's spec cannot be read");
+  if (!canonical.ParseFromString(fixed))
+    return absl::InternalError("the planner's spec cannot be read");
   return canonical;
 }
 
-void Coordinator::Submit(const Caller& caller, const v1::JobSpec& spec, bool validate_only, Reply<v1::Job> reply) {
+void Coordinator::Submit(const Caller& caller, const v1::JobSpec& spec, bool validate_only,
+                         Reply<v1::Job> reply) {
   if (!validate_only && AnsweredBefore<v1::Job>(caller, reply)) return;
   absl::StatusOr<v1::JobSpec> canonical = Admit(spec);
   if (!canonical.ok()) return reply(canonical.status());
@@ -273,12 +289,14 @@ void Coordinator::Submit(const Caller& caller, const v1::JobSpec& spec, bool val
   });
 }
 
-void Coordinator::SetIntent(const Caller& caller, const v1::SetIntentRequest& request, Reply<v1::Job> reply) {
+void Coordinator::SetIntent(const Caller& caller, const v1::SetIntentRequest& request,
+                            Reply<v1::Job> reply) {
   if (AnsweredBefore<v1::Job>(caller, reply)) return;
   const auto row = directory_.Find(request.job_id());
   if (!row.ok()) return reply(row.status());
   Post([this, caller, request, id = (*row)->job().id(), reply = std::move(reply)] {
-    Handle(IntentEvent{MetaOf(caller, Expect<v1::Job>(reply)), id, request.intent(), request.etag()});
+    Handle(
+        IntentEvent{MetaOf(caller, Expect<v1::Job>(reply)), id, request.intent(), request.etag()});
   });
 }
 
@@ -302,9 +320,10 @@ void Coordinator::PinCheckpoint(const Caller& caller, const v1::PinCheckpointReq
     return reply(absl::FailedPreconditionError(
         absl::StrCat("checkpoint '", info->id(), "' has been deleted by retention")));
   }
-  Post([this, caller, pinned = request.pinned(), info = *std::move(info), reply = std::move(reply)] {
-    Handle(PinEvent{MetaOf(caller, Expect<v1::CheckpointInfo>(reply)), info, pinned});
-  });
+  Post(
+      [this, caller, pinned = request.pinned(), info = *std::move(info), reply = std::move(reply)] {
+        Handle(PinEvent{MetaOf(caller, Expect<v1::CheckpointInfo>(reply)), info, pinned});
+      });
 }
 
 void Coordinator::ListWorkers(Reply<std::vector<v1::Worker>> reply) {
@@ -318,8 +337,8 @@ void Coordinator::ListWorkers(Reply<std::vector<v1::Worker>> reply) {
 void Coordinator::Register(const v1::RegisterRequest& request, Reply<v1::RegisterResponse> reply) {
   if (!options_.join_secret.empty() && !SameSecret(request.join_secret(), options_.join_secret)) {
     return reply(absl::PermissionDeniedError(
-        absl::StrCat("worker '", request.worker_id(), "' gave ", request.join_secret().empty() ? "no" : "a wrong",
-                     " join secret")));
+        absl::StrCat("worker '", request.worker_id(), "' gave ",
+                     request.join_secret().empty() ? "no" : "a wrong", " join secret")));
   }
   v1::RegisterRequest clean = request;
   clean.clear_join_secret();
@@ -376,13 +395,15 @@ void Coordinator::Receive(SessionId session, v1::AgentMessage message, std::func
   Post([this, session, shared, next = std::move(next)] { ReceiveOnLoop(session, *shared, next); });
 }
 
-void Coordinator::ReceiveOnLoop(SessionId id, const v1::AgentMessage& message, std::function<void()> next) {
+void Coordinator::ReceiveOnLoop(SessionId id, const v1::AgentMessage& message,
+                                std::function<void()> next) {
   const auto it = sessions_.find(id);
   if (it == sessions_.end()) return;
   const std::string worker_id = it->second.worker_id;
   const bool waits = message.records_size() > 0 && TakeRecords(id, it->second, message, next);
   if (message.has_observed()) {
-    Handle(ReportEvent{id, worker_id, message.term(), message.message_number(), message.observed()});
+    Handle(
+        ReportEvent{id, worker_id, message.term(), message.message_number(), message.observed()});
   }
   if (!waits) next();
 }
@@ -399,7 +420,8 @@ bool Coordinator::TakeRecords(SessionId id, AgentSession& session, const v1::Age
     highest = std::max(highest, record.number());
     if (record.incarnation().empty()) record.set_incarnation(session.incarnation);
     if (!Owns(session.worker_id, record)) continue;
-    if ((record.has_checkpoint() || record.has_event()) && record.number() > marks_[record.incarnation()]) {
+    if ((record.has_checkpoint() || record.has_event()) &&
+        record.number() > marks_[record.incarnation()]) {
       marks[record.incarnation()] = record.number();
       control.records.push_back(record);
     }
@@ -450,7 +472,8 @@ void Coordinator::RecordsDone(SessionId id, int64_t number) {
   }
   const int64_t before = session.acknowledged_record;
   while (!session.pending.empty() && session.pending.front().missing == 0) {
-    session.acknowledged_record = std::max(session.acknowledged_record, session.pending.front().number);
+    session.acknowledged_record =
+        std::max(session.acknowledged_record, session.pending.front().number);
     session.pending.pop_front();
   }
   if (session.acknowledged_record != before) SendTo(session);
@@ -463,7 +486,8 @@ absl::StatusOr<v1::Job> Coordinator::GetJob(const std::string& id_or_name) const
   return JobAt(*row, clock_.Now());
 }
 
-absl::StatusOr<v1::ListJobsResponse> Coordinator::ListJobs(const v1::ListJobsRequest& request) const {
+absl::StatusOr<v1::ListJobsResponse> Coordinator::ListJobs(
+    const v1::ListJobsRequest& request) const {
   return directory_.List(request, clock_.Now());
 }
 

@@ -1,8 +1,9 @@
 // The shell around the core: one thread that owns it, the stores, and what readers see.
 //
-// Mutations and reports become events of the core, in the order of arrival; its actions are carried out here:
-// transactions go to the store's writer, whose commits come back as events; answers and desired states leave only
-// then. Reads never touch the core's thread (but for the list of workers).
+// Mutations and reports become events of the core, in the order of arrival; its actions are carried
+// out here: transactions go to the store's writer, whose commits come back as events; answers and
+// desired states leave only then. Reads never touch the core's thread (but for the list of
+// workers).
 //
 // Knows nothing of gRPC: server/api/*_rpc.cc calls it, and so do tests and the benchmark.
 
@@ -60,8 +61,8 @@ class Coordinator {
   template <typename T>
   using Reply = std::function<void(absl::StatusOr<T>)>;
 
-  Coordinator(Options options, std::unique_ptr<ControlStore> control, std::unique_ptr<StepStore> steps,
-              Random& random, Clock& clock);
+  Coordinator(Options options, std::unique_ptr<ControlStore> control,
+              std::unique_ptr<StepStore> steps, Random& random, Clock& clock);
   ~Coordinator();
 
   // Loads what the stores hold and begins.
@@ -69,17 +70,22 @@ class Coordinator {
   void Stop();
 
   // ---- mutations; `reply` runs on the core's thread, after the commit -----------
-  // The spec may come from anywhere: it is validated, made canonical and given its micro-batch here.
-  void Submit(const Caller& caller, const v1::JobSpec& spec, bool validate_only, Reply<v1::Job> reply);
+  // The spec may come from anywhere: it is validated, made canonical and given its micro-batch
+  // here.
+  void Submit(const Caller& caller, const v1::JobSpec& spec, bool validate_only,
+              Reply<v1::Job> reply);
   void SetIntent(const Caller& caller, const v1::SetIntentRequest& request, Reply<v1::Job> reply);
-  void UpdateWorker(const Caller& caller, const v1::UpdateWorkerRequest& request, Reply<v1::Worker> reply);
-  void PinCheckpoint(const Caller& caller, const v1::PinCheckpointRequest& request, Reply<v1::CheckpointInfo> reply);
+  void UpdateWorker(const Caller& caller, const v1::UpdateWorkerRequest& request,
+                    Reply<v1::Worker> reply);
+  void PinCheckpoint(const Caller& caller, const v1::PinCheckpointRequest& request,
+                     Reply<v1::CheckpointInfo> reply);
   void ListWorkers(Reply<std::vector<v1::Worker>> reply);
 
   // ---- agents -------------------------------------------------------------------
   void Register(const v1::RegisterRequest& request, Reply<v1::RegisterResponse> reply);
   // UNAUTHENTICATED for a credential that no life of a worker has now.
-  absl::StatusOr<SessionId> OpenSession(const std::string& credential, std::shared_ptr<AgentStream> stream);
+  absl::StatusOr<SessionId> OpenSession(const std::string& credential,
+                                        std::shared_ptr<AgentStream> stream);
   // `next` is called when the following message may be read.
   void Receive(SessionId session, v1::AgentMessage message, std::function<void()> next);
   void CloseSession(SessionId session);

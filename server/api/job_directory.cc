@@ -18,8 +18,8 @@ constexpr char kTokenPrefix[] = "before-";
 
 bool Matches(const v1::Job& job, const v1::ListJobsRequest& request) {
   if (!request.name().empty() && job.spec().name() != request.name()) return false;
-  if (request.states_size() > 0 &&
-      std::find(request.states().begin(), request.states().end(), job.state()) == request.states().end()) {
+  if (request.states_size() > 0 && std::find(request.states().begin(), request.states().end(),
+                                             job.state()) == request.states().end()) {
     return false;
   }
   for (const auto& [key, value] : request.labels()) {
@@ -65,7 +65,8 @@ void JobDirectory::Publish(JobRow row) {
   by_id_[shared->job().id()] = std::move(shared);
 }
 
-absl::StatusOr<std::shared_ptr<const JobRow>> JobDirectory::Find(const std::string& id_or_name) const {
+absl::StatusOr<std::shared_ptr<const JobRow>> JobDirectory::Find(
+    const std::string& id_or_name) const {
   absl::MutexLock lock(&mutex_);
   if (const auto it = by_id_.find(id_or_name); it != by_id_.end()) return it->second;
   std::vector<std::string> ids;
@@ -75,12 +76,15 @@ absl::StatusOr<std::shared_ptr<const JobRow>> JobDirectory::Find(const std::stri
   if (ids.size() == 1) return by_id_.at(ids[0]);
   if (ids.empty()) return absl::NotFoundError(absl::StrCat("no job '", id_or_name, "'"));
   return absl::FailedPreconditionError(absl::StrCat("several jobs are named '", id_or_name,
-                                                    "': give an id, for example ", absl::StrJoin(ids, ", ")));
+                                                    "': give an id, for example ",
+                                                    absl::StrJoin(ids, ", ")));
 }
 
-absl::StatusOr<v1::ListJobsResponse> JobDirectory::List(const v1::ListJobsRequest& request, absl::Time now) const {
+absl::StatusOr<v1::ListJobsResponse> JobDirectory::List(const v1::ListJobsRequest& request,
+                                                        absl::Time now) const {
   if (request.page_size() < 0 || request.page_size() > kPageMax) {
-    return absl::InvalidArgumentError(absl::StrCat("page_size was ", request.page_size(), ", wanted 1 to ", kPageMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("page_size was ", request.page_size(), ", wanted 1 to ", kPageMax));
   }
   const int page = request.page_size() == 0 ? kPageDefault : request.page_size();
   int64_t before = std::numeric_limits<int64_t>::max();

@@ -26,10 +26,12 @@ class JobDirectory {
  public:
   void Publish(JobRow row);
 
-  // By id, or by a name that only one job has. NOT_FOUND; FAILED_PRECONDITION for an ambiguous name.
+  // By id, or by a name that only one job has. NOT_FOUND; FAILED_PRECONDITION for an ambiguous
+  // name.
   absl::StatusOr<std::shared_ptr<const JobRow>> Find(const std::string& id_or_name) const;
   // A page of jobs, newest first. INVALID_ARGUMENT for a page token that no answer gave.
-  absl::StatusOr<v1::ListJobsResponse> List(const v1::ListJobsRequest& request, absl::Time now) const;
+  absl::StatusOr<v1::ListJobsResponse> List(const v1::ListJobsRequest& request,
+                                            absl::Time now) const;
 
  private:
   mutable absl::Mutex mutex_;

@@ -27,7 +27,8 @@ absl::StatusOr<const MethodRow*> AdmitCall(const std::string& principal, absl::s
                                            absl::string_view method, absl::Time deadline) {
   const MethodRow* row = FindMethod(service, method);
   if (row == nullptr) {
-    return absl::UnimplementedError(absl::StrCat(service, "/", method, " is in no row of the method table"));
+    return absl::UnimplementedError(
+        absl::StrCat(service, "/", method, " is in no row of the method table"));
   }
   if (row->deadline == DeadlineRule::kRequired && deadline == absl::InfiniteFuture()) {
     return absl::InvalidArgumentError(absl::StrCat(method, ": a deadline is required"));

@@ -1,4 +1,5 @@
-// What every call passes on its way in and out: principal, role, deadline; status with details, metrics.
+// What every call passes on its way in and out: principal, role, deadline; status with details,
+// metrics.
 
 #ifndef SERVER_API_RPC_GATE_H_
 #define SERVER_API_RPC_GATE_H_
@@ -15,9 +16,9 @@
 
 namespace vitscale {
 
-// Whose connection a descriptor is: filled by the accept loop of the Unix socket. gRPC C++ exposes no peer
-// credentials; it names such a peer "fd:<n>". A descriptor's number is used again only by a later connection, whose
-// entry then replaces the former one's.
+// Whose connection a descriptor is: filled by the accept loop of the Unix socket. gRPC C++ exposes
+// no peer credentials; it names such a peer "fd:<n>". A descriptor's number is used again only by a
+// later connection, whose entry then replaces the former one's.
 class PeerTable {
  public:
   void Set(int fd, unsigned uid);
@@ -29,12 +30,14 @@ class PeerTable {
   absl::flat_hash_map<int, unsigned> uids_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Row of the method, if the call may go on: INVALID_ARGUMENT without a deadline where one is required,
-// PERMISSION_DENIED by role, UNIMPLEMENTED for a method that is in no row. `deadline` is infinite where none was set.
+// Row of the method, if the call may go on: INVALID_ARGUMENT without a deadline where one is
+// required, PERMISSION_DENIED by role, UNIMPLEMENTED for a method that is in no row. `deadline` is
+// infinite where none was set.
 absl::StatusOr<const MethodRow*> AdmitCall(const std::string& principal, absl::string_view service,
                                            absl::string_view method, absl::Time deadline);
 
-// The serialised google.rpc.Status that goes with an error: its payloads, and an ErrorInfo of domain "vitscale".
+// The serialised google.rpc.Status that goes with an error: its payloads, and an ErrorInfo of
+// domain "vitscale".
 std::string StatusDetails(const absl::Status& status);
 
 // "NOT_FOUND": as metrics and ErrorInfo name it.

@@ -14,7 +14,8 @@
 namespace vitscale {
 
 struct RpcServerOptions {
-  std::string unix_path;  // empty: none. Its folder is made (0700); callers on it are known by their user id
+  std::string unix_path;  // empty: none. Its folder is made (0700); callers on it are known by
+                          // their user id
   HostPort listen;        // port 0: any
   bool insecure = false;  // allow an address that others reach
   bool reflection = true;
@@ -22,9 +23,10 @@ struct RpcServerOptions {
 
 class RpcServer {
  public:
-  // Binds and serves. Errors: ALREADY_EXISTS naming the address that is in use; FAILED_PRECONDITION for an address
-  // that is not loopback without `insecure`.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcServerOptions& options, Coordinator& coordinator);
+  // Binds and serves. Errors: ALREADY_EXISTS naming the address that is in use; FAILED_PRECONDITION
+  // for an address that is not loopback without `insecure`.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcServerOptions& options,
+                                                          Coordinator& coordinator);
   virtual ~RpcServer() = default;
 
   virtual HostPort address() const = 0;

@@ -41,7 +41,10 @@ absl::StatusOr<UniqueFd> BindUnix(const std::string& path) {
 class UnixAcceptor {
  public:
   UnixAcceptor(UniqueFd listener, grpc::Server* server, PeerTable& peers)
-      : listener_(std::move(listener)), stop_(eventfd(0, EFD_CLOEXEC)), server_(server), peers_(peers),
+      : listener_(std::move(listener)),
+        stop_(eventfd(0, EFD_CLOEXEC)),
+        server_(server),
+        peers_(peers),
         thread_([this] { Loop(); }) {}
   ~UnixAcceptor() {
     const uint64_t one = 1;
@@ -86,7 +89,9 @@ class UnixAcceptor {
 class GrpcServer : public RpcServer {
  public:
   GrpcServer(RpcServerOptions options, Coordinator& coordinator)
-      : options_(std::move(options)), control_(coordinator, peers_), workers_(coordinator, peers_) {}
+      : options_(std::move(options)),
+        control_(coordinator, peers_),
+        workers_(coordinator, peers_) {}
   ~GrpcServer() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Listen() {
@@ -112,12 +117,13 @@ class GrpcServer : public RpcServer {
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
       if (!options_.unix_path.empty()) unlink(options_.unix_path.c_str());
-      return absl::AlreadyExistsError(
-          absl::StrCat("cannot listen on ", options_.listen.ToString(), ": the port is taken, or the address is not "
-                       "of this machine"));
+      return absl::AlreadyExistsError(absl::StrCat("cannot listen on ", options_.listen.ToString(),
+                                                   ": the port is taken, or the address is not "
+                                                   "of this machine"));
     }
     address_ = {options_.listen.host, port};
-    if (unix_socket.valid()) acceptor_ = std::make_unique<UnixAcceptor>(std::move(unix_socket), server_.get(), peers_);
+    if (unix_socket.valid())
+      acceptor_ = std::make_unique<UnixAcceptor>(std::move(unix_socket), server_.get(), peers_);
     return absl::OkStatus();
   }
 
@@ -170,7 +176,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
 absl::Status CheckExposure(const std::string& what, const HostPort& address, bool insecure) {
   if (insecure || IsLoopback(address.host)) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat(what, " ", address.ToString(), " is not a loopback address: there is no TLS yet, so others could "
+      absl::StrCat(what, " ", address.ToString(),
+                   " is not a loopback address: there is no TLS yet, so others could "
                    "read and command everything; --insecure allows it all the same"));
 }
 

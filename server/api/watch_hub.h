@@ -1,7 +1,8 @@
-// Wakes those who watch. A watcher holds a cursor, not a queue: when it is woken it reads what is new from the
-// stores, so a slow client costs nothing and misses nothing.
+// Wakes those who watch. A watcher holds a cursor, not a queue: when it is woken it reads what is
+// new from the stores, so a slow client costs nothing and misses nothing.
 //
-// All watchers are woken by one thread, on news of their job and about once a second (for heartbeats).
+// All watchers are woken by one thread, on news of their job and about once a second (for
+// heartbeats).
 
 #ifndef SERVER_API_WATCH_HUB_H_
 #define SERVER_API_WATCH_HUB_H_

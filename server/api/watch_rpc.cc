@@ -51,8 +51,10 @@ class WatchJobReactor : public WatchReactor<v1::WatchJobResponse> {
     // Read first: whatever is newer comes with the next message.
     VITSCALE_ASSIGN_OR_RETURN(v1::Job job, coordinator_.GetJob(job_id()));
     v1::WatchJobResponse message;
-    VITSCALE_ASSIGN_OR_RETURN(const auto steps, coordinator_.steps().Steps(job_id(), after_step_, kStepsPerMessage));
-    VITSCALE_ASSIGN_OR_RETURN(const auto events, coordinator_.control().Events(after_event_, job_id(), kEventsPerRead));
+    VITSCALE_ASSIGN_OR_RETURN(const auto steps,
+                              coordinator_.steps().Steps(job_id(), after_step_, kStepsPerMessage));
+    VITSCALE_ASSIGN_OR_RETURN(
+        const auto events, coordinator_.control().Events(after_event_, job_id(), kEventsPerRead));
     for (const v1::StepRecord& step : steps) {
       *message.add_steps() = step;
       after_step_ = step.step();
@@ -82,7 +84,8 @@ class WatchJobReactor : public WatchReactor<v1::WatchJobResponse> {
   absl::Status AddEvals(v1::WatchJobResponse* message) {
     VITSCALE_ASSIGN_OR_RETURN(const auto evals, coordinator_.steps().Evals(job_id()));
     for (const v1::EvalRecord& eval : evals) {
-      const auto [it, fresh] = sent_evals_.try_emplace({eval.name(), eval.step()}, eval.generation());
+      const auto [it, fresh] =
+          sent_evals_.try_emplace({eval.name(), eval.step()}, eval.generation());
       if (!fresh && it->second >= eval.generation()) continue;
       it->second = eval.generation();
       *message->add_evals() = eval;
@@ -103,7 +106,9 @@ class WatchJobReactor : public WatchReactor<v1::WatchJobResponse> {
 class EventsReactor : public WatchReactor<v1::Event> {
  public:
   EventsReactor(Coordinator& coordinator, AdmittedCall call, const v1::StreamEventsRequest& request)
-      : WatchReactor(coordinator, std::move(call), ""), request_(request), after_(request.after()) {}
+      : WatchReactor(coordinator, std::move(call), ""),
+        request_(request),
+        after_(request.after()) {}
 
  private:
   absl::Status Gather(std::deque<v1::Event>* messages, bool* done) override {
@@ -111,7 +116,8 @@ class EventsReactor : public WatchReactor<v1::Event> {
       VITSCALE_ASSIGN_OR_RETURN(const v1::Job job, coordinator_.GetJob(request_.job_id()));
       SetJob(job.id());
     }
-    VITSCALE_ASSIGN_OR_RETURN(const auto events, coordinator_.control().Events(after_, job_id(), kEventsPerRead));
+    VITSCALE_ASSIGN_OR_RETURN(const auto events,
+                              coordinator_.control().Events(after_, job_id(), kEventsPerRead));
     for (const v1::Event& event : events) {
       after_ = event.sequence();
       messages->push_back(event);
@@ -127,7 +133,9 @@ class EventsReactor : public WatchReactor<v1::Event> {
 class LogsReactor : public WatchReactor<v1::LogLine> {
  public:
   LogsReactor(Coordinator& coordinator, AdmittedCall call, const v1::StreamLogsRequest& request)
-      : WatchReactor(coordinator, std::move(call), ""), request_(request), after_(request.after()) {}
+      : WatchReactor(coordinator, std::move(call), ""),
+        request_(request),
+        after_(request.after()) {}
 
  private:
   absl::Status Begin() {
@@ -135,8 +143,9 @@ class LogsReactor : public WatchReactor<v1::LogLine> {
     VITSCALE_ASSIGN_OR_RETURN(const v1::Job job, coordinator_.GetJob(request_.job_id()));
     SetJob(job.id());
     if (request_.tail() > 0) {
-      VITSCALE_ASSIGN_OR_RETURN(const int64_t start,
-                                coordinator_.steps().LogStart(job.id(), request_.rank(), request_.tail()));
+      VITSCALE_ASSIGN_OR_RETURN(
+          const int64_t start,
+          coordinator_.steps().LogStart(job.id(), request_.rank(), request_.tail()));
       after_ = std::max(after_, start);
     }
     return absl::OkStatus();
@@ -147,7 +156,8 @@ class LogsReactor : public WatchReactor<v1::LogLine> {
     VITSCALE_ASSIGN_OR_RETURN(const v1::Job job, coordinator_.GetJob(job_id()));
     const absl::Time since = request_.has_since() ? FromProto(request_.since()) : absl::UnixEpoch();
     VITSCALE_ASSIGN_OR_RETURN(
-        const auto lines, coordinator_.steps().Logs(job_id(), after_, request_.rank(), since, kLinesPerRead));
+        const auto lines,
+        coordinator_.steps().Logs(job_id(), after_, request_.rank(), since, kLinesPerRead));
     for (const v1::LogLine& line : lines) {
       after_ = line.sequence();
       messages->push_back(line);
@@ -165,7 +175,8 @@ class LogsReactor : public WatchReactor<v1::LogLine> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::WatchJobResponse>* RunWatchJob(Coordinator& coordinator, AdmittedCall call,
+grpc::ServerWriteReactor<v1::WatchJobResponse>* RunWatchJob(Coordinator& coordinator,
+                                                            AdmittedCall call,
                                                             const v1::WatchJobRequest& request) {
   return WatchReactor<v1::WatchJobResponse>::Run(
       std::make_shared<WatchJobReactor>(coordinator, std::move(call), request));
@@ -173,12 +184,14 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* RunWatchJob(Coordinator& coordin
 
 grpc::ServerWriteReactor<v1::Event>* RunStreamEvents(Coordinator& coordinator, AdmittedCall call,
                                                      const v1::StreamEventsRequest& request) {
-  return WatchReactor<v1::Event>::Run(std::make_shared<EventsReactor>(coordinator, std::move(call), request));
+  return WatchReactor<v1::Event>::Run(
+      std::make_shared<EventsReactor>(coordinator, std::move(call), request));
 }
 
 grpc::ServerWriteReactor<v1::LogLine>* RunStreamLogs(Coordinator& coordinator, AdmittedCall call,
                                                      const v1::StreamLogsRequest& request) {
-  return WatchReactor<v1::LogLine>::Run(std::make_shared<LogsReactor>(coordinator, std::move(call), request));
+  return WatchReactor<v1::LogLine>::Run(
+      std::make_shared<LogsReactor>(coordinator, std::move(call), request));
 }
 
 }  // namespace vitscale

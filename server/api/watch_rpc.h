@@ -1,5 +1,5 @@
-// Server streams that follow something: one message in flight, what is next is read from the stores when it is
-// needed, so a slow reader holds nothing in memory.
+// Server streams that follow something: one message in flight, what is next is read from the stores
+// when it is needed, so a slow reader holds nothing in memory.
 
 #ifndef SERVER_API_WATCH_RPC_H_
 #define SERVER_API_WATCH_RPC_H_
@@ -65,15 +65,15 @@ class WatchReactor : public grpc::ServerWriteReactor<Message>,
   void OnDone() override { self_.reset(); }
 
  protected:
-  // Appends what is new since the last call; `done`: after it there will be nothing more. Called by one thread at a
-  // time.
+  // Appends what is new since the last call; `done`: after it there will be nothing more. Called by
+  // one thread at a time.
   virtual absl::Status Gather(std::deque<Message>* messages, bool* done) = 0;
 
   void SetJob(std::string job_id) { job_id_ = std::move(job_id); }
   Coordinator& coordinator_;
 
  private:
-  void Write() {
+  void Write() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     writing_ = true;
     this->StartWrite(&ready_.front());
   }
@@ -81,7 +81,7 @@ class WatchReactor : public grpc::ServerWriteReactor<Message>,
     absl::MutexLock lock(&mutex_);
     EndLocked(status);
   }
-  void EndLocked(const absl::Status& status) {
+  void EndLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (std::exchange(ended_, true)) return;
     this->Finish(call_.Done(status));
   }
@@ -90,13 +90,14 @@ class WatchReactor : public grpc::ServerWriteReactor<Message>,
   std::string job_id_;
   std::shared_ptr<WatchReactor> self_;
   absl::Mutex mutex_;
-  std::deque<Message> ready_;
-  bool writing_ = false;
-  bool done_ = false;
-  bool ended_ = false;
+  std::deque<Message> ready_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-grpc::ServerWriteReactor<v1::WatchJobResponse>* RunWatchJob(Coordinator& coordinator, AdmittedCall call,
+grpc::ServerWriteReactor<v1::WatchJobResponse>* RunWatchJob(Coordinator& coordinator,
+                                                            AdmittedCall call,
                                                             const v1::WatchJobRequest& request);
 grpc::ServerWriteReactor<v1::Event>* RunStreamEvents(Coordinator& coordinator, AdmittedCall call,
                                                      const v1::StreamEventsRequest& request);

@@ -12,13 +12,14 @@ namespace {
 constexpr char kService[] = "vitscale.v1.WorkerService";
 constexpr char kCredential[] = "vitscale-credential";
 
-// One stream. The next message is read when the coordinator has taken the last one; of messages to the agent only
-// the newest waits, since each is whole.
+// One stream. The next message is read when the coordinator has taken the last one; of messages to
+// the agent only the newest waits, since each is whole.
 class SessionReactor : public grpc::ServerBidiReactor<v1::AgentMessage, v1::CoordinatorMessage>,
                        public AgentStream,
                        public std::enable_shared_from_this<SessionReactor> {
  public:
-  SessionReactor(Coordinator& coordinator, AdmittedCall call) : coordinator_(coordinator), call_(std::move(call)) {}
+  SessionReactor(Coordinator& coordinator, AdmittedCall call)
+      : coordinator_(coordinator), call_(std::move(call)) {}
 
   void Run(const std::string& credential) {
     self_ = shared_from_this();
@@ -102,19 +103,22 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::AgentMessage, v1::Coor
 grpc::ServerUnaryReactor* WorkerServiceRpc::Register(grpc::CallbackServerContext* context,
                                                      const v1::RegisterRequest* request,
                                                      v1::RegisterResponse* response) {
-  return Unary(coordinator_, peers_, kService, "Register", context, [&](const AdmittedCall&, auto finish) {
-    coordinator_.Register(*request, [response, finish](absl::StatusOr<v1::RegisterResponse> result) {
-      if (result.ok()) *response = *std::move(result);
-      finish(result.status());
-    });
-  });
+  return Unary(coordinator_, peers_, kService, "Register", context,
+               [&](const AdmittedCall&, auto finish) {
+                 coordinator_.Register(
+                     *request, [response, finish](absl::StatusOr<v1::RegisterResponse> result) {
+                       if (result.ok()) *response = *std::move(result);
+                       finish(result.status());
+                     });
+               });
 }
 
 grpc::ServerBidiReactor<v1::AgentMessage, v1::CoordinatorMessage>* WorkerServiceRpc::Session(
     grpc::CallbackServerContext* context) {
   std::string credential;
   const auto it = context->client_metadata().find(kCredential);
-  if (it != context->client_metadata().end()) credential.assign(it->second.data(), it->second.size());
+  if (it != context->client_metadata().end())
+    credential.assign(it->second.data(), it->second.size());
   auto reactor = std::make_shared<SessionReactor>(
       coordinator_, AdmittedCall(coordinator_, peers_, kService, "Session", context));
   reactor->Run(credential);

@@ -10,9 +10,11 @@ namespace vitscale {
 
 class WorkerServiceRpc : public v1::WorkerService::CallbackService {
  public:
-  WorkerServiceRpc(Coordinator& coordinator, const PeerTable& peers) : coordinator_(coordinator), peers_(peers) {}
+  WorkerServiceRpc(Coordinator& coordinator, const PeerTable& peers)
+      : coordinator_(coordinator), peers_(peers) {}
 
-  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
+  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context,
+                                     const v1::RegisterRequest* request,
                                      v1::RegisterResponse* response) override;
   // Metadata "vitscale-credential": what Register gave.
   grpc::ServerBidiReactor<v1::AgentMessage, v1::CoordinatorMessage>* Session(

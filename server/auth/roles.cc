@@ -33,6 +33,8 @@ const MethodRow* FindMethod(absl::string_view service, absl::string_view method)
   return nullptr;
 }
 
-absl::Status CheckRole(const std::string& principal, const MethodRow& method) { return absl::OkStatus(); }
+absl::Status CheckRole(const std::string& principal, const MethodRow& method) {
+  return absl::OkStatus();
+}
 
 }  // namespace vitscale

@@ -1,5 +1,5 @@
-// Who may call what. Every handler is admitted through CheckRole with the row of its method; the present policy
-// allows everybody everything, and a policy that does not has one place to go.
+// Who may call what. Every handler is admitted through CheckRole with the row of its method; the
+// present policy allows everybody everything, and a policy that does not has one place to go.
 
 #ifndef SERVER_AUTH_ROLES_H_
 #define SERVER_AUTH_ROLES_H_
@@ -14,7 +14,8 @@ namespace vitscale {
 
 enum class Role { kViewer, kSubmitter, kOperator, kWorker };
 
-// Whether a call without a deadline is refused; streams that only end with their client may go without.
+// Whether a call without a deadline is refused; streams that only end with their client may go
+// without.
 enum class DeadlineRule { kRequired, kOptional };
 
 struct MethodRow {

@@ -8,8 +8,12 @@
 namespace vitscale {
 
 Core::Core(CoreOptions options, Random& random, LoadedState state, Moment now)
-    : options_(options), random_(random), term_(state.term), now_(now),
-      restart_grace_(now.steady + options.lease), next_number_(state.last_job_number + 1) {
+    : options_(options),
+      random_(random),
+      term_(state.term),
+      now_(now),
+      restart_grace_(now.steady + options.lease),
+      next_number_(state.last_job_number + 1) {
   for (OwnerRow& owner : state.owners) owners_[owner.name()] = owner;
   for (const v1::CheckpointInfo& info : state.pinned) {
     pinned_[info.id().substr(0, info.id().find('/'))].insert(info.id());
@@ -40,8 +44,8 @@ Core::Core(CoreOptions options, Random& random, LoadedState state, Moment now)
     for (const v1::Member& member : job.row.gang().members()) {
       WorkerEntry& worker = workers_[member.worker_id()];
       worker.row.mutable_worker()->set_id(member.worker_id());
-      worker.holding = Holding{id, job.row.gang().attempt(), job.row.gang().generation(),
-                               member.rank()};
+      worker.holding =
+          Holding{id, job.row.gang().attempt(), job.row.gang().generation(), member.rank()};
     }
     SetWake(job, restart_grace_);
   }

@@ -1,15 +1,17 @@
-// The coordinator's mind: scheduler, job machine, membership, generations. Single-threaded and deterministic: no
-// I/O, no clock, no random device of its own; the same events at the same moments give the same actions.
+// The coordinator's mind: scheduler, job machine, membership, generations. Single-threaded and
+// deterministic: no I/O, no clock, no random device of its own; the same events at the same moments
+// give the same actions.
 //
 //   for (Action& action : core.Handle(event, now)) shell.Do(action);
 //   … sleep until core.NextDeadline(), then Handle(TickEvent{}, now).
 //
-// Persist, then send: a Handle that changes durable rows returns one PersistAction; everything that depends on it
-// (answers, desired states) is returned by the Handle of its CommittedEvent. Heartbeats are acknowledged at once,
-// with the newest committed desired state.
+// Persist, then send: a Handle that changes durable rows returns one PersistAction; everything that
+// depends on it (answers, desired states) is returned by the Handle of its CommittedEvent.
+// Heartbeats are acknowledged at once, with the newest committed desired state.
 //
-// Level-triggered: reports are whole, so each evaluation looks at what is, not at what happened; lost, repeated and
-// reordered messages are harmless. The only edges are deaths of trainers, recognised by process id.
+// Level-triggered: reports are whole, so each evaluation looks at what is, not at what happened;
+// lost, repeated and reordered messages are harmless. The only edges are deaths of trainers,
+// recognised by process id.
 
 #ifndef SERVER_CORE_CORE_H_
 #define SERVER_CORE_CORE_H_
@@ -93,17 +95,17 @@ class Core {
   };
   struct WorkerEntry {
     WorkerRow row;
-    SessionId session = 0;                            // 0: none
+    SessionId session = 0;  // 0: none
     absl::Time session_closed = absl::InfinitePast();
     absl::Time last_heartbeat = absl::InfinitePast();
-    absl::Time owned_since = absl::InfinitePast();    // from when the ownership clock counts
+    absl::Time owned_since = absl::InfinitePast();  // from when the ownership clock counts
     bool reachable = false;
     bool lost = false;
     bool reported = false;  // in this session
     bool heard = false;     // `observed` is of this incarnation and of this life of the coordinator
     v1::ObservedState observed;
-    int64_t last_pid = 0;         // newest trainer seen
-    int64_t counted_pid = -1;     // trainer whose death was counted
+    int64_t last_pid = 0;      // newest trainer seen
+    int64_t counted_pid = -1;  // trainer whose death was counted
     std::optional<Holding> holding;
     std::shared_ptr<const v1::DesiredState> wanted;    // as of the last evaluation
     std::shared_ptr<const v1::DesiredState> released;  // committed

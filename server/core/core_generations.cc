@@ -1,4 +1,5 @@
-// The stage ladder of a job's gang: prepare, form, go, exit; what breaks a generation, and the fence between two.
+// The stage ladder of a job's gang: prepare, form, go, exit; what breaks a generation, and the
+// fence between two.
 
 #include <algorithm>
 
@@ -13,16 +14,17 @@ namespace vitscale {
 // The member's report about this attempt; null if there is none of its present incarnation.
 const v1::ObservedState* Core::ObservedOf(const JobEntry& job, const v1::Member& member) const {
   const WorkerEntry* worker = FindWorker(member.worker_id());
-  if (worker == nullptr || worker->row.worker().incarnation() != member.incarnation()) return nullptr;
+  if (worker == nullptr || worker->row.worker().incarnation() != member.incarnation())
+    return nullptr;
   const v1::ObservedState& observed = worker->observed;
-  const bool about = observed.job_id() == job.row.job().id() &&
-                     observed.attempt() == job.row.gang().attempt();
+  const bool about =
+      observed.job_id() == job.row.job().id() && observed.attempt() == job.row.gang().attempt();
   return about ? &observed : nullptr;
 }
 
 bool Core::OwnershipExpired(const WorkerEntry* worker) const {
-  return worker == nullptr || now_.steady >= worker->owned_since + options_.orphan_window +
-                                                 options_.ownership_margin;
+  return worker == nullptr ||
+         now_.steady >= worker->owned_since + options_.orphan_window + options_.ownership_margin;
 }
 
 MemberView Core::ViewOf(const v1::Member& member) const {
@@ -44,7 +46,8 @@ std::optional<absl::Time> Core::FenceWait(const JobEntry& job) const {
   for (const v1::Member& member : job.row.fence().members()) {
     views.push_back(ViewOf(member));
     if (const WorkerEntry* worker = FindWorker(member.worker_id())) {
-      expiry = std::max(expiry, worker->owned_since + options_.orphan_window + options_.ownership_margin);
+      expiry = std::max(expiry,
+                        worker->owned_since + options_.orphan_window + options_.ownership_margin);
     }
   }
   if (FenceOpen(job.row.job().id(), job.row.fence(), views)) return std::nullopt;
@@ -93,7 +96,8 @@ bool Core::CheckFinished(JobEntry& job) {
     row.set_step(std::max(row.step(), observed->step()));
     if (!observed->checkpoint().empty()) row.set_checkpoint(observed->checkpoint());
     AddJobEvent(job.row, "finished", absl::StrCat("worker:", member.worker_id()))
-        .set_message(absl::StrCat("all ", row.step(), " steps done, checkpoint ", row.checkpoint()));
+        .set_message(
+            absl::StrCat("all ", row.step(), " steps done, checkpoint ", row.checkpoint()));
     Apply(job, JobEvent::kFinished, "finished", absl::StrCat("all ", row.step(), " steps done"));
     EndAttempt(job, false);
     return true;
@@ -107,8 +111,8 @@ bool Core::CheckUserErrors(JobEntry& job) {
     const ErrorClass error = ClassifyExit(loss.exit_code);
     if (error.kind != ErrorKind::kUser) continue;
     FailJob(job, error.code,
-            loss.error.empty() ? absl::StrCat("the trainer on ", loss.worker_id, " ended with code ",
-                                              loss.exit_code)
+            loss.error.empty() ? absl::StrCat("the trainer on ", loss.worker_id,
+                                              " ended with code ", loss.exit_code)
                                : loss.error);
     return true;
   }
@@ -142,7 +146,8 @@ void Core::EvaluateForm(JobEntry& job) {
     ready.push_back(observed);
   }
   if (const auto until = FenceWait(job)) {
-    job.stage_deadline = *until + options_.prepare_deadline;  // waiting for the fence is nobody's fault
+    job.stage_deadline =
+        *until + options_.prepare_deadline;  // waiting for the fence is nobody's fault
     return SetWake(job, std::min(job.wake, *until));
   }
   auto source = ChooseSource(ready, job.row.job().checkpoint(), job.row.job().lineage());
@@ -172,8 +177,9 @@ bool Core::CheckForming(JobEntry& job) {
   for (const v1::Member& member : gang.members()) {
     const WorkerEntry* worker = FindWorker(member.worker_id());
     if (worker != nullptr && worker->row.worker().incarnation() != member.incarnation()) {
-      MarkBroken(job, "lost_agent", absl::StrCat("the agent of ", member.worker_id(), " was restarted"),
-                 false, now_.steady);
+      MarkBroken(job, "lost_agent",
+                 absl::StrCat("the agent of ", member.worker_id(), " was restarted"), false,
+                 now_.steady);
     }
   }
   if (job.broken_at <= now_.steady) {
@@ -290,8 +296,9 @@ void Core::NoticeBreak(JobEntry& job) {
   for (const v1::Member& member : gang.members()) {
     const WorkerEntry* worker = FindWorker(member.worker_id());
     if (worker != nullptr && worker->row.worker().incarnation() != member.incarnation()) {
-      MarkBroken(job, "lost_agent", absl::StrCat("the agent of ", member.worker_id(), " was restarted"),
-                 false, now_.steady);
+      MarkBroken(job, "lost_agent",
+                 absl::StrCat("the agent of ", member.worker_id(), " was restarted"), false,
+                 now_.steady);
       continue;
     }
     if (worker == nullptr || !worker->reachable) {
@@ -313,23 +320,25 @@ void Core::NoticeBreak(JobEntry& job) {
     // A restarted trainer has another listener than the one that was told to the others.
     if (!observed->exited() && !observed->data_address().empty() &&
         observed->data_address() != member.data_address()) {
-      MarkBroken(job, "lost_trainer", absl::StrCat("the trainer on ", member.worker_id(), " was replaced"),
-                 true, now_.steady);
+      MarkBroken(job, "lost_trainer",
+                 absl::StrCat("the trainer on ", member.worker_id(), " was replaced"), true,
+                 now_.steady);
     }
     if (observed->generation() > gang.generation()) {
       MarkBroken(job, "stale_generation",
-                 absl::StrCat(member.worker_id(), " knows generation ", observed->generation()), false,
-                 now_.steady);
+                 absl::StrCat(member.worker_id(), " knows generation ", observed->generation()),
+                 false, now_.steady);
     }
   }
   if (unreachable == nullptr) return;
   if (now_.steady < restart_grace_) return SetWake(job, std::min(job.wake, restart_grace_));
   if (!any_reachable) {
-    // A coordinator that hears of nobody is the one that is cut off, until the ownership has run out.
+    // A coordinator that hears of nobody is the one that is cut off, until the ownership has run
+    // out.
     const WorkerEntry* worker = FindWorker(unreachable->worker_id());
     if (OwnershipExpired(worker)) {
-      MarkBroken(job, "lost_worker", absl::StrCat("worker ", unreachable->worker_id(), " is lost"), false,
-                 now_.steady);
+      MarkBroken(job, "lost_worker", absl::StrCat("worker ", unreachable->worker_id(), " is lost"),
+                 false, now_.steady);
     } else {
       SetWake(job, std::min(job.wake, worker->owned_since + options_.orphan_window +
                                           options_.ownership_margin));
@@ -339,9 +348,10 @@ void Core::NoticeBreak(JobEntry& job) {
   const absl::Time until =
       job.last_advance + std::max(options_.advance_deadline, 3 * job.slowest_step);
   if (now_.steady >= until) {
-    MarkBroken(job, "worker_unreachable",
-               absl::StrCat("worker ", unreachable->worker_id(), " is unreachable and no member advances"),
-               false, now_.steady);
+    MarkBroken(
+        job, "worker_unreachable",
+        absl::StrCat("worker ", unreachable->worker_id(), " is unreachable and no member advances"),
+        false, now_.steady);
   } else {
     SetWake(job, std::min(job.wake, until));
   }
@@ -431,19 +441,21 @@ void Core::CheckStopDeadlines(JobEntry& job) {
     }
     if (intent == v1::INTENT_PREEMPT) *job.row.add_preempted() = ToProto(now_.wall);
     while (job.row.preempted_size() > 8) job.row.mutable_preempted()->DeleteSubrange(0, 1);
-    const std::string reason = job.row.intent_reason().empty() ? IntentName(intent)
-                                                               : job.row.intent_reason();
+    const std::string reason =
+        job.row.intent_reason().empty() ? IntentName(intent) : job.row.intent_reason();
     Apply(job, JobEvent::kLeft, reason,
           all_left ? "every worker has left" : "a worker did not leave in time");
     return EndAttempt(job, true);
   }
   if (now_.steady >= job.stop_deadline) {
     job.stop_deadline = absl::InfiniteFuture();
-    AddJobEvent(job.row, "stop_deadline", "system").set_message("the grace is over: trainers are killed");
+    AddJobEvent(job.row, "stop_deadline", "system")
+        .set_message("the grace is over: trainers are killed");
     ExitAll(job, true);
   }
   absl::Time wake = job.stop_deadline;
-  if (job.kill_at != absl::InfiniteFuture()) wake = std::min(wake, job.kill_at + options_.quarantine_after);
+  if (job.kill_at != absl::InfiniteFuture())
+    wake = std::min(wake, job.kill_at + options_.quarantine_after);
   SetWake(job, std::min(job.wake, wake));
 }
 

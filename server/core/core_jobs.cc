@@ -27,8 +27,8 @@ void Core::TouchMembers(const JobEntry& job) {
 // Books the time in the state that ends now. RUNNING is productive but for what is booked already.
 void Core::SettleGoodput(JobEntry& job) {
   v1::Goodput& goodput = *job.row.mutable_job()->mutable_goodput();
-  const double seconds = std::max(
-      0.0, absl::ToDoubleSeconds(now_.wall - FromProto(job.row.state_since())));
+  const double seconds =
+      std::max(0.0, absl::ToDoubleSeconds(now_.wall - FromProto(job.row.state_since())));
   switch (job.row.job().state()) {
     case v1::JOB_STATE_QUEUED:
     case v1::JOB_STATE_STARTING:
@@ -54,7 +54,8 @@ void Core::SettleGoodput(JobEntry& job) {
   *job.row.mutable_state_since() = ToProto(now_.wall);
 }
 
-// Looks the cell up and enters the state. False, with an event, if the cell is impossible: the job stays as it is.
+// Looks the cell up and enters the state. False, with an event, if the cell is impossible: the job
+// stays as it is.
 bool Core::Apply(JobEntry& job, JobEvent event, const std::string& reason,
                  const std::string& message) {
   v1::Job& row = *job.row.mutable_job();
@@ -68,9 +69,8 @@ bool Core::Apply(JobEntry& job, JobEvent event, const std::string& reason,
   }
   if (*next == row.state()) return true;
   SettleGoodput(job);
-  v1::Event& changed = AddJobEvent(job.row, "state_changed", row.intent() == v1::INTENT_RUN
-                                                                  ? "system"
-                                                                  : job.row.intent_actor());
+  v1::Event& changed = AddJobEvent(
+      job.row, "state_changed", row.intent() == v1::INTENT_RUN ? "system" : job.row.intent_actor());
   if (changed.actor().name().empty()) changed.mutable_actor()->set_name("system");
   changed.set_from(row.state());
   changed.set_to(*next);
@@ -108,7 +108,8 @@ void Core::RaiseIntent(JobEntry& job, v1::Intent intent, const std::string& acto
   MarkDirty(job);
   TouchMembers(job);
   const bool was_stopping = row.state() == v1::JOB_STATE_STOPPING;
-  if (!Apply(job, JobEvent::kIntent, reason, absl::StrCat(IntentName(intent), " by ", actor))) return;
+  if (!Apply(job, JobEvent::kIntent, reason, absl::StrCat(IntentName(intent), " by ", actor)))
+    return;
   if (row.state() != v1::JOB_STATE_STOPPING) return;
   if (!was_stopping) BeginStop(job);
   if (intent == v1::INTENT_KILL) ExitAll(job, true);
@@ -117,10 +118,9 @@ void Core::RaiseIntent(JobEntry& job, v1::Intent intent, const std::string& acto
 
 // A generation that trains is asked to save and leave; anything else just leaves.
 void Core::BeginStop(JobEntry& job) {
-  const bool trains = job.row.gang().stage() == v1::STAGE_GO &&
-                      job.broken_at == absl::InfiniteFuture();
-  job.stop_deadline =
-      now_.steady + (trains ? GraceOf(job.row.job().spec()) : options_.exit_grace);
+  const bool trains =
+      job.row.gang().stage() == v1::STAGE_GO && job.broken_at == absl::InfiniteFuture();
+  job.stop_deadline = now_.steady + (trains ? GraceOf(job.row.job().spec()) : options_.exit_grace);
   job.kill_at = absl::InfiniteFuture();
   if (!trains) ExitAll(job, false);
 }
@@ -138,8 +138,7 @@ void Core::ExitAll(JobEntry& job, bool kill) {
 // Adds the attempt's device time to its owner's share.
 void Core::Account(const JobEntry& job) {
   const Gang& gang = job.row.gang();
-  const double seconds =
-      std::max(0.0, absl::ToDoubleSeconds(now_.wall - FromProto(gang.start())));
+  const double seconds = std::max(0.0, absl::ToDoubleSeconds(now_.wall - FromProto(gang.start())));
   const std::string& name = job.row.job().owner().name();
   OwnerRow& owner = owners_[name];
   const double share = ShareOf(name);
@@ -149,8 +148,8 @@ void Core::Account(const JobEntry& job) {
   changes_.owners.push_back(owner);
 }
 
-// The job gives its workers back; those whose trainer is not gone yet are releasing. Fills the fence's gap: if a
-// member has left, the generation can never step again.
+// The job gives its workers back; those whose trainer is not gone yet are releasing. Fills the
+// fence's gap: if a member has left, the generation can never step again.
 void Core::EndAttempt(JobEntry& job, bool kill) {
   if (!job.row.has_gang()) return;
   const Gang gang = job.row.gang();
@@ -220,8 +219,9 @@ void Core::GiveUp(JobEntry& job, const std::string& code, const std::string& mes
     job.row.set_avoid_worker(job.suspect);
   }
   if (counts && NoProgress(job.row.failures())) {
-    return FailJob(job, "no_progress",
-                   absl::StrCat("died again and again at step ", job.row.job().step(), ": ", message));
+    return FailJob(
+        job, "no_progress",
+        absl::StrCat("died again and again at step ", job.row.job().step(), ": ", message));
   }
   Apply(job, JobEvent::kGivenUp, code, message);
   EndAttempt(job, true);

@@ -28,8 +28,8 @@ bool Core::Repeated(const RequestMeta& meta) {
   const auto it = remembered_.find(meta.request_id);
   if (it == remembered_.end()) return false;
   if (it->second.hash != meta.hash) {
-    Refuse(meta.token, absl::AlreadyExistsError(absl::StrCat(
-                           "request id '", meta.request_id, "' was used with another request")));
+    Refuse(meta.token, absl::AlreadyExistsError(absl::StrCat("request id '", meta.request_id,
+                                                             "' was used with another request")));
   } else {
     Defer(Action(AnswerAction{meta.token, absl::OkStatus(), it->second.body}));
   }
@@ -40,8 +40,10 @@ bool Core::Repeated(const RequestMeta& meta) {
 bool Core::Admit(const RequestMeta& meta) {
   if (Repeated(meta)) return false;
   if (writable_) return true;
-  out_.push_back(AnswerAction{
-      meta.token, absl::UnavailableError("the coordinator's store takes no changes now; retry"), {}});
+  out_.push_back(
+      AnswerAction{meta.token,
+                   absl::UnavailableError("the coordinator's store takes no changes now; retry"),
+                   {}});
   return false;
 }
 
@@ -84,7 +86,8 @@ void Core::On(const IntentEvent& event) {
   if (!Admit(event.meta)) return;
   const auto it = jobs_.find(event.job_id);
   if (it == jobs_.end()) {
-    return Refuse(event.meta.token, absl::NotFoundError(absl::StrCat("no job '", event.job_id, "'")));
+    return Refuse(event.meta.token,
+                  absl::NotFoundError(absl::StrCat("no job '", event.job_id, "'")));
   }
   JobEntry& job = it->second;
   const v1::Job& now = job.row.job();
@@ -95,14 +98,15 @@ void Core::On(const IntentEvent& event) {
   }
   switch (CompareIntent(now.state(), now.intent(), event.intent)) {
     case IntentChange::kRefused:
-      return Refuse(event.meta.token,
-                    absl::FailedPreconditionError(absl::StrCat(
-                        "job ", now.id(), " is ", JobStateName(now.state()), " with intent ",
-                        IntentName(now.intent()), ": it cannot be set to ", IntentName(event.intent))));
+      return Refuse(event.meta.token, absl::FailedPreconditionError(absl::StrCat(
+                                          "job ", now.id(), " is ", JobStateName(now.state()),
+                                          " with intent ", IntentName(now.intent()),
+                                          ": it cannot be set to ", IntentName(event.intent))));
     case IntentChange::kNone:
       break;
     case IntentChange::kChange:
-      RaiseIntent(job, event.intent, event.meta.principal, absl::StrCat("user_", IntentName(event.intent)));
+      RaiseIntent(job, event.intent, event.meta.principal,
+                  absl::StrCat("user_", IntentName(event.intent)));
   }
   Answer(event.meta, job.row.job());
 }

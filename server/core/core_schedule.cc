@@ -32,8 +32,8 @@ double Core::ShareOf(const std::string& owner) const {
 // CPU ranks are lowered to the common instruction set; GPUs must be of one kind.
 std::string Core::NumericClass(const WorkerEntry& worker) const {
   const v1::DeviceInfo& device = worker.row.worker().device();
-  std::string name = absl::StrCat(static_cast<int>(device.kind()), "|", worker.row.worker().version(), "|",
-                                  device.libraries());
+  std::string name = absl::StrCat(static_cast<int>(device.kind()), "|",
+                                  worker.row.worker().version(), "|", device.libraries());
   if (device.kind() == v1::DEVICE_CUDA) absl::StrAppend(&name, "|", device.instruction_set());
   return name;
 }
@@ -64,8 +64,8 @@ SchedulerInput Core::BuildSchedulerInput() const {
     device.worker_id = id;
     device.kind = worker.row.worker().device().kind();
     device.numeric_class = NumericClass(worker);
-    const bool usable = worker.reported && worker.reachable && !worker.lost && !Quarantined(worker) &&
-                        !worker.row.draining();
+    const bool usable = worker.reported && worker.reachable && !worker.lost &&
+                        !Quarantined(worker) && !worker.row.draining();
     if (worker.holding.has_value()) device.job_id = worker.holding->job_id;
     if (!usable) {
       device.status = DeviceStatus::kUnusable;
@@ -75,14 +75,16 @@ SchedulerInput Core::BuildSchedulerInput() const {
       const auto it = jobs_.find(worker.holding->job_id);
       const bool stopping =
           it != jobs_.end() && it->second.row.job().state() == v1::JOB_STATE_STOPPING;
-      device.status = worker.holding->releasing || stopping ? DeviceStatus::kComing : DeviceStatus::kHeld;
+      device.status =
+          worker.holding->releasing || stopping ? DeviceStatus::kComing : DeviceStatus::kHeld;
       device.coming_preempted = stopping && it->second.row.job().intent() == v1::INTENT_PREEMPT;
     }
     input.devices.push_back(std::move(device));
   }
   for (const std::string& id : active_) {
     const JobRow& row = jobs_.at(id).row;
-    if (row.job().intent() != v1::INTENT_RUN || row.job().state() == v1::JOB_STATE_STOPPING) continue;
+    if (row.job().intent() != v1::INTENT_RUN || row.job().state() == v1::JOB_STATE_STOPPING)
+      continue;
     RunningJob running;
     running.id = id;
     running.priority = row.job().spec().priority();
@@ -90,7 +92,8 @@ SchedulerInput Core::BuildSchedulerInput() const {
     for (const auto& time : row.preempted()) {
       if (now_.wall - FromProto(time) < options_.preemption_memory) ++running.recent_preemptions;
     }
-    for (const v1::Member& member : row.gang().members()) running.workers.push_back(member.worker_id());
+    for (const v1::Member& member : row.gang().members())
+      running.workers.push_back(member.worker_id());
     input.running.push_back(std::move(running));
   }
   return input;
@@ -114,7 +117,8 @@ void Core::RunScheduler() {
     if (job.backoff_left > absl::ZeroDuration()) {
       schedule_wake_ = std::min(schedule_wake_, now_.steady + job.backoff_left);
     } else if (job.waited < options_.reservation_after) {
-      schedule_wake_ = std::min(schedule_wake_, now_.steady + (options_.reservation_after - job.waited));
+      schedule_wake_ =
+          std::min(schedule_wake_, now_.steady + (options_.reservation_after - job.waited));
     }
   }
   for (const WaitDecision& wait : last_schedule_.waits) {
@@ -128,7 +132,8 @@ void Core::RunScheduler() {
   for (const PlacementDecision& placement : last_schedule_.placements) Place(placement);
   for (const PreemptionDecision& preemption : last_schedule_.preemptions) {
     JobEntry& victim = jobs_.at(preemption.victim);
-    if (victim.row.job().intent() != v1::INTENT_RUN || !IsActive(victim.row.job().state())) continue;
+    if (victim.row.job().intent() != v1::INTENT_RUN || !IsActive(victim.row.job().state()))
+      continue;
     v1::Event& event = AddJobEvent(victim.row, "preempted", "system");
     event.set_reason("higher_priority");
     event.set_message(absl::StrCat("makes room for job ", preemption.job_id));
@@ -155,7 +160,8 @@ void Core::ResolveNumerics(JobEntry& job) {
   v1::Precision precision = row.spec().precision();
   if (precision != v1::PRECISION_BF16 && precision != v1::PRECISION_F32) {
     precision = bf16 ? v1::PRECISION_BF16 : v1::PRECISION_F32;
-    if (row.numerics().precision() != v1::PRECISION_UNSPECIFIED) precision = row.numerics().precision();
+    if (row.numerics().precision() != v1::PRECISION_UNSPECIFIED)
+      precision = row.numerics().precision();
   }
   gang.set_precision(precision);
 }

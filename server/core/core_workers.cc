@@ -1,5 +1,5 @@
-// Membership: registrations, sessions, reports, leases, ownership, quarantine. A lease that runs out breaks
-// nothing; it only stops new placements.
+// Membership: registrations, sessions, reports, leases, ownership, quarantine. A lease that runs
+// out breaks nothing; it only stops new placements.
 
 #include <algorithm>
 
@@ -39,7 +39,8 @@ const Core::WorkerEntry* Core::FindWorker(const std::string& worker_id) const {
 void Core::Touch(WorkerEntry& worker) { touched_workers_.insert(worker.row.worker().id()); }
 
 bool Core::Quarantined(const WorkerEntry& worker) const {
-  return worker.row.has_quarantined_until() && FromProto(worker.row.quarantined_until()) > now_.wall;
+  return worker.row.has_quarantined_until() &&
+         FromProto(worker.row.quarantined_until()) > now_.wall;
 }
 
 v1::WorkerState Core::StateOf(const WorkerEntry& worker) const {
@@ -83,7 +84,8 @@ std::shared_ptr<const v1::DesiredState> Core::ComputeDesired(const WorkerEntry& 
     const auto pins = pinned_.find(holding.job_id);
     std::vector<std::string> pinned;
     if (pins != pinned_.end()) pinned.assign(pins->second.begin(), pins->second.end());
-    return std::make_shared<v1::DesiredState>(DesiredOf(it->second.row, holding.rank, options_, pinned));
+    return std::make_shared<v1::DesiredState>(
+        DesiredOf(it->second.row, holding.rank, options_, pinned));
   }
   auto exit = std::make_shared<v1::DesiredState>();
   exit->set_job_id(holding.job_id);
@@ -102,11 +104,13 @@ absl::Status Core::CheckRegistration(const v1::RegisterRequest& request) const {
   if (request.protocol_version() != v1::PROTOCOL_VERSION_1) {
     return absl::FailedPreconditionError(absl::StrCat(
         "protocol version of worker '", request.worker_id(), "' was ", request.protocol_version(),
-        ", wanted ", static_cast<int>(v1::PROTOCOL_VERSION_1), ": coordinator and workers must be of one version"));
+        ", wanted ", static_cast<int>(v1::PROTOCOL_VERSION_1),
+        ": coordinator and workers must be of one version"));
   }
   if (!ValidWorkerId(request.worker_id())) {
-    return absl::InvalidArgumentError(absl::StrCat("worker_id was '", absl::string_view(request.worker_id()).substr(0, 64),
-                                                   "', wanted 1 to 63 of [a-zA-Z0-9._-]"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker_id was '", absl::string_view(request.worker_id()).substr(0, 64),
+                     "', wanted 1 to 63 of [a-zA-Z0-9._-]"));
   }
   if (request.incarnation().empty() || request.incarnation().size() > 64) {
     return absl::InvalidArgumentError("incarnation must have 1 to 64 characters");
@@ -127,7 +131,8 @@ void Core::On(const RegisterEvent& event) {
     return Refuse(event.token, status);
   }
   if (!writable_) {
-    return Refuse(event.token, absl::UnavailableError("the coordinator's store takes no changes now; retry"));
+    return Refuse(event.token,
+                  absl::UnavailableError("the coordinator's store takes no changes now; retry"));
   }
   const std::string& id = event.request.worker_id();
   WorkerEntry& worker = workers_[id];
@@ -145,7 +150,9 @@ void Core::On(const RegisterEvent& event) {
 // A new life of an agent: nothing of the old one's reports is true any more.
 void Core::AdoptIncarnation(WorkerEntry& worker, const v1::RegisterRequest& request) {
   if (worker.session != 0) {
-    out_.push_back(CloseSessionAction{worker.session, absl::FailedPreconditionError("a newer life of this worker has registered")});
+    out_.push_back(CloseSessionAction{
+        worker.session,
+        absl::FailedPreconditionError("a newer life of this worker has registered")});
     worker.session = 0;
   }
   const int quarantines = worker.row.quarantines();
@@ -173,8 +180,8 @@ void Core::AdoptIncarnation(WorkerEntry& worker, const v1::RegisterRequest& requ
   dirty_workers_.insert(request.worker_id());
   v1::Event& joined = AddEvent("worker_joined", absl::StrCat("worker:", request.worker_id()));
   joined.set_worker_id(request.worker_id());
-  joined.set_message(absl::StrCat(fresh ? "joined" : "came back with a new incarnation", ", device ",
-                                  request.device().name(), " on ", request.host()));
+  joined.set_message(absl::StrCat(fresh ? "joined" : "came back with a new incarnation",
+                                  ", device ", request.device().name(), " on ", request.host()));
   Touch(worker);
   // A trainer of the former life is gone if the device lock could be taken.
   CheckRelease(worker);
@@ -190,11 +197,13 @@ void Core::On(const SessionOpenedEvent& event) {
   WorkerEntry* worker = FindWorker(event.worker_id);
   if (worker == nullptr || worker->row.worker().incarnation() != event.incarnation) {
     out_.push_back(CloseSessionAction{
-        event.session, absl::UnauthenticatedError("the credential is of a former life: register again")});
+        event.session,
+        absl::UnauthenticatedError("the credential is of a former life: register again")});
     return;
   }
   if (worker->session != 0 && worker->session != event.session) {
-    out_.push_back(CloseSessionAction{worker->session, absl::UnavailableError("the agent opened a newer session")});
+    out_.push_back(CloseSessionAction{worker->session,
+                                      absl::UnavailableError("the agent opened a newer session")});
   }
   worker->session = event.session;
   worker->reported = false;
@@ -208,7 +217,8 @@ void Core::On(const SessionClosedEvent& event) {
   worker->session_closed = now_.steady;
   SetWake(*worker, std::min(worker->wake, worker->last_heartbeat + options_.lease));
   if (worker->holding.has_value() && !worker->holding->releasing) {
-    if (const auto it = jobs_.find(worker->holding->job_id); it != jobs_.end()) Evaluate(it->second);
+    if (const auto it = jobs_.find(worker->holding->job_id); it != jobs_.end())
+      Evaluate(it->second);
   }
   schedule_dirty_ = true;
 }
@@ -218,8 +228,9 @@ void Core::On(const ReportEvent& event) {
   if (worker == nullptr || worker->session != event.session) return;
   if (event.term > term_) {
     out_.push_back(CloseSessionAction{
-        event.session, absl::UnavailableError(absl::StrCat(
-                           "the worker has seen term ", event.term, ", this coordinator is of term ", term_))});
+        event.session,
+        absl::UnavailableError(absl::StrCat("the worker has seen term ", event.term,
+                                            ", this coordinator is of term ", term_))});
     return;
   }
   const v1::ObservedState before = std::move(worker->observed);
@@ -243,10 +254,12 @@ void Core::On(const ReportEvent& event) {
     SetWake(*worker, std::min(worker->wake, now_.steady + options_.lease));
   }
   if (worker->holding.has_value() && !worker->holding->releasing) {
-    if (const auto it = jobs_.find(worker->holding->job_id); it != jobs_.end()) Evaluate(it->second);
+    if (const auto it = jobs_.find(worker->holding->job_id); it != jobs_.end())
+      Evaluate(it->second);
   }
-  const bool refused = worker->released != nullptr && event.observed.job_id() == worker->released->job_id() &&
-                       event.observed.attempt() < worker->released->attempt() && !event.observed.job_id().empty();
+  const bool refused =
+      worker->released != nullptr && event.observed.job_id() == worker->released->job_id() &&
+      event.observed.attempt() < worker->released->attempt() && !event.observed.job_id().empty();
   out_.push_back(SendAction{event.session, event.message_number, refused, worker->released});
 }
 
@@ -261,7 +274,8 @@ void Core::NoteTrainer(WorkerEntry& worker, const v1::ObservedState& before) {
     worker.last_pid = 0;
     worker.counted_pid = -1;
   }
-  const bool replaced = now.trainer_pid() != 0 && worker.last_pid != 0 && now.trainer_pid() != worker.last_pid;
+  const bool replaced =
+      now.trainer_pid() != 0 && worker.last_pid != 0 && now.trainer_pid() != worker.last_pid;
   const bool exited = now.exited() && (worker.last_pid != 0 || !before.exited());
   if ((replaced || exited) && worker.counted_pid != worker.last_pid) {
     worker.counted_pid = worker.last_pid;
@@ -269,7 +283,8 @@ void Core::NoteTrainer(WorkerEntry& worker, const v1::ObservedState& before) {
     if (it != jobs_.end()) {
       // Of a trainer whose end was not told only the successor is known.
       const int exit_code = now.exited() ? now.exit_code() : 128 + 9;
-      it->second.losses.push_back({worker.holding->rank, worker.row.worker().id(), exit_code, now.error()});
+      it->second.losses.push_back(
+          {worker.holding->rank, worker.row.worker().id(), exit_code, now.error()});
     }
   }
   if (now.trainer_pid() != 0 && !now.exited()) {
@@ -282,17 +297,19 @@ void Core::NoteTrainer(WorkerEntry& worker, const v1::ObservedState& before) {
 void Core::NoteProgress(WorkerEntry& worker) {
   const v1::ObservedState& now = worker.observed;
   const auto it = jobs_.find(now.job_id());
-  if (it == jobs_.end() || !worker.holding.has_value() || worker.holding->job_id != now.job_id()) return;
+  if (it == jobs_.end() || !worker.holding.has_value() || worker.holding->job_id != now.job_id())
+    return;
   JobEntry& job = it->second;
   job.seen_generation = std::max(job.seen_generation, now.generation());
   const Gang& gang = job.row.gang();
-  if (now.attempt() != gang.attempt() || now.generation() != gang.generation() || gang.stage() != v1::STAGE_GO ||
-      now.stage() != v1::STAGE_GO) {
+  if (now.attempt() != gang.attempt() || now.generation() != gang.generation() ||
+      gang.stage() != v1::STAGE_GO || now.stage() != v1::STAGE_GO) {
     return;
   }
   job.committed_step = std::max(job.committed_step, now.committed_step());
   if (now.step() <= job.advanced_step) return;
-  const absl::Duration per_step = (now_.steady - job.last_advance) / (now.step() - job.advanced_step);
+  const absl::Duration per_step =
+      (now_.steady - job.last_advance) / (now.step() - job.advanced_step);
   // A slow maximum that forgets: the first steps of a process would otherwise rule for ever.
   job.slowest_step = std::max(per_step, job.slowest_step * 0.98);
   job.advanced_step = now.step();
@@ -317,19 +334,28 @@ void Core::LateVerdict(JobEntry& job, const v1::ObservedState& observed) {
   Apply(job, JobEvent::kFinished, "finished", absl::StrCat("all ", row.step(), " steps done"));
 }
 
-// What an agent does without our asking: left over from a former attempt or a former life of the coordinator.
+// What an agent does without our asking: left over from a former attempt or a former life of the
+// coordinator.
 void Core::NoteHolding(WorkerEntry& worker) {
   const v1::ObservedState& now = worker.observed;
   if (now.job_id().empty() || now.exited()) return;
   const auto it = jobs_.find(now.job_id());
-  if (it != jobs_.end()) it->second.seen_generation = std::max(it->second.seen_generation, now.generation());
+  if (it != jobs_.end())
+    it->second.seen_generation = std::max(it->second.seen_generation, now.generation());
   if (it != jobs_.end()) LateVerdict(it->second, now);
   if (worker.holding.has_value()) return;
-  const bool succeeded = it != jobs_.end() && it->second.row.job().state() == v1::JOB_STATE_SUCCEEDED;
-  worker.holding = Holding{now.job_id(), now.attempt(), now.generation(), -1, true, !succeeded,
+  const bool succeeded =
+      it != jobs_.end() && it->second.row.job().state() == v1::JOB_STATE_SUCCEEDED;
+  worker.holding = Holding{now.job_id(),
+                           now.attempt(),
+                           now.generation(),
+                           -1,
+                           true,
+                           !succeeded,
                            now_.steady + (succeeded ? options_.exit_grace : absl::ZeroDuration())};
-  SetWake(worker, std::min(worker.wake, worker.holding->kill ? now_.steady + options_.quarantine_after
-                                                            : worker.holding->kill_at));
+  SetWake(worker,
+          std::min(worker.wake, worker.holding->kill ? now_.steady + options_.quarantine_after
+                                                     : worker.holding->kill_at));
   Touch(worker);
   NoteState(worker, "left_over");
 }
@@ -353,7 +379,8 @@ void Core::SetDraining(WorkerEntry& worker, bool draining, const std::string& ac
 
 // ---- time --------------------------------------------------------------------
 
-// A releasing device becomes free when its trainer is gone, or is quarantined when that takes too long.
+// A releasing device becomes free when its trainer is gone, or is quarantined when that takes too
+// long.
 void Core::CheckRelease(WorkerEntry& worker) {
   if (!worker.holding.has_value() || !worker.holding->releasing || !writable_) return;
   Holding& holding = *worker.holding;
@@ -383,7 +410,8 @@ void Core::CheckRelease(WorkerEntry& worker) {
 
 void Core::Quarantine(WorkerEntry& worker, const std::string& reason) {
   absl::Duration cool_down = options_.quarantine_min;
-  for (int i = 0; i < worker.row.quarantines() && cool_down < options_.quarantine_max; ++i) cool_down *= 2;
+  for (int i = 0; i < worker.row.quarantines() && cool_down < options_.quarantine_max; ++i)
+    cool_down *= 2;
   cool_down = std::min(cool_down, options_.quarantine_max);
   worker.row.set_quarantines(worker.row.quarantines() + 1);
   *worker.row.mutable_quarantined_until() = ToProto(now_.wall + cool_down);
@@ -391,8 +419,9 @@ void Core::Quarantine(WorkerEntry& worker, const std::string& reason) {
   v1::Event& event = AddEvent("worker_quarantined", "system");
   event.set_worker_id(worker.row.worker().id());
   event.set_reason(reason);
-  event.set_message(absl::StrCat("its device was not free ", absl::FormatDuration(options_.quarantine_after),
-                                 " after the kill; comes back in ", absl::FormatDuration(cool_down)));
+  event.set_message(
+      absl::StrCat("its device was not free ", absl::FormatDuration(options_.quarantine_after),
+                   " after the kill; comes back in ", absl::FormatDuration(cool_down)));
   NoteState(worker, reason);
   SetWake(worker, std::min(worker.wake, now_.steady + cool_down));
 }
@@ -410,7 +439,8 @@ void Core::CheckLease(WorkerEntry& worker) {
     next = now_.steady + (FromProto(worker.row.quarantined_until()) - now_.wall);
   }
   const absl::Time lease_end = std::max(worker.last_heartbeat + options_.lease, restart_grace_);
-  const absl::Time lost_at = worker.owned_since + options_.orphan_window + options_.ownership_margin;
+  const absl::Time lost_at =
+      worker.owned_since + options_.orphan_window + options_.ownership_margin;
   if (now_.steady < lease_end) {
     next = std::min(next, lease_end);
   } else if (worker.reachable || worker.last_state != v1::WORKER_STATE_UNREACHABLE) {

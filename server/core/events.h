@@ -1,4 +1,5 @@
-// What goes into the core and what comes out. Plain values: no callbacks, no descriptors, no clocks.
+// What goes into the core and what comes out. Plain values: no callbacks, no descriptors, no
+// clocks.
 
 #ifndef SERVER_CORE_EVENTS_H_
 #define SERVER_CORE_EVENTS_H_
@@ -95,7 +96,8 @@ struct ReportEvent {
   int64_t message_number = 0;
   v1::ObservedState observed;
 };
-// Checkpoints and lifecycle events of a worker's spool, in order. `mark` goes into the same transaction.
+// Checkpoints and lifecycle events of a worker's spool, in order. `mark` goes into the same
+// transaction.
 struct SpoolMark {
   std::string incarnation;
   int64_t number = 0;  // everything up to it is in this transaction or before
@@ -119,7 +121,8 @@ struct StepsEvent {
 struct CommittedEvent {
   uint64_t id = 0;
 };
-// The store cannot commit (false) or can again (true). Persists that were handed over stay in its queue.
+// The store cannot commit (false) or can again (true). Persists that were handed over stay in its
+// queue.
 struct StoreStateEvent {
   bool writable = true;
 };
@@ -166,8 +169,8 @@ struct PersistAction {
 struct Registered {
   std::string credential;
 };
-using AnswerBody =
-    std::variant<std::monostate, v1::Job, v1::Worker, v1::CheckpointInfo, std::vector<v1::Worker>, Registered>;
+using AnswerBody = std::variant<std::monostate, v1::Job, v1::Worker, v1::CheckpointInfo,
+                                std::vector<v1::Worker>, Registered>;
 struct AnswerAction {
   Token token = 0;
   absl::Status status;

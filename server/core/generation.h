@@ -1,5 +1,5 @@
-// Pure decisions about generations: where state comes from, whether an old one can still step, what an error
-// means, and the desired state of one rank.
+// Pure decisions about generations: where state comes from, whether an old one can still step, what
+// an error means, and the desired state of one rank.
 
 #ifndef SERVER_CORE_GENERATION_H_
 #define SERVER_CORE_GENERATION_H_
@@ -19,9 +19,9 @@ namespace vitscale {
 // Order of checkpoints: (lineage, step, attempt, generation).
 bool NewerCheckpoint(const v1::CheckpointInfo& a, const v1::CheckpointInfo& b);
 
-// The newest checkpoint that every member lists; else initialise, if nobody lists any and none is known to be
-// complete (`known`, may be empty). FAILED_PRECONDITION otherwise: the checkpoints of this job cannot be read by
-// all of its workers.
+// The newest checkpoint that every member lists; else initialise, if nobody lists any and none is
+// known to be complete (`known`, may be empty). FAILED_PRECONDITION otherwise: the checkpoints of
+// this job cannot be read by all of its workers.
 absl::StatusOr<v1::Source> ChooseSource(const std::vector<const v1::ObservedState*>& members,
                                         const std::string& known, int64_t lineage);
 // Steps done in the state that `source` names.
@@ -34,13 +34,14 @@ struct MemberView {
   bool same_incarnation = false;   // the worker's agent is the one that was a member
   bool device_lock_held = false;   // a newer incarnation holds the device lock
   bool ownership_expired = false;  // orphan window and margin have passed
-  const v1::ObservedState* observed = nullptr;  // last report of the present incarnation; null: none
+  const v1::ObservedState* observed =
+      nullptr;  // last report of the present incarnation; null: none
 };
 // This member's trainer passes no gate of the fenced generation again.
 bool HasGivenUp(const std::string& job_id, const Fence& fence, const v1::Member& member,
                 const MemberView& view);
-// The fenced generation can never commit another step: one member has given up (a step needs all), or every
-// member's ownership has expired.
+// The fenced generation can never commit another step: one member has given up (a step needs all),
+// or every member's ownership has expired.
 bool FenceOpen(const std::string& job_id, const Fence& fence, const std::vector<MemberView>& views);
 
 // ---- errors ------------------------------------------------------------------
@@ -61,8 +62,8 @@ ErrorClass ClassifyExit(int exit_code);
 // 0 for none, then `min`, doubling to `max`.
 absl::Duration Backoff(const CoreOptions& options, int fruitless);
 
-// The job dies for ever at the same place: the newest failures have the same step and class on three pairwise
-// different worker sets, or five times in all.
+// The job dies for ever at the same place: the newest failures have the same step and class on
+// three pairwise different worker sets, or five times in all.
 bool NoProgress(const google::protobuf::RepeatedPtrField<AttemptFailure>& failures);
 
 // ---- desired state -----------------------------------------------------------

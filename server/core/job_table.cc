@@ -8,8 +8,8 @@ namespace vitscale {
 namespace {
 
 // States as one letter each, in a row per (event, state); columns are intents.
-//   Q queued  S starting  R running  V recovering  T stopping  P paused  D succeeded  F failed  C cancelled
-//   . impossible
+//   Q queued  S starting  R running  V recovering  T stopping  P paused  D succeeded  F failed  C
+//   cancelled . impossible
 // Columns: run, preempt, drain, pause, cancel, kill.
 constexpr char kStateLetters[] = "QSRVTPDFC";
 
@@ -18,9 +18,11 @@ constexpr const char* kTable[kJobEvents][kJobStates] = {
     {"S.....", "......", "......", "......", "......", "......", "......", "......", "......"},
     // kTraining. A raised intent has already moved the job to STOPPING.
     {"......", "R.....", "R.....", "R.....", "TTTTTT", "......", "......", "......", "......"},
-    // kBroken. What breaks while starting starts again; what breaks while stopping goes on stopping.
+    // kBroken. What breaks while starting starts again; what breaks while stopping goes on
+    // stopping.
     {"......", "S.....", "V.....", "V.....", "TTTTTT", "......", "......", "......", "......"},
-    // kIntent. A queued job has nothing to preempt or drain. The end of a terminal job stays what it is.
+    // kIntent. A queued job has nothing to preempt or drain. The end of a terminal job stays what
+    // it is.
     {"QQQPCC", "STTTTT", "RTTTTT", "VTTTTT", "TTTTTT", "Q..PCC", "DDDDDD", "FFFFFF", "CCCCCC"},
     // kGivenUp. In STOPPING a deadline only raises the force that is used; kLeft ends it.
     {"......", "Q.....", "Q.....", "Q.....", "TTTTTT", "......", "......", "......", "......"},
@@ -28,7 +30,8 @@ constexpr const char* kTable[kJobEvents][kJobStates] = {
     {"......", "Q.....", "Q.....", "Q.....", "QQQPCC", "......", "......", "......", "......"},
     // kFinished beats every intent, and a queue or a pause that was entered before the news came.
     {"DDDDDD", "DDDDDD", "DDDDDD", "DDDDDD", "DDDDDD", "DDDDDD", "DDDDDD", "......", "......"},
-    // kFailed. A job that is being ended by a user ends as cancelled. A queued one fails by the no-progress rule.
+    // kFailed. A job that is being ended by a user ends as cancelled. A queued one fails by the
+    // no-progress rule.
     {"F.....", "F.....", "F.....", "F.....", "FFFFCC", "......", "......", "......", "......"},
 };
 

@@ -1,7 +1,8 @@
-// The job machine as data: (event, state, intent) -> state, for every cell, the impossible ones included.
+// The job machine as data: (event, state, intent) -> state, for every cell, the impossible ones
+// included.
 //
-// State is written from observations only; intent is what users and the scheduler want. An event is looked up with
-// the intent in force *after* the event (kIntent: the new one).
+// State is written from observations only; intent is what users and the scheduler want. An event is
+// looked up with the intent in force *after* the event (kIntent: the new one).
 
 #ifndef SERVER_CORE_JOB_TABLE_H_
 #define SERVER_CORE_JOB_TABLE_H_
@@ -26,8 +27,8 @@ enum class JobEvent {
   kFailed,    // an error that is not retried
 };
 inline constexpr int kJobEvents = 8;
-inline constexpr int kJobStates = 9;   // QUEUED … CANCELLED
-inline constexpr int kIntents = 6;     // RUN … KILL
+inline constexpr int kJobStates = 9;  // QUEUED … CANCELLED
+inline constexpr int kIntents = 6;    // RUN … KILL
 
 inline constexpr std::array<JobEvent, kJobEvents> kAllJobEvents = {
     JobEvent::kPlaced,  JobEvent::kTraining, JobEvent::kBroken,   JobEvent::kIntent,
@@ -45,8 +46,8 @@ bool IsTerminal(v1::JobState state);
 // STARTING, RUNNING, RECOVERING, STOPPING: the job holds workers.
 bool IsActive(v1::JobState state);
 
-// Whether `wanted` may replace `current` in `state`, as a status for users: a greater intent replaces a lesser;
-// run (resume) replaces pause; an equal one is OK and changes nothing.
+// Whether `wanted` may replace `current` in `state`, as a status for users: a greater intent
+// replaces a lesser; run (resume) replaces pause; an equal one is OK and changes nothing.
 enum class IntentChange { kChange, kNone, kRefused };
 IntentChange CompareIntent(v1::JobState state, v1::Intent current, v1::Intent wanted);
 

@@ -19,7 +19,8 @@ absl::Status CoreOptions::Check() const {
   status.Update(AtLeast("lease", lease, "3 heartbeats", 3 * heartbeat));
   status.Update(AtLeast("orphan window", orphan_window, "the lease", lease));
   status.Update(AtLeast("ready deadline", ready_deadline, "1 heartbeat", heartbeat));
-  status.Update(AtLeast("prepare deadline", prepare_deadline, "the ready deadline", ready_deadline));
+  status.Update(
+      AtLeast("prepare deadline", prepare_deadline, "the ready deadline", ready_deadline));
   status.Update(AtLeast("back-off maximum", backoff_max, "its minimum", backoff_min));
   return status;
 }

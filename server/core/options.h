@@ -9,12 +9,12 @@
 namespace vitscale {
 
 struct CoreOptions {
-  // Between heartbeats of an agent, and the silence after which a worker is unreachable (nothing new is placed on
-  // it; it breaks nothing).
+  // Between heartbeats of an agent, and the silence after which a worker is unreachable (nothing
+  // new is placed on it; it breaks nothing).
   absl::Duration heartbeat = absl::Seconds(2);
   absl::Duration lease = absl::Seconds(15);
-  // How long a trainer goes on without the coordinator; a device belongs to its generation for this and the margin
-  // after the last heartbeat that was received. The worker stops first.
+  // How long a trainer goes on without the coordinator; a device belongs to its generation for this
+  // and the margin after the last heartbeat that was received. The worker stops first.
   absl::Duration orphan_window = absl::Minutes(10);
   absl::Duration ownership_margin = absl::Seconds(15);
   // An agent that comes back within this after a break counts as present.
@@ -25,8 +25,8 @@ struct CoreOptions {
   absl::Duration prepare_deadline = absl::Minutes(10);
   // After a failed collective: how long the cause is waited for.
   absl::Duration cause_wait = absl::Milliseconds(300);
-  // A generation with an unreachable member is broken when no member has advanced for this, or 3 times its
-  // slowest recent step.
+  // A generation with an unreachable member is broken when no member has advanced for this, or 3
+  // times its slowest recent step.
   absl::Duration advance_deadline = absl::Seconds(15);
   // A trainer that was asked to leave without a save.
   absl::Duration exit_grace = absl::Seconds(10);
@@ -50,7 +50,8 @@ struct CoreOptions {
   // A lost worker's row is kept this long.
   absl::Duration forget_worker = absl::Hours(24);
 
-  // INVALID_ARGUMENT naming the pair that does not fit: lease >= 3 heartbeats, orphan window >= lease, …
+  // INVALID_ARGUMENT naming the pair that does not fit: lease >= 3 heartbeats, orphan window >=
+  // lease, …
   absl::Status Check() const;
 };
 

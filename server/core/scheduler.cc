@@ -87,7 +87,8 @@ class Pass {
     for (auto& [name, group] : groups_) {
       if (!Fits(job, group)) continue;
       std::vector<const SchedulerDevice*> available = Available(group);
-      if (static_cast<int>(available.size()) < job.need || available.size() <= chosen.size()) continue;
+      if (static_cast<int>(available.size()) < job.need || available.size() <= chosen.size())
+        continue;
       best = &group;
       chosen = std::move(available);
     }
@@ -119,14 +120,15 @@ class Pass {
     }
     if (most < job.need) {
       Wait(job, "not_enough_workers",
-           absl::StrCat("needs ", job.need, " ", DeviceWord(job.device), "workers of one class; ", most,
-                        " can be used"));
+           absl::StrCat("needs ", job.need, " ", DeviceWord(job.device), "workers of one class; ",
+                        most, " can be used"));
       return;
     }
     if (!head_seen_) Head(job);
     if (output_.reserved_for != job.id) {
       Wait(job, "waiting_for_workers",
-           absl::StrCat("needs ", job.need, " ", DeviceWord(job.device), "workers; not enough are free"));
+           absl::StrCat("needs ", job.need, " ", DeviceWord(job.device),
+                        "workers; not enough are free"));
     }
   }
 
@@ -137,7 +139,8 @@ class Pass {
       if (!Fits(job, group) || group.usable() < job.need) continue;
       const std::optional<std::vector<const RunningJob*>> victims = Victims(job, group);
       if (victims.has_value()) {
-        for (const RunningJob* victim : *victims) output_.preemptions.push_back({victim->id, job.id});
+        for (const RunningJob* victim : *victims)
+          output_.preemptions.push_back({victim->id, job.id});
         if (!victims->empty() || ComingPreempted(group)) {
           Reserve(job, group, *victims);
           return;
@@ -163,8 +166,10 @@ class Pass {
         }));
   }
 
-  // Jobs to preempt so that `job` fits into `group`; empty: what is coming suffices; nullopt: no way.
-  std::optional<std::vector<const RunningJob*>> Victims(const QueuedJob& job, const Group& group) const {
+  // Jobs to preempt so that `job` fits into `group`; empty: what is coming suffices; nullopt: no
+  // way.
+  std::optional<std::vector<const RunningJob*>> Victims(const QueuedJob& job,
+                                                        const Group& group) const {
     int supply = static_cast<int>(group.free.size() + group.coming.size());
     std::vector<const RunningJob*> victims;
     for (const RunningJob* candidate : Candidates(job, group)) {
@@ -189,17 +194,20 @@ class Pass {
   std::vector<const RunningJob*> Candidates(const QueuedJob& job, const Group& group) const {
     std::vector<const RunningJob*> candidates;
     for (const RunningJob& running : input_.running) {
-      if (running.priority < job.priority && InGroup(running, group) > 0) candidates.push_back(&running);
+      if (running.priority < job.priority && InGroup(running, group) > 0)
+        candidates.push_back(&running);
     }
     std::sort(candidates.begin(), candidates.end(), [](const RunningJob* a, const RunningJob* b) {
-      return std::make_tuple(a->recent_preemptions >= 2, a->priority, -absl::ToUnixNanos(a->attempt_start),
+      return std::make_tuple(a->recent_preemptions >= 2, a->priority,
+                             -absl::ToUnixNanos(a->attempt_start),
                              a->id) < std::make_tuple(b->recent_preemptions >= 2, b->priority,
                                                       -absl::ToUnixNanos(b->attempt_start), b->id);
     });
     return candidates;
   }
 
-  void Reserve(const QueuedJob& job, const Group& group, const std::vector<const RunningJob*>& victims) {
+  void Reserve(const QueuedJob& job, const Group& group,
+               const std::vector<const RunningJob*>& victims) {
     output_.reserved_for = job.id;
     auto add = [&](const std::string& worker) {
       if (static_cast<int>(reserved_.size()) < job.need && reserved_.insert(worker).second) {
@@ -212,7 +220,8 @@ class Pass {
     for (const SchedulerDevice* device : group.coming) add(device->worker_id);
     for (const SchedulerDevice* device : group.free) add(device->worker_id);
     Wait(job, victims.empty() && !ComingPreempted(group) ? "reserved" : "waiting_for_preemption",
-         absl::StrCat(reserved_.size(), " of ", job.need, " workers are kept for it until they are free"));
+         absl::StrCat(reserved_.size(), " of ", job.need,
+                      " workers are kept for it until they are free"));
   }
 
   void Wait(const QueuedJob& job, std::string code, std::string text) {

@@ -1,8 +1,9 @@
 // Who gets which workers: a pure function of the queue and the devices.
 //
-// Gang: all or nothing. Order: priority, then the owner's decayed share, then age; share orders the queue and never
-// preempts. Only the first in line that fits this cluster at all may preempt, and only strictly lower priority.
-// Devices that come free for it are kept for it, so that nobody slips in between a victim and its preemptor.
+// Gang: all or nothing. Order: priority, then the owner's decayed share, then age; share orders the
+// queue and never preempts. Only the first in line that fits this cluster at all may preempt, and
+// only strictly lower priority. Devices that come free for it are kept for it, so that nobody slips
+// in between a victim and its preemptor.
 
 #ifndef SERVER_CORE_SCHEDULER_H_
 #define SERVER_CORE_SCHEDULER_H_
@@ -38,7 +39,7 @@ struct SchedulerDevice {
   v1::Device kind = v1::DEVICE_CPU;
   std::string numeric_class;  // a gang is of one class
   DeviceStatus status = DeviceStatus::kUnusable;
-  std::string job_id;            // holder
+  std::string job_id;             // holder
   bool coming_preempted = false;  // its job leaves because it was preempted
 };
 

@@ -40,7 +40,8 @@ absl::Status ReadRows(Database& database, const std::string& sql, std::vector<Ro
   while (query.Next()) {
     const absl::string_view blob = query.Blob(0);
     if (!rows->emplace_back().ParseFromArray(blob.data(), static_cast<int>(blob.size()))) {
-      return absl::DataLossError(absl::StrCat("'", database.path(), "': ", sql, ": a row cannot be read"));
+      return absl::DataLossError(
+          absl::StrCat("'", database.path(), "': ", sql, ": a row cannot be read"));
     }
   }
   return query.status();
@@ -62,9 +63,11 @@ absl::StatusOr<std::unique_ptr<ControlStore>> ControlStore::Open(const std::stri
 ControlStore::~ControlStore() { Stop(); }
 
 absl::Status ControlStore::RaiseTerm() {
-  VITSCALE_RETURN_IF_ERROR(writer_->Execute("UPDATE meta SET value = value + 1 WHERE key = 'term'"));
+  VITSCALE_RETURN_IF_ERROR(
+      writer_->Execute("UPDATE meta SET value = value + 1 WHERE key = 'term'"));
   VITSCALE_ASSIGN_OR_RETURN(term_, ReadInt(*writer_, "SELECT value FROM meta WHERE key = 'term'"));
-  VITSCALE_ASSIGN_OR_RETURN(batch_number_, ReadInt(*writer_, "SELECT value FROM meta WHERE key = 'batch'"));
+  VITSCALE_ASSIGN_OR_RETURN(batch_number_,
+                            ReadInt(*writer_, "SELECT value FROM meta WHERE key = 'batch'"));
   VITSCALE_ASSIGN_OR_RETURN(last_event_, ReadInt(*writer_, "SELECT max(sequence) FROM events"));
   VITSCALE_ASSIGN_OR_RETURN(const int64_t compacted,
                             ReadInt(*writer_, "SELECT value FROM meta WHERE key = 'compacted'"));
@@ -80,9 +83,11 @@ absl::Status ControlStore::Prune() {
   const int64_t compacted = last_event_ - options_.events_max;
   if (compacted <= 0) return absl::OkStatus();
   VITSCALE_RETURN_IF_ERROR(writer_->Execute("BEGIN IMMEDIATE"));
-  absl::Status status = writer_->Prepare("DELETE FROM events WHERE sequence <= ?").Bind(compacted).Run();
-  status.Update(
-      writer_->Prepare("UPDATE meta SET value = max(value, ?) WHERE key = 'compacted'").Bind(compacted).Run());
+  absl::Status status =
+      writer_->Prepare("DELETE FROM events WHERE sequence <= ?").Bind(compacted).Run();
+  status.Update(writer_->Prepare("UPDATE meta SET value = max(value, ?) WHERE key = 'compacted'")
+                    .Bind(compacted)
+                    .Run());
   status.Update(writer_->Execute(status.ok() ? "COMMIT" : "ROLLBACK"));
   return status;
 }
@@ -95,7 +100,8 @@ absl::StatusOr<LoadedState> ControlStore::Load() {
   VITSCALE_RETURN_IF_ERROR(ReadRows(*writer_, "SELECT row FROM owners", &state.owners));
   VITSCALE_RETURN_IF_ERROR(
       ReadRows(*writer_, "SELECT record FROM checkpoints WHERE pinned = 1", &state.pinned));
-  VITSCALE_ASSIGN_OR_RETURN(state.last_job_number, ReadInt(*writer_, "SELECT max(number) FROM jobs"));
+  VITSCALE_ASSIGN_OR_RETURN(state.last_job_number,
+                            ReadInt(*writer_, "SELECT max(number) FROM jobs"));
   return state;
 }
 
@@ -142,12 +148,14 @@ void ControlStore::Loop() {
     }
     CommitBatch(std::move(batch));
     if (++batches % 10000 == 0) {
-      if (const absl::Status status = Prune(); !status.ok()) VITSCALE_LOG(WARNING) << status.message();
+      if (const absl::Status status = Prune(); !status.ok())
+        VITSCALE_LOG(WARNING) << status.message();
     }
   }
 }
 
-// Tries until it succeeds: order is kept, nothing is dropped, and meanwhile the core refuses mutations.
+// Tries until it succeeds: order is kept, nothing is dropped, and meanwhile the core refuses
+// mutations.
 void ControlStore::CommitBatch(std::vector<PersistAction> batch) {
   bool writable = true;
   absl::Duration took;
@@ -160,16 +168,19 @@ void ControlStore::CommitBatch(std::vector<PersistAction> batch) {
       took = absl::Now() - start;
       break;
     }
-    VITSCALE_LOG(ERROR) << "store: " << status.message() << "; retried in " << absl::FormatDuration(wait);
+    VITSCALE_LOG(ERROR) << "store: " << status.message() << "; retried in "
+                        << absl::FormatDuration(wait);
     if (writable && callbacks_.writable) callbacks_.writable(false);
     writable = false;
     std::unique_lock<std::mutex> lock(mutex_);
-    if (changed_.wait_for(lock, absl::ToChronoMilliseconds(wait), [this] { return stopping_; })) return;
+    if (changed_.wait_for(lock, absl::ToChronoMilliseconds(wait), [this] { return stopping_; }))
+      return;
     wait = std::min(2 * wait, options_.retry_max);
   }
   if (!writable && callbacks_.writable) callbacks_.writable(true);
   if (!callbacks_.committed) return;
-  for (PersistAction& persist : batch) callbacks_.committed({persist.id, std::move(persist.changes), took});
+  for (PersistAction& persist : batch)
+    callbacks_.committed({persist.id, std::move(persist.changes), took});
 }
 
 // An error of COMMIT does not say whether it happened: the batch number, written in it, does.
@@ -206,11 +217,16 @@ absl::Status ControlStore::Write(Changes& changes, int64_t* sequence) {
   for (const JobRow& row : changes.jobs) {
     VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT INTO jobs(id, number, row) VALUES(?, ?, ?) "
                                         "ON CONFLICT(id) DO UPDATE SET row = excluded.row")
-                                 .Bind(row.job().id()).Bind(row.number()).BindBlob(row.SerializeAsString()).Run());
+                                 .Bind(row.job().id())
+                                 .Bind(row.number())
+                                 .BindBlob(row.SerializeAsString())
+                                 .Run());
   }
   for (const WorkerRow& row : changes.workers) {
     VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT OR REPLACE INTO workers VALUES(?, ?)")
-                                 .Bind(row.worker().id()).BindBlob(row.SerializeAsString()).Run());
+                                 .Bind(row.worker().id())
+                                 .BindBlob(row.SerializeAsString())
+                                 .Run());
   }
   for (const std::string& id : changes.removed_workers) {
     VITSCALE_RETURN_IF_ERROR(db.Prepare("DELETE FROM workers WHERE id = ?").Bind(id).Run());
@@ -218,40 +234,59 @@ absl::Status ControlStore::Write(Changes& changes, int64_t* sequence) {
   for (v1::Event& event : changes.events) {
     event.set_sequence(++*sequence);
     VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT INTO events VALUES(?, ?, ?)")
-                                 .Bind(event.sequence()).Bind(event.job_id())
-                                 .BindBlob(event.SerializeAsString()).Run());
+                                 .Bind(event.sequence())
+                                 .Bind(event.job_id())
+                                 .BindBlob(event.SerializeAsString())
+                                 .Run());
   }
   for (const v1::CheckpointInfo& info : changes.checkpoints) {
-    VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT OR REPLACE INTO checkpoints VALUES(?, ?, ?, ?, ?, ?, ?, ?)")
-                                 .Bind(info.id()).Bind(info.id().substr(0, info.id().find('/')))
-                                 .Bind(info.lineage()).Bind(info.step()).Bind(info.attempt())
-                                 .Bind(info.generation()).Bind(info.pinned() ? 1 : 0)
-                                 .BindBlob(info.SerializeAsString()).Run());
+    VITSCALE_RETURN_IF_ERROR(
+        db.Prepare("INSERT OR REPLACE INTO checkpoints VALUES(?, ?, ?, ?, ?, ?, ?, ?)")
+            .Bind(info.id())
+            .Bind(info.id().substr(0, info.id().find('/')))
+            .Bind(info.lineage())
+            .Bind(info.step())
+            .Bind(info.attempt())
+            .Bind(info.generation())
+            .Bind(info.pinned() ? 1 : 0)
+            .BindBlob(info.SerializeAsString())
+            .Run());
   }
   for (const RequestRow& row : changes.requests) {
     VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT OR REPLACE INTO requests VALUES(?, ?, ?, ?)")
-                                 .Bind(row.id).Bind(static_cast<int64_t>(row.hash)).BindBlob(row.answer)
-                                 .Bind(absl::ToUnixSeconds(row.time)).Run());
+                                 .Bind(row.id)
+                                 .Bind(static_cast<int64_t>(row.hash))
+                                 .BindBlob(row.answer)
+                                 .Bind(absl::ToUnixSeconds(row.time))
+                                 .Run());
   }
   for (const OwnerRow& row : changes.owners) {
     VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT OR REPLACE INTO owners VALUES(?, ?)")
-                                 .Bind(row.name()).BindBlob(row.SerializeAsString()).Run());
+                                 .Bind(row.name())
+                                 .BindBlob(row.SerializeAsString())
+                                 .Run());
   }
   for (const AttemptRow& row : changes.attempts) {
     VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT OR REPLACE INTO attempts VALUES(?, ?, ?)")
-                                 .Bind(row.job_id()).Bind(row.attempt()).BindBlob(row.SerializeAsString()).Run());
+                                 .Bind(row.job_id())
+                                 .Bind(row.attempt())
+                                 .BindBlob(row.SerializeAsString())
+                                 .Run());
   }
   for (const SpoolMark& mark : changes.marks) {
     VITSCALE_RETURN_IF_ERROR(db.Prepare("INSERT INTO spools VALUES(?, ?) ON CONFLICT(incarnation) "
                                         "DO UPDATE SET number = max(number, excluded.number)")
-                                 .Bind(mark.incarnation).Bind(mark.number).Run());
+                                 .Bind(mark.incarnation)
+                                 .Bind(mark.number)
+                                 .Run());
   }
   return absl::OkStatus();
 }
 
 // ---- reading -----------------------------------------------------------------
 
-absl::StatusOr<std::vector<v1::Event>> ControlStore::Events(int64_t after, const std::string& job_id, int limit) {
+absl::StatusOr<std::vector<v1::Event>> ControlStore::Events(int64_t after,
+                                                            const std::string& job_id, int limit) {
   std::lock_guard<std::mutex> lock(read_mutex_);
   VITSCALE_ASSIGN_OR_RETURN(const int64_t compacted,
                             ReadInt(*reader_, "SELECT value FROM meta WHERE key = 'compacted'"));
@@ -261,9 +296,11 @@ absl::StatusOr<std::vector<v1::Event>> ControlStore::Events(int64_t after, const
   }
   std::vector<v1::Event> events;
   Query query = job_id.empty()
-                    ? reader_->Prepare("SELECT record FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?")
-                    : reader_->Prepare("SELECT record FROM events WHERE job = ? AND sequence > ? "
-                                       "ORDER BY sequence LIMIT ?");
+                    ? reader_->Prepare(
+                          "SELECT record FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?")
+                    : reader_->Prepare(
+                          "SELECT record FROM events WHERE job = ? AND sequence > ? "
+                          "ORDER BY sequence LIMIT ?");
   if (!job_id.empty()) query.Bind(job_id);
   query.Bind(after).Bind(limit);
   while (query.Next()) {
@@ -279,11 +316,13 @@ absl::StatusOr<int64_t> ControlStore::LastEvent() {
   return ReadInt(*reader_, "SELECT max(sequence) FROM events");
 }
 
-absl::StatusOr<std::vector<v1::CheckpointInfo>> ControlStore::Checkpoints(const std::string& job_id) {
+absl::StatusOr<std::vector<v1::CheckpointInfo>> ControlStore::Checkpoints(
+    const std::string& job_id) {
   std::lock_guard<std::mutex> lock(read_mutex_);
   std::vector<v1::CheckpointInfo> infos;
   Query query = reader_->Prepare(
-      "SELECT record FROM checkpoints WHERE job = ? ORDER BY lineage DESC, step DESC, attempt DESC, generation DESC");
+      "SELECT record FROM checkpoints WHERE job = ? ORDER BY lineage DESC, step DESC, attempt "
+      "DESC, generation DESC");
   query.Bind(job_id);
   while (query.Next()) {
     const absl::string_view blob = query.Blob(0);
@@ -315,10 +354,12 @@ absl::StatusOr<std::optional<RequestRow>> ControlStore::FindRequest(const std::s
     VITSCALE_RETURN_IF_ERROR(query.status());
     return std::optional<RequestRow>();
   }
-  return RequestRow{id, static_cast<uint64_t>(query.Int(0)), query.Text(1), absl::FromUnixSeconds(query.Int(2))};
+  return RequestRow{id, static_cast<uint64_t>(query.Int(0)), query.Text(1),
+                    absl::FromUnixSeconds(query.Int(2))};
 }
 
-absl::StatusOr<std::vector<std::string>> ControlStore::AttemptWorkers(const std::string& job_id, int64_t attempt) {
+absl::StatusOr<std::vector<std::string>> ControlStore::AttemptWorkers(const std::string& job_id,
+                                                                      int64_t attempt) {
   std::lock_guard<std::mutex> lock(read_mutex_);
   Query query = reader_->Prepare("SELECT row FROM attempts WHERE job = ? AND attempt = ?");
   query.Bind(job_id).Bind(attempt);

@@ -1,8 +1,9 @@
 // control.db: jobs, attempts, workers, events, checkpoints, request ids, shares, the term.
 //
-// One writer thread commits what the core hands over, in order, as many transactions at a time as are waiting. The
-// number of an event is assigned in the transaction that carries it. Reads go through a connection of their own and
-// see committed rows only. Events are kept up to `events_max`; what was compacted is OUT_OF_RANGE for readers.
+// One writer thread commits what the core hands over, in order, as many transactions at a time as
+// are waiting. The number of an event is assigned in the transaction that carries it. Reads go
+// through a connection of their own and see committed rows only. Events are kept up to
+// `events_max`; what was compacted is OUT_OF_RANGE for readers.
 
 #ifndef SERVER_STORE_CONTROL_STORE_H_
 #define SERVER_STORE_CONTROL_STORE_H_
@@ -31,7 +32,8 @@ struct ControlStoreOptions {
   absl::Duration requests_kept = absl::Hours(7 * 24);
   absl::Duration retry_min = absl::Milliseconds(50);
   absl::Duration retry_max = absl::Seconds(5);
-  // Tests: called before ("commit") and after ("committed") a commit; an error stands for one of the disk.
+  // Tests: called before ("commit") and after ("committed") a commit; an error stands for one of
+  // the disk.
   std::function<absl::Status(const char* point)> fault;
 };
 
@@ -65,12 +67,15 @@ class ControlStore {
 
   // ---- reads; any thread ------------------------------------------------------
   // Events after `after`, of one job or (empty) of all. OUT_OF_RANGE if some of them are compacted.
-  absl::StatusOr<std::vector<v1::Event>> Events(int64_t after, const std::string& job_id, int limit);
+  absl::StatusOr<std::vector<v1::Event>> Events(int64_t after, const std::string& job_id,
+                                                int limit);
   absl::StatusOr<int64_t> LastEvent();
-  absl::StatusOr<std::vector<v1::CheckpointInfo>> Checkpoints(const std::string& job_id);  // newest first
-  absl::StatusOr<v1::CheckpointInfo> Checkpoint(const std::string& id);                    // NOT_FOUND
+  absl::StatusOr<std::vector<v1::CheckpointInfo>> Checkpoints(
+      const std::string& job_id);                                        // newest first
+  absl::StatusOr<v1::CheckpointInfo> Checkpoint(const std::string& id);  // NOT_FOUND
   absl::StatusOr<std::optional<RequestRow>> FindRequest(const std::string& id);
-  absl::StatusOr<std::vector<std::string>> AttemptWorkers(const std::string& job_id, int64_t attempt);
+  absl::StatusOr<std::vector<std::string>> AttemptWorkers(const std::string& job_id,
+                                                          int64_t attempt);
 
  private:
   explicit ControlStore(ControlStoreOptions options) : options_(std::move(options)) {}

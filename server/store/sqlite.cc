@@ -14,8 +14,11 @@ namespace vitscale {
 // ---- Query -------------------------------------------------------------------
 
 Query::Query(Query&& other) noexcept
-    : database_(other.database_), statement_(std::exchange(other.statement_, nullptr)),
-      sql_(std::move(other.sql_)), bound_(other.bound_), status_(other.status_) {}
+    : database_(other.database_),
+      statement_(std::exchange(other.statement_, nullptr)),
+      sql_(std::move(other.sql_)),
+      bound_(other.bound_),
+      status_(other.status_) {}
 
 Query::~Query() {
   if (statement_ == nullptr) return;
@@ -37,13 +40,15 @@ Query& Query::Bind(double value) {
 }
 Query& Query::Bind(absl::string_view value) {
   if (statement_ != nullptr) {
-    Check(sqlite3_bind_text(statement_, ++bound_, value.data(), static_cast<int>(value.size()), SQLITE_TRANSIENT));
+    Check(sqlite3_bind_text(statement_, ++bound_, value.data(), static_cast<int>(value.size()),
+                            SQLITE_TRANSIENT));
   }
   return *this;
 }
 Query& Query::BindBlob(absl::string_view value) {
   if (statement_ != nullptr) {
-    Check(sqlite3_bind_blob(statement_, ++bound_, value.data(), static_cast<int>(value.size()), SQLITE_TRANSIENT));
+    Check(sqlite3_bind_blob(statement_, ++bound_, value.data(), static_cast<int>(value.size()),
+                            SQLITE_TRANSIENT));
   }
   return *this;
 }
@@ -69,8 +74,9 @@ std::string Query::Text(int column) const { return std::string(Blob(column)); }
 absl::string_view Query::Blob(int column) const {
   const void* data = sqlite3_column_blob(statement_, column);
   const int bytes = sqlite3_column_bytes(statement_, column);
-  return data == nullptr ? absl::string_view()
-                         : absl::string_view(static_cast<const char*>(data), static_cast<size_t>(bytes));
+  return data == nullptr
+             ? absl::string_view()
+             : absl::string_view(static_cast<const char*>(data), static_cast<size_t>(bytes));
 }
 
 // ---- Database ----------------------------------------------------------------
@@ -93,7 +99,8 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   sqlite3_extended_result_codes(handle, 1);
   sqlite3_busy_timeout(handle, 30000);
   if (mode == Mode::kReadWrite) {
-    VITSCALE_RETURN_IF_ERROR(database->Execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"));
+    VITSCALE_RETURN_IF_ERROR(
+        database->Execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"));
   }
   return database;
 }
@@ -105,7 +112,8 @@ Database::~Database() {
 
 absl::Status Database::Error(absl::string_view what) const {
   const std::string text =
-      absl::StrCat("'", path_, "': ", what, ": ", handle_ == nullptr ? "out of memory" : sqlite3_errmsg(handle_));
+      absl::StrCat("'", path_, "': ", what, ": ",
+                   handle_ == nullptr ? "out of memory" : sqlite3_errmsg(handle_));
   switch (handle_ == nullptr ? SQLITE_NOMEM : (sqlite3_errcode(handle_) & 0xff)) {
     case SQLITE_FULL:
     case SQLITE_NOMEM:
@@ -130,8 +138,8 @@ absl::Status Database::Execute(const std::string& sql) {
 Query Database::Prepare(const std::string& sql) {
   auto [it, fresh] = statements_.try_emplace(sql, nullptr);
   if (it->second == nullptr) {
-    sqlite3_prepare_v3(handle_, sql.c_str(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &it->second,
-                       nullptr);
+    sqlite3_prepare_v3(handle_, sql.c_str(), static_cast<int>(sql.size()),
+                       SQLITE_PREPARE_PERSISTENT, &it->second, nullptr);
   }
   return Query(this, it->second, sql);
 }
@@ -147,10 +155,11 @@ absl::Status OpenSchema(Database& database, int version, const std::string& crea
   }
   if (found == version) return absl::OkStatus();
   if (found != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("'", database.path(), "' has schema version ", found,
-                                                      ", this program wants ", version));
+    return absl::FailedPreconditionError(absl::StrCat("'", database.path(), "' has schema version ",
+                                                      found, ", this program wants ", version));
   }
-  return database.Execute(absl::StrCat("BEGIN IMMEDIATE;", create, "PRAGMA user_version=", version, ";COMMIT;"));
+  return database.Execute(
+      absl::StrCat("BEGIN IMMEDIATE;", create, "PRAGMA user_version=", version, ";COMMIT;"));
 }
 
 }  // namespace vitscale

@@ -1,7 +1,7 @@
 // The one wrapper over SQLite: errors as Status, statements prepared once and kept.
 //
-// A Database is used by one thread at a time. WAL and synchronous=FULL: what COMMIT returned is on the disk, and
-// readers of other connections never wait for the writer.
+// A Database is used by one thread at a time. WAL and synchronous=FULL: what COMMIT returned is on
+// the disk, and readers of other connections never wait for the writer.
 
 #ifndef SERVER_STORE_SQLITE_H_
 #define SERVER_STORE_SQLITE_H_
@@ -42,8 +42,8 @@ class Query {
   Query& Bind(absl::string_view value);  // as a blob-safe text
   Query& BindBlob(absl::string_view value);
 
-  bool Next();          // true: there is a row
-  absl::Status Run();   // for statements without rows
+  bool Next();         // true: there is a row
+  absl::Status Run();  // for statements without rows
   int64_t Int(int column) const;
   double Real(int column) const;
   std::string Text(int column) const;
@@ -73,7 +73,8 @@ class Database {
   Query Prepare(const std::string& sql);
   int changes() const;  // rows touched by the last statement
   const std::string& path() const { return path_; }
-  // The last error as a status: RESOURCE_EXHAUSTED for a full disk, DATA_LOSS for a damaged file, else UNAVAILABLE.
+  // The last error as a status: RESOURCE_EXHAUSTED for a full disk, DATA_LOSS for a damaged file,
+  // else UNAVAILABLE.
   absl::Status Error(absl::string_view what) const;
 
  private:
@@ -85,7 +86,8 @@ class Database {
   std::map<std::string, sqlite3_stmt*> statements_;
 };
 
-// Creates the schema or checks its version. FAILED_PRECONDITION naming both versions if the file is of another.
+// Creates the schema or checks its version. FAILED_PRECONDITION naming both versions if the file is
+// of another.
 absl::Status OpenSchema(Database& database, int version, const std::string& create);
 
 }  // namespace vitscale

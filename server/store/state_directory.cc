@@ -15,7 +15,8 @@ namespace vitscale {
 absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path) {
   const std::string directory(absl::StripSuffix(path, "/"));
   VITSCALE_RETURN_IF_ERROR(PosixFileSystem().MakeDirectories(directory));
-  if (chmod(directory.c_str(), 0700) != 0) return ErrnoStatus(errno, absl::StrCat("chmod '", directory, "'"));
+  if (chmod(directory.c_str(), 0700) != 0)
+    return ErrnoStatus(errno, absl::StrCat("chmod '", directory, "'"));
   const std::string lock_path = directory + "/lock";
   UniqueFd lock(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock.valid()) return ErrnoStatus(errno, absl::StrCat("open '", lock_path, "'"));

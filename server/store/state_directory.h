@@ -12,8 +12,9 @@ namespace vitscale {
 
 class StateDirectory {
  public:
-  // Makes the directory and takes its lock. FAILED_PRECONDITION "another coordinator (process 12) uses the state
-  // directory '…'" if it is taken. The lock goes with this object, and with the process.
+  // Makes the directory and takes its lock. FAILED_PRECONDITION "another coordinator (process 12)
+  // uses the state directory '…'" if it is taken. The lock goes with this object, and with the
+  // process.
   static absl::StatusOr<StateDirectory> Open(const std::string& path);
 
   const std::string& path() const { return path_; }
@@ -21,7 +22,8 @@ class StateDirectory {
   std::string steps_path() const { return path_ + "/steps.db"; }
 
  private:
-  StateDirectory(std::string path, UniqueFd lock) : path_(std::move(path)), lock_(std::move(lock)) {}
+  StateDirectory(std::string path, UniqueFd lock)
+      : path_(std::move(path)), lock_(std::move(lock)) {}
   std::string path_;
   UniqueFd lock_;
 };

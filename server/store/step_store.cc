@@ -40,7 +40,8 @@ double PhaseSeconds(const v1::StepRecord& step, const char* phase) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StepStore>> StepStore::Open(const std::string& path, StepStoreOptions options) {
+absl::StatusOr<std::unique_ptr<StepStore>> StepStore::Open(const std::string& path,
+                                                           StepStoreOptions options) {
   std::unique_ptr<StepStore> store(new StepStore(options));
   VITSCALE_ASSIGN_OR_RETURN(store->writer_, Database::Open(path, Database::Mode::kReadWrite));
   VITSCALE_RETURN_IF_ERROR(OpenSchema(*store->writer_, kSchemaVersion, kSchema));
@@ -91,7 +92,8 @@ void StepStore::Loop() {
       std::unique_lock<std::mutex> lock(mutex_);
       changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
       if (queue_.empty()) return;
-      changed_.wait_for(lock, absl::ToChronoMilliseconds(options_.batch), [this] { return stopping_; });
+      changed_.wait_for(lock, absl::ToChronoMilliseconds(options_.batch),
+                        [this] { return stopping_; });
       batch.swap(queue_);
       waiting_ = 0;
     }
@@ -102,7 +104,9 @@ void StepStore::Loop() {
       if (status.ok()) break;
       VITSCALE_LOG(ERROR) << "store: " << status.message() << "; retried";
       std::unique_lock<std::mutex> lock(mutex_);
-      if (changed_.wait_for(lock, absl::ToChronoMilliseconds(options_.retry), [this] { return stopping_; })) return;
+      if (changed_.wait_for(lock, absl::ToChronoMilliseconds(options_.retry),
+                            [this] { return stopping_; }))
+        return;
     }
     if (callbacks_.changed && !changes.empty()) callbacks_.changed(std::move(changes));
     for (Waiting& waiting : batch) {
@@ -112,7 +116,8 @@ void StepStore::Loop() {
 }
 
 // Every row is an upsert and the marks are in the transaction, so that doing it twice does no harm.
-absl::Status StepStore::TryCommit(const std::vector<Waiting>& batch, std::map<std::string, JobChange>* changes) {
+absl::Status StepStore::TryCommit(const std::vector<Waiting>& batch,
+                                  std::map<std::string, JobChange>* changes) {
   marks_.clear();
   next_lines_.clear();
   VITSCALE_RETURN_IF_ERROR(writer_->Execute("BEGIN IMMEDIATE"));
@@ -124,7 +129,10 @@ absl::Status StepStore::TryCommit(const std::vector<Waiting>& batch, std::map<st
   }
   for (const auto& [incarnation, number] : marks_) {
     if (!status.ok() || incarnation.empty()) continue;
-    status = writer_->Prepare("INSERT OR REPLACE INTO spools VALUES(?, ?)").Bind(incarnation).Bind(number).Run();
+    status = writer_->Prepare("INSERT OR REPLACE INTO spools VALUES(?, ?)")
+                 .Bind(incarnation)
+                 .Bind(number)
+                 .Run();
   }
   if (status.ok()) status = writer_->Execute("COMMIT");
   if (!status.ok()) (void)writer_->Execute("ROLLBACK");
@@ -148,7 +156,8 @@ absl::Status StepStore::Write(const std::string& worker_id, const v1::SpooledRec
     if (record.number() <= mark) return absl::OkStatus();
     marks_[record.incarnation()] = record.number();
   }
-  if (!record.has_step() && !record.has_eval() && !record.has_log() && !record.has_gap()) return absl::OkStatus();
+  if (!record.has_step() && !record.has_eval() && !record.has_log() && !record.has_gap())
+    return absl::OkStatus();
   JobChange& change = (*changes)[record.job_id()];
   change.steps.job_id = record.job_id();
   if (record.has_step()) return WriteStep(record, &change);
@@ -173,8 +182,11 @@ absl::Status StepStore::WriteStep(const v1::SpooledRecord& record, JobChange* ch
   VITSCALE_RETURN_IF_ERROR(known.status());
   if (again && known.Int(0) >= step.generation()) return absl::OkStatus();
   VITSCALE_RETURN_IF_ERROR(writer_->Prepare("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?)")
-                               .Bind(record.job_id()).Bind(step.step()).Bind(step.generation())
-                               .BindBlob(step.SerializeAsString()).Run());
+                               .Bind(record.job_id())
+                               .Bind(step.step())
+                               .Bind(step.generation())
+                               .BindBlob(step.SerializeAsString())
+                               .Run());
   StepsEvent& steps = change->steps;
   if (again) {
     steps.recomputed_seconds += step.step_seconds();
@@ -193,11 +205,17 @@ absl::Status StepStore::WriteEval(const v1::SpooledRecord& record, JobChange* ch
   v1::EvalRecord eval = record.eval();
   if (eval.generation() == 0) eval.set_generation(record.generation());
   VITSCALE_RETURN_IF_ERROR(
-      writer_->Prepare("INSERT INTO evals VALUES(?, ?, ?, ?, ?) ON CONFLICT(job, step, name) DO UPDATE SET "
-                       "generation = excluded.generation, record = excluded.record "
-                       "WHERE excluded.generation > generation")
-          .Bind(record.job_id()).Bind(eval.step()).Bind(eval.name()).Bind(eval.generation())
-          .BindBlob(eval.SerializeAsString()).Run());
+      writer_
+          ->Prepare(
+              "INSERT INTO evals VALUES(?, ?, ?, ?, ?) ON CONFLICT(job, step, name) DO UPDATE SET "
+              "generation = excluded.generation, record = excluded.record "
+              "WHERE excluded.generation > generation")
+          .Bind(record.job_id())
+          .Bind(eval.step())
+          .Bind(eval.name())
+          .Bind(eval.generation())
+          .BindBlob(eval.SerializeAsString())
+          .Run());
   if (writer_->changes() > 0) change->steps.evals.push_back(std::move(eval));
   return absl::OkStatus();
 }
@@ -213,25 +231,33 @@ absl::StatusOr<int64_t> StepStore::NextLine(const std::string& job_id) {
   return ++it->second;
 }
 
-absl::Status StepStore::WriteLog(const std::string& worker_id, const std::string& job_id, v1::LogLine line) {
+absl::Status StepStore::WriteLog(const std::string& worker_id, const std::string& job_id,
+                                 v1::LogLine line) {
   VITSCALE_ASSIGN_OR_RETURN(const int64_t sequence, NextLine(job_id));
   line.set_sequence(sequence);
   if (!worker_id.empty()) line.set_worker_id(worker_id);
   if (line.text().size() > kLineBytesMax) line.mutable_text()->resize(kLineBytesMax);
   VITSCALE_RETURN_IF_ERROR(writer_->Prepare("INSERT OR REPLACE INTO logs VALUES(?, ?, ?, ?, ?)")
-                               .Bind(job_id).Bind(sequence).Bind(line.rank())
+                               .Bind(job_id)
+                               .Bind(sequence)
+                               .Bind(line.rank())
                                .Bind(absl::ToUnixMillis(FromProto(line.time())))
-                               .BindBlob(line.SerializeAsString()).Run());
+                               .BindBlob(line.SerializeAsString())
+                               .Run());
   if (sequence % 1000 != 0) return absl::OkStatus();
   return writer_->Prepare("DELETE FROM logs WHERE job = ? AND sequence <= ?")
-      .Bind(job_id).Bind(sequence - options_.log_lines_max).Run();
+      .Bind(job_id)
+      .Bind(sequence - options_.log_lines_max)
+      .Run();
 }
 
 // ---- reading -----------------------------------------------------------------
 
-absl::StatusOr<std::vector<v1::StepRecord>> StepStore::Steps(const std::string& job_id, int64_t after, int limit) {
+absl::StatusOr<std::vector<v1::StepRecord>> StepStore::Steps(const std::string& job_id,
+                                                             int64_t after, int limit) {
   std::lock_guard<std::mutex> lock(read_mutex_);
-  Query query = reader_->Prepare("SELECT record FROM steps WHERE job = ? AND step > ? ORDER BY step LIMIT ?");
+  Query query =
+      reader_->Prepare("SELECT record FROM steps WHERE job = ? AND step > ? ORDER BY step LIMIT ?");
   query.Bind(job_id).Bind(after).Bind(limit);
   return ReadAll<v1::StepRecord>(query);
 }
@@ -243,11 +269,12 @@ absl::StatusOr<std::vector<v1::EvalRecord>> StepStore::Evals(const std::string& 
   return ReadAll<v1::EvalRecord>(query);
 }
 
-absl::StatusOr<std::vector<v1::LogLine>> StepStore::Logs(const std::string& job_id, int64_t after, int rank,
-                                                         absl::Time since, int limit) {
+absl::StatusOr<std::vector<v1::LogLine>> StepStore::Logs(const std::string& job_id, int64_t after,
+                                                         int rank, absl::Time since, int limit) {
   std::lock_guard<std::mutex> lock(read_mutex_);
   Query query = reader_->Prepare(
-      "SELECT record FROM logs WHERE job = ? AND sequence > ? AND (? = -1 OR rank = ?) AND time >= ? "
+      "SELECT record FROM logs WHERE job = ? AND sequence > ? AND (? = -1 OR rank = ?) AND time >= "
+      "? "
       "ORDER BY sequence LIMIT ?");
   query.Bind(job_id).Bind(after).Bind(rank).Bind(rank).Bind(absl::ToUnixMillis(since)).Bind(limit);
   return ReadAll<v1::LogLine>(query);
@@ -256,7 +283,8 @@ absl::StatusOr<std::vector<v1::LogLine>> StepStore::Logs(const std::string& job_
 absl::StatusOr<int64_t> StepStore::LogStart(const std::string& job_id, int rank, int tail) {
   std::lock_guard<std::mutex> lock(read_mutex_);
   Query query = reader_->Prepare(
-      "SELECT sequence FROM logs WHERE job = ? AND (? = -1 OR rank = ?) ORDER BY sequence DESC LIMIT 1 OFFSET ?");
+      "SELECT sequence FROM logs WHERE job = ? AND (? = -1 OR rank = ?) ORDER BY sequence DESC "
+      "LIMIT 1 OFFSET ?");
   query.Bind(job_id).Bind(rank).Bind(rank).Bind(tail);
   const int64_t start = query.Next() ? query.Int(0) : 0;
   VITSCALE_RETURN_IF_ERROR(query.status());

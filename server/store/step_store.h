@@ -1,8 +1,9 @@
-// steps.db: every step's scalars, evaluations and log lines, exactly; own file and thread, batches of at most a
-// second, so that a flood of steps never delays a transition of control.db.
+// steps.db: every step's scalars, evaluations and log lines, exactly; own file and thread, batches
+// of at most a second, so that a flood of steps never delays a transition of control.db.
 //
-// A step is keyed by (job, step): a greater generation replaces it, a lower one is refused. Records of a spool are
-// taken once: (incarnation, number) up to the committed mark are skipped. Log lines are kept up to a number per job.
+// A step is keyed by (job, step): a greater generation replaces it, a lower one is refused. Records
+// of a spool are taken once: (incarnation, number) up to the committed mark are skipped. Log lines
+// are kept up to a number per job.
 
 #ifndef SERVER_STORE_STEP_STORE_H_
 #define SERVER_STORE_STEP_STORE_H_
@@ -33,7 +34,8 @@ struct StepStoreOptions {
 
 class StepStore {
  public:
-  static absl::StatusOr<std::unique_ptr<StepStore>> Open(const std::string& path, StepStoreOptions options = {});
+  static absl::StatusOr<std::unique_ptr<StepStore>> Open(const std::string& path,
+                                                         StepStoreOptions options = {});
   ~StepStore();
 
   // What one commit changed of one job.
@@ -42,21 +44,24 @@ class StepStore {
     bool logs = false;
   };
   struct Callbacks {
-    std::function<void(std::map<std::string, JobChange>)> changed;  // by job; from the writer thread
+    std::function<void(std::map<std::string, JobChange>)>
+        changed;  // by job; from the writer thread
   };
   void Start(Callbacks callbacks);
   void Stop();  // commits what is waiting, if the disk lets it
 
-  // Records of a worker's spool, in order; those of other kinds only move the mark. `done` runs on the writer thread
-  // after the commit.
-  void Add(const std::string& worker_id, std::vector<v1::SpooledRecord> records, std::function<void()> done);
+  // Records of a worker's spool, in order; those of other kinds only move the mark. `done` runs on
+  // the writer thread after the commit.
+  void Add(const std::string& worker_id, std::vector<v1::SpooledRecord> records,
+           std::function<void()> done);
   // A line of the coordinator about a job.
   void AddLog(const std::string& job_id, v1::LogLine line);
   // So many records wait that senders should wait too.
   bool Full();
 
   // ---- reads; any thread ------------------------------------------------------
-  absl::StatusOr<std::vector<v1::StepRecord>> Steps(const std::string& job_id, int64_t after, int limit);
+  absl::StatusOr<std::vector<v1::StepRecord>> Steps(const std::string& job_id, int64_t after,
+                                                    int limit);
   absl::StatusOr<std::vector<v1::EvalRecord>> Evals(const std::string& job_id);
   // Lines after `after`; of one rank, or of all for -1; not before `since`.
   absl::StatusOr<std::vector<v1::LogLine>> Logs(const std::string& job_id, int64_t after, int rank,
@@ -64,7 +69,8 @@ class StepStore {
   // Sequence before the last `tail` lines.
   absl::StatusOr<int64_t> LogStart(const std::string& job_id, int rank, int tail);
   absl::StatusOr<int64_t> LastStep(const std::string& job_id);
-  // The record with the greatest generation, and of these the greatest step; step 0 if there is none.
+  // The record with the greatest generation, and of these the greatest step; step 0 if there is
+  // none.
   absl::StatusOr<v1::StepRecord> Newest(const std::string& job_id);
 
  private:
@@ -75,7 +81,8 @@ class StepStore {
   };
   explicit StepStore(StepStoreOptions options) : options_(options) {}
   void Loop();
-  absl::Status TryCommit(const std::vector<Waiting>& batch, std::map<std::string, JobChange>* changes);
+  absl::Status TryCommit(const std::vector<Waiting>& batch,
+                         std::map<std::string, JobChange>* changes);
   absl::Status Write(const std::string& worker_id, const v1::SpooledRecord& record,
                      std::map<std::string, JobChange>* changes);
   absl::Status WriteStep(const v1::SpooledRecord& record, JobChange* change);

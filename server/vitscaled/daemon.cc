@@ -35,10 +35,13 @@ Daemon::~Daemon() { Stop(absl::ZeroDuration()); }
 absl::Status Daemon::Open() {
   VITSCALE_ASSIGN_OR_RETURN(StateDirectory state, StateDirectory::Open(flags_.state_dir));
   state_ = std::make_unique<StateDirectory>(std::move(state));
-  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<ControlStore> control, ControlStore::Open(state_->control_path()));
-  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<StepStore> steps, StepStore::Open(state_->steps_path()));
-  coordinator_ = std::make_unique<Coordinator>(Coordinator::Options{flags_.core, flags_.join_secret},
-                                               std::move(control), std::move(steps), SystemRandom(), RealClock());
+  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<ControlStore> control,
+                            ControlStore::Open(state_->control_path()));
+  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<StepStore> steps,
+                            StepStore::Open(state_->steps_path()));
+  coordinator_ = std::make_unique<Coordinator>(
+      Coordinator::Options{flags_.core, flags_.join_secret}, std::move(control), std::move(steps),
+      SystemRandom(), RealClock());
   return absl::OkStatus();
 }
 
@@ -69,18 +72,21 @@ void Daemon::StartLocalWorkers() {
   options.state_directory = JoinPath(flags_.state_dir, "workers");
   // Every living agent holds its lock, so a free one already says that there is nobody to wait for.
   options.first_start = absl::ZeroDuration();
-  options.flags = {absl::StrCat("--coordinator=unix:", flags_.socket),
-                   absl::StrCat("--threads=", flags_.local_threads)};  // LocalWorkers adds the lock directory
+  options.flags = {
+      absl::StrCat("--coordinator=unix:", flags_.socket),
+      absl::StrCat("--threads=", flags_.local_threads)};  // LocalWorkers adds the lock directory
   for (const std::string& root : flags_.data_roots) options.flags.push_back("--data-root=" + root);
-  for (const std::string& root : flags_.checkpoint_roots) options.flags.push_back("--checkpoint-root=" + root);
-  if (!flags_.join_secret_file.empty()) options.flags.push_back("--join-secret-file=" + flags_.join_secret_file);
+  for (const std::string& root : flags_.checkpoint_roots)
+    options.flags.push_back("--checkpoint-root=" + root);
+  if (!flags_.join_secret_file.empty())
+    options.flags.push_back("--join-secret-file=" + flags_.join_secret_file);
   options.flags.insert(options.flags.end(), flags_.worker_flags.begin(), flags_.worker_flags.end());
   local_ = std::make_unique<LocalWorkers>(options, RealClock());
 }
 
 absl::Status Daemon::WriteReadyFile() const {
   if (flags_.ready_file.empty()) return absl::OkStatus();
-  const nlohmann::json ready = {{"address", server_->address().ToString()},
+  const nlohmann::json ready = {{"listen_address", server_->address().ToString()},
                                 {"socket", flags_.socket},
                                 {"metrics_address", metrics_->address().ToString()},
                                 {"state_directory", state_->path()},
@@ -91,6 +97,7 @@ absl::Status Daemon::WriteReadyFile() const {
 
 void Daemon::Stop(absl::Duration grace) {
   if (std::exchange(stopped_, true)) return;
+  if (!flags_.ready_file.empty()) unlink(flags_.ready_file.c_str());
   if (local_ != nullptr) {
     // The server goes on serving: agents drain their jobs through it.
     const absl::Status status = local_->Stop(grace);

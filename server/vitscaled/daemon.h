@@ -18,7 +18,8 @@ namespace vitscale {
 
 class Daemon {
  public:
-  // Serves when it returns; the ready file is written. Errors: one sentence, nothing is left behind.
+  // Serves when it returns; the ready file is written. Errors: one sentence, nothing is left
+  // behind.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const ServerFlags& flags);
   ~Daemon();
 

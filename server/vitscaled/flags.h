@@ -43,9 +43,10 @@ struct ServerFlagsExit {
   std::string text;  // for standard output (code 0) or standard error
 };
 
-// INVALID_ARGUMENT, FAILED_PRECONDITION, NOT_FOUND for values that are wrong; `done` is filled for --help, --version
-// and usage errors.
-absl::StatusOr<ServerFlags> ParseServerFlags(int argc, const char* const* argv, ServerFlagsExit& done);
+// INVALID_ARGUMENT, FAILED_PRECONDITION, NOT_FOUND for values that are wrong; `done` is filled for
+// --help, --version and usage errors.
+absl::StatusOr<ServerFlags> ParseServerFlags(int argc, const char* const* argv,
+                                             ServerFlagsExit& done);
 
 }  // namespace vitscale
 

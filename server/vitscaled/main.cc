@@ -1,7 +1,7 @@
 // vitscaled: the coordinator daemon.
 //
-// Exit codes: 0 stopped in order; 1 could not start or serve; 2 usage; 78 bad configuration (starting again would not
-// help).
+// Exit codes: 0 stopped in order; 1 could not start or serve; 2 usage; 78 bad configuration
+// (starting again would not help).
 
 #include <poll.h>
 #include <signal.h>
@@ -36,8 +36,9 @@ int BlockSignals() {
 // True when a stop was asked for; false after `timeout`.
 bool WaitForStop(int signals, absl::Duration timeout) {
   pollfd fd = {signals, POLLIN, 0};
-  const int milliseconds =
-      timeout == absl::InfiniteDuration() ? -1 : static_cast<int>(absl::ToInt64Milliseconds(timeout));
+  const int milliseconds = timeout == absl::InfiniteDuration()
+                               ? -1
+                               : static_cast<int>(absl::ToInt64Milliseconds(timeout));
   if (poll(&fd, 1, milliseconds) <= 0) return false;
   signalfd_siginfo info = {};
   if (read(signals, &info, sizeof(info)) != sizeof(info)) return false;
@@ -68,9 +69,10 @@ int Main(int argc, char** argv) {
   }
   auto daemon = Daemon::Start(*flags);
   if (!daemon.ok()) return Fail(daemon.status());
-  VITSCALE_LOG(INFO) << "vitscaled " << VersionText() << " serves gRPC on " << (*daemon)->address().ToString()
-                     << " and unix:" << flags->socket << ", metrics on " << (*daemon)->metrics_address().ToString()
-                     << ", state in " << flags->state_dir << ", term " << (*daemon)->coordinator().term();
+  VITSCALE_LOG(INFO) << "vitscaled " << VersionText() << " serves gRPC on "
+                     << (*daemon)->address().ToString() << " and unix:" << flags->socket
+                     << ", metrics on " << (*daemon)->metrics_address().ToString() << ", state in "
+                     << flags->state_dir << ", term " << (*daemon)->coordinator().term();
   NotifySystemd(absl::StrCat("READY=1\nSTATUS=serves on ", (*daemon)->address().ToString()));
   while (!WaitForStop(signals, SystemdWatchdogInterval())) NotifySystemd("WATCHDOG=1");
   VITSCALE_LOG(INFO) << "stops";

@@ -15,12 +15,15 @@ namespace vitscale {
 void NotifySystemd(const std::string& message) {
   const char* path = std::getenv("NOTIFY_SOCKET");
   sockaddr_un address = {};
-  if (path == nullptr || (path[0] != '/' && path[0] != '@') || std::strlen(path) >= sizeof(address.sun_path)) return;
+  if (path == nullptr || (path[0] != '/' && path[0] != '@') ||
+      std::strlen(path) >= sizeof(address.sun_path))
+    return;
   address.sun_family = AF_UNIX;
   std::strcpy(address.sun_path, path);
   if (path[0] == '@') address.sun_path[0] = '\0';  // the abstract namespace
   const UniqueFd socket_fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  const socklen_t length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path));
+  const socklen_t length =
+      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path));
   (void)!sendto(socket_fd.get(), message.data(), message.size(), MSG_NOSIGNAL,
                 reinterpret_cast<const sockaddr*>(&address), length);
 }

@@ -1,4 +1,5 @@
-// systemd's notification protocol (sd_notify(3)) without its library: one datagram to $NOTIFY_SOCKET.
+// systemd's notification protocol (sd_notify(3)) without its library: one datagram to
+// $NOTIFY_SOCKET.
 
 #ifndef SERVER_VITSCALED_SYSTEMD_H_
 #define SERVER_VITSCALED_SYSTEMD_H_
@@ -9,7 +10,8 @@
 
 namespace vitscale {
 
-// "READY=1", "STOPPING=1", "STATUS=…", "WATCHDOG=1". Does nothing where systemd is not there; never fails.
+// "READY=1", "STOPPING=1", "STATUS=…", "WATCHDOG=1". Does nothing where systemd is not there; never
+// fails.
 void NotifySystemd(const std::string& message);
 
 // Half of $WATCHDOG_USEC; infinite where no watchdog is set.

@@ -24,7 +24,8 @@ TEST(JobDirectoryTest, PagesThroughAllJobsNewestFirstWithoutGapOrRepetition) {
   request.set_page_size(5);
   int64_t expected = 23;
   while (true) {
-    VITSCALE_ASSERT_OK_AND_ASSIGN(const v1::ListJobsResponse page, directory.List(request, absl::Now()));
+    VITSCALE_ASSERT_OK_AND_ASSIGN(const v1::ListJobsResponse page,
+                                  directory.List(request, absl::Now()));
     for (const v1::Job& job : page.jobs()) EXPECT_EQ(job.id(), absl::StrCat("id", expected--));
     if (page.next_page_token().empty()) break;
     directory.Publish(Row(100 + expected, "newer"));  // does not disturb the pages

@@ -13,9 +13,11 @@ namespace {
 
 TEST(MethodTableTest, HasOneRowForEveryMethodOfBothServices) {
   std::set<std::string> rows;
-  for (const MethodRow& row : MethodTable()) EXPECT_TRUE(rows.insert(std::string(row.service) + "/" + row.method).second);
+  for (const MethodRow& row : MethodTable())
+    EXPECT_TRUE(rows.insert(std::string(row.service) + "/" + row.method).second);
   std::set<std::string> methods;
-  for (const auto* file : {v1::SubmitJobRequest::descriptor()->file(), v1::RegisterRequest::descriptor()->file()}) {
+  for (const auto* file :
+       {v1::SubmitJobRequest::descriptor()->file(), v1::RegisterRequest::descriptor()->file()}) {
     for (int i = 0; i < file->service_count(); ++i) {
       const auto* service = file->service(i);
       for (int j = 0; j < service->method_count(); ++j) {
@@ -31,7 +33,8 @@ TEST(AdmitCallTest, RefusesACallWithoutADeadlineAndAMethodWithoutARow) {
   EXPECT_THAT(AdmitCall("uid:1", "vitscale.v1.ControlService", "GetJob", soon), IsOk());
   EXPECT_THAT(AdmitCall("uid:1", "vitscale.v1.ControlService", "GetJob", absl::InfiniteFuture()),
               StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr("deadline")));
-  EXPECT_THAT(AdmitCall("uid:1", "vitscale.v1.WorkerService", "Session", absl::InfiniteFuture()), IsOk());
+  EXPECT_THAT(AdmitCall("uid:1", "vitscale.v1.WorkerService", "Session", absl::InfiniteFuture()),
+              IsOk());
   EXPECT_THAT(AdmitCall("uid:1", "vitscale.v1.ControlService", "DropTables", soon),
               StatusIs(absl::StatusCode::kUnimplemented));
 }
@@ -50,7 +53,8 @@ TEST(StatusDetailsTest, CarriesPayloadsAndAnErrorInfo) {
   absl::Status status = absl::InvalidArgumentError("bad");
   google::rpc::BadRequest bad;
   bad.add_field_violations()->set_field("batch.global");
-  status.SetPayload("type.googleapis.com/google.rpc.BadRequest", absl::Cord(bad.SerializeAsString()));
+  status.SetPayload("type.googleapis.com/google.rpc.BadRequest",
+                    absl::Cord(bad.SerializeAsString()));
   google::rpc::Status details;
   ASSERT_TRUE(details.ParseFromString(StatusDetails(status)));
   EXPECT_EQ(details.code(), 3);

@@ -66,8 +66,8 @@ class ServicesTest : public testing::Test {
     options.join_secret = "open sesame";
     options.core.heartbeat = absl::Milliseconds(100);
     options.core.lease = absl::Seconds(2);
-    coordinator_ = std::make_unique<Coordinator>(options, *std::move(control), *std::move(step_store),
-                                                 SystemRandom(), RealClock());
+    coordinator_ = std::make_unique<Coordinator>(
+        options, *std::move(control), *std::move(step_store), SystemRandom(), RealClock());
     EXPECT_THAT(coordinator_->Start(), IsOk());
     RpcServerOptions server;
     server.unix_path = directory_.path() + "/s/socket";
@@ -158,7 +158,8 @@ TEST_F(ServicesTest, ARequestIdGivesTheSameAnswerEvenAfterARestart) {
   *other.mutable_spec() = Spec();
   other.mutable_spec()->set_seed(9);
   v1::SubmitJobResponse response;
-  EXPECT_EQ(control_->SubmitJob(Context().get(), other, &response).error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(control_->SubmitJob(Context().get(), other, &response).error_code(),
+            grpc::StatusCode::ALREADY_EXISTS);
   EXPECT_EQ(coordinator_->term(), 2);
 }
 
@@ -170,15 +171,18 @@ TEST_F(ServicesTest, UnknownJobsAndWrongStatesHaveTheirCodes) {
   v1::SetIntentRequest intent;
   intent.set_job_id(Submit().id());
   intent.set_intent(v1::INTENT_DRAIN);
-  EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
   intent.set_intent(v1::INTENT_CANCEL);
   intent.set_etag("stale");
-  EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(),
+            grpc::StatusCode::ABORTED);
   intent.clear_etag();
   ASSERT_TRUE(control_->SetIntent(Context().get(), intent, &job).ok());
   EXPECT_EQ(job.state(), v1::JOB_STATE_CANCELLED);
   intent.set_intent(v1::INTENT_RUN);
-  EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
 }
 
 TEST_F(ServicesTest, TheEventLogIsReadFromASequenceWithoutGapOrRepetition) {
@@ -233,7 +237,8 @@ class Agent {
   }
   grpc::Status Register() { return stub_.Register(Context().get(), request_, &registered_); }
   void Open(const std::string& credential = "") {
-    context_.AddMetadata("vitscale-credential", credential.empty() ? registered_.credential() : credential);
+    context_.AddMetadata("vitscale-credential",
+                         credential.empty() ? registered_.credential() : credential);
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     stream_ = stub_.Session(&context_);
   }

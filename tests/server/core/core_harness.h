@@ -1,5 +1,5 @@
-// A core with simulated agents: a fake clock, commits when the test says so (by default at once), and agents that
-// follow their desired state one stage per heartbeat.
+// A core with simulated agents: a fake clock, commits when the test says so (by default at once),
+// and agents that follow their desired state one stage per heartbeat.
 
 #ifndef TESTS_SERVER_CORE_CORE_HARNESS_H_
 #define TESTS_SERVER_CORE_CORE_HARNESS_H_
@@ -149,7 +149,8 @@ class CoreHarness {
     spec.set_grace("20s");
     return spec;
   }
-  std::string Submit(const v1::JobSpec& spec, const std::string& request_id = "", uint64_t hash = 1) {
+  std::string Submit(const v1::JobSpec& spec, const std::string& request_id = "",
+                     uint64_t hash = 1) {
     const Token token = next_token_++;
     Handle(SubmitEvent{{token, request_id, hash, "uid:1"}, spec});
     const auto answer = TakeAnswer(token);
@@ -203,8 +204,10 @@ class CoreHarness {
 
  private:
   void Do(Action action) {
-    if (auto* persist = std::get_if<PersistAction>(&action)) uncommitted_.push_back(std::move(*persist));
-    if (auto* answer = std::get_if<AnswerAction>(&action)) answers_[answer->token] = std::move(*answer);
+    if (auto* persist = std::get_if<PersistAction>(&action))
+      uncommitted_.push_back(std::move(*persist));
+    if (auto* answer = std::get_if<AnswerAction>(&action))
+      answers_[answer->token] = std::move(*answer);
     if (auto* send = std::get_if<SendAction>(&action)) {
       for (auto& [id, agent] : agents_) {
         if (agent.connected && agent.session == send->session) agent.desired = *send->desired;
@@ -227,7 +230,8 @@ class CoreHarness {
       observed.set_device_free(true);
       return;
     }
-    const bool mine = observed.job_id() == desired.job_id() && observed.attempt() == desired.attempt();
+    const bool mine =
+        observed.job_id() == desired.job_id() && observed.attempt() == desired.attempt();
     if (desired.stage() == v1::STAGE_EXIT) {
       if (!mine) observed.Clear();
       observed.set_job_id(desired.job_id());
@@ -247,7 +251,8 @@ class CoreHarness {
       observed.set_total_steps(steps_total);
       return;
     }
-    if (desired.generation() > observed.promised_generation() && desired.stage() >= v1::STAGE_FORM) {
+    if (desired.generation() > observed.promised_generation() &&
+        desired.stage() >= v1::STAGE_FORM) {
       observed.set_promised_generation(desired.generation());
       observed.set_generation(desired.generation());
       observed.set_stage(v1::STAGE_FORM);

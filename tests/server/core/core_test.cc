@@ -182,7 +182,8 @@ TEST_F(CoreTest, ACoordinatorThatHearsOfNobodyBreaksNothingUntilOwnershipHasExpi
   EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_LOST);
 }
 
-// The partitioned pair may still be training: nobody else may go before their ownership has run out.
+// The partitioned pair may still be training: nobody else may go before their ownership has run
+// out.
 TEST_F(CoreTest, AFencedGenerationHoldsTheNextOneUntilOneMemberGivesUpOrOwnershipExpires) {
   const std::string id = Running();
   h_.agent("w0").frozen = true;  // stands still, still connected, and does not promise
@@ -195,7 +196,8 @@ TEST_F(CoreTest, AFencedGenerationHoldsTheNextOneUntilOneMemberGivesUpOrOwnershi
   h_.Run(absl::Seconds(20));
   EXPECT_EQ(h_.state(id), v1::JOB_STATE_STARTING);
   EXPECT_EQ(h_.agent("x0").desired.stage(), v1::STAGE_FORM);
-  // w1 comes back with a new life that holds the device lock: its trainer is gone, so the old generation is.
+  // w1 comes back with a new life that holds the device lock: its trainer is gone, so the old
+  // generation is.
   ++h_.agent("w1").life;
   h_.agent("w1").observed.Clear();
   h_.Connect(h_.agent("w1"));
@@ -332,7 +334,8 @@ TEST_F(CoreTest, CancelInEveryStageOfTheLadderEndsCancelled) {
 TEST_F(CoreTest, AHigherPriorityPreemptsALowerOneWhichComesBackByItself) {
   const std::string low = Running(2);
   const std::string high = h_.Submit(CoreHarness::Spec(2, 10));
-  const std::string small = h_.Submit(CoreHarness::Spec(1));  // would fit into the first device that comes free
+  const std::string small =
+      h_.Submit(CoreHarness::Spec(1));  // would fit into the first device that comes free
   EXPECT_EQ(h_.state(low), v1::JOB_STATE_STOPPING);
   h_.steps_total = 20;
   h_.Run(absl::Seconds(6));
@@ -439,7 +442,8 @@ TEST_F(CoreTest, AnOlderLifeOfAWorkerAndAWrongProtocolAreRefused) {
   old.set_incarnation_start_millis(1);
   const Token token = h_.NextToken();
   h_.Handle(RegisterEvent{token, old});
-  EXPECT_THAT(h_.TakeAnswer(token)->status, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("newer")));
+  EXPECT_THAT(h_.TakeAnswer(token)->status,
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("newer")));
   v1::RegisterRequest other = h_.Registration(agent);
   other.set_protocol_version(9);
   const Token second = h_.NextToken();

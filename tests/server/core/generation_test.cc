@@ -6,7 +6,8 @@
 namespace vitscale {
 namespace {
 
-v1::CheckpointInfo Info(const std::string& id, int64_t lineage, int64_t step, int64_t attempt, int64_t generation) {
+v1::CheckpointInfo Info(const std::string& id, int64_t lineage, int64_t step, int64_t attempt,
+                        int64_t generation) {
   v1::CheckpointInfo info;
   info.set_id(id);
   info.set_lineage(lineage);
@@ -22,8 +23,9 @@ v1::ObservedState Lists(std::vector<v1::CheckpointInfo> infos) {
 }
 
 TEST(ChooseSourceTest, TakesTheGreatestLineageThenStepThenAttemptThenGeneration) {
-  const v1::ObservedState one = Lists({Info("step", 1, 90, 9, 9), Info("lineage", 2, 10, 1, 1),
-                                       Info("attempt", 2, 10, 2, 1), Info("generation", 2, 10, 2, 3)});
+  const v1::ObservedState one =
+      Lists({Info("step", 1, 90, 9, 9), Info("lineage", 2, 10, 1, 1), Info("attempt", 2, 10, 2, 1),
+             Info("generation", 2, 10, 2, 3)});
   EXPECT_EQ(ChooseSource({&one, &one}, "", 2)->checkpoint(), "generation");
 }
 
@@ -38,7 +40,8 @@ TEST(ChooseSourceTest, NeverStartsAnewWhenThereIsSomethingToLose) {
   const v1::ObservedState some = Lists({Info("c", 1, 20, 1, 1)});
   EXPECT_TRUE(ChooseSource({&none, &none}, "", 1)->initialise());
   EXPECT_THAT(ChooseSource({&none, &some}, "", 1), StatusIs(absl::StatusCode::kFailedPrecondition));
-  EXPECT_THAT(ChooseSource({&none, &none}, "c", 1), StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(ChooseSource({&none, &none}, "c", 1),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 
 class FenceTest : public testing::Test {
@@ -118,7 +121,8 @@ TEST(CoreOptionsTest, RefusesALeaseOfLessThanThreeHeartbeats) {
   CoreOptions options;
   EXPECT_THAT(options.Check(), IsOk());
   options.lease = absl::Seconds(5);
-  EXPECT_THAT(options.Check(), StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr("lease")));
+  EXPECT_THAT(options.Check(),
+              StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr("lease")));
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ TEST(JobTableTest, EveryCellKeepsTheRulesThatHoldForAllOfThem) {
     for (v1::JobState state : States()) {
       for (v1::Intent intent : Intents()) {
         const auto next = NextJobState(event, state, intent);
-        SCOPED_TRACE(std::string(JobEventName(event)) + " " + JobStateName(state) + " " + IntentName(intent));
+        SCOPED_TRACE(std::string(JobEventName(event)) + " " + JobStateName(state) + " " +
+                     IntentName(intent));
         if (!next.has_value()) {
           ++impossible;
           continue;
@@ -38,7 +39,8 @@ TEST(JobTableTest, EveryCellKeepsTheRulesThatHoldForAllOfThem) {
         }
         // A job that somebody wants to stop is not active but STOPPING.
         if (intent != v1::INTENT_RUN && IsActive(*next)) EXPECT_EQ(*next, v1::JOB_STATE_STOPPING);
-        if (*next == v1::JOB_STATE_SUCCEEDED && state != *next) EXPECT_EQ(event, JobEvent::kFinished);
+        if (*next == v1::JOB_STATE_SUCCEEDED && state != *next)
+          EXPECT_EQ(event, JobEvent::kFinished);
         if (*next == v1::JOB_STATE_FAILED && state != *next) EXPECT_EQ(event, JobEvent::kFailed);
         if (*next == v1::JOB_STATE_CANCELLED) {
           EXPECT_TRUE(intent == v1::INTENT_CANCEL || intent == v1::INTENT_KILL || state == *next);
@@ -81,10 +83,14 @@ TEST(JobTableTest, AGreaterIntentReplacesALesserAndResumeTakesAPauseBack) {
       if (wanted < current && wanted != v1::INTENT_RUN) EXPECT_EQ(change, IntentChange::kRefused);
     }
   }
-  EXPECT_EQ(CompareIntent(v1::JOB_STATE_STOPPING, v1::INTENT_PAUSE, v1::INTENT_RUN), IntentChange::kChange);
-  EXPECT_EQ(CompareIntent(v1::JOB_STATE_STOPPING, v1::INTENT_CANCEL, v1::INTENT_RUN), IntentChange::kRefused);
-  EXPECT_EQ(CompareIntent(v1::JOB_STATE_CANCELLED, v1::INTENT_CANCEL, v1::INTENT_CANCEL), IntentChange::kNone);
-  EXPECT_EQ(CompareIntent(v1::JOB_STATE_SUCCEEDED, v1::INTENT_RUN, v1::INTENT_CANCEL), IntentChange::kRefused);
+  EXPECT_EQ(CompareIntent(v1::JOB_STATE_STOPPING, v1::INTENT_PAUSE, v1::INTENT_RUN),
+            IntentChange::kChange);
+  EXPECT_EQ(CompareIntent(v1::JOB_STATE_STOPPING, v1::INTENT_CANCEL, v1::INTENT_RUN),
+            IntentChange::kRefused);
+  EXPECT_EQ(CompareIntent(v1::JOB_STATE_CANCELLED, v1::INTENT_CANCEL, v1::INTENT_CANCEL),
+            IntentChange::kNone);
+  EXPECT_EQ(CompareIntent(v1::JOB_STATE_SUCCEEDED, v1::INTENT_RUN, v1::INTENT_CANCEL),
+            IntentChange::kRefused);
 }
 
 }  // namespace

@@ -9,7 +9,8 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-QueuedJob Job(const std::string& id, int need, int priority = 0, int64_t number = 1, double share = 0) {
+QueuedJob Job(const std::string& id, int need, int priority = 0, int64_t number = 1,
+              double share = 0) {
   QueuedJob job;
   job.id = id;
   job.need = need;
@@ -27,7 +28,8 @@ SchedulerDevice Device(const std::string& id, DeviceStatus status, const std::st
   device.numeric_class = numeric_class;
   return device;
 }
-RunningJob Running(const std::string& id, int priority, std::vector<std::string> workers, int start_seconds = 0) {
+RunningJob Running(const std::string& id, int priority, std::vector<std::string> workers,
+                   int start_seconds = 0) {
   return {id, priority, absl::UnixEpoch() + absl::Seconds(start_seconds), 0, std::move(workers)};
 }
 
@@ -39,7 +41,8 @@ SchedulerInput Input() {
 
 std::vector<std::string> Victims(const SchedulerOutput& output) {
   std::vector<std::string> victims;
-  for (const PreemptionDecision& preemption : output.preemptions) victims.push_back(preemption.victim);
+  for (const PreemptionDecision& preemption : output.preemptions)
+    victims.push_back(preemption.victim);
   return victims;
 }
 
@@ -56,7 +59,8 @@ TEST(SchedulerTest, OrdersByPriorityThenShareThenAge) {
 
 TEST(SchedulerTest, PlacesAWholeGangOfOneNumericClassOrNothing) {
   SchedulerInput input = Input();
-  input.devices = {Device("a", DeviceStatus::kFree, "", "one"), Device("b", DeviceStatus::kFree, "", "two")};
+  input.devices = {Device("a", DeviceStatus::kFree, "", "one"),
+                   Device("b", DeviceStatus::kFree, "", "two")};
   input.queue = {Job("pair", 2)};
   const SchedulerOutput output = Schedule(input);
   EXPECT_THAT(output.placements, IsEmpty());
@@ -83,15 +87,17 @@ TEST(SchedulerTest, SmallJobsFillInBehindABlockedOneUntilItsReservation) {
 
 TEST(SchedulerTest, PreemptsOnlyStrictlyLowerPriorityLowestAndYoungestFirst) {
   SchedulerInput input = Input();
-  for (const char* id : {"a", "b", "c", "d"}) input.devices.push_back(Device(id, DeviceStatus::kHeld));
-  input.running = {Running("equal", 5, {"a"}), Running("old", 1, {"b"}, 1), Running("young", 1, {"c"}, 2),
-                   Running("low", 0, {"d"})};
+  for (const char* id : {"a", "b", "c", "d"})
+    input.devices.push_back(Device(id, DeviceStatus::kHeld));
+  input.running = {Running("equal", 5, {"a"}), Running("old", 1, {"b"}, 1),
+                   Running("young", 1, {"c"}, 2), Running("low", 0, {"d"})};
   input.queue = {Job("new", 1, 5)};
   EXPECT_THAT(Victims(Schedule(input)), ElementsAre("low"));
   input.queue[0].need = 2;
   EXPECT_THAT(Victims(Schedule(input)), ElementsAre("low", "young"));
   input.queue[0].need = 4;
-  EXPECT_THAT(Victims(Schedule(input)), IsEmpty());  // would need its equal too: nobody is stopped in vain
+  EXPECT_THAT(Victims(Schedule(input)),
+              IsEmpty());  // would need its equal too: nobody is stopped in vain
 }
 
 TEST(SchedulerTest, ATwicePreemptedJobIsChosenLast) {
@@ -125,7 +131,8 @@ TEST(SchedulerTest, WhatComesFreeForThePreemptorGoesToNobodyElse) {
 
 TEST(SchedulerTest, ALostReservedDeviceIsReplacedInTheSameDecision) {
   SchedulerInput input = Input();
-  input.devices = {Device("a", DeviceStatus::kComing, "victim"), Device("b", DeviceStatus::kUnusable, "victim"),
+  input.devices = {Device("a", DeviceStatus::kComing, "victim"),
+                   Device("b", DeviceStatus::kUnusable, "victim"),
                    Device("c", DeviceStatus::kHeld, "other")};
   input.devices[0].coming_preempted = true;
   input.running = {Running("other", 0, {"c"})};

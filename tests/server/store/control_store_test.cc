@@ -87,11 +87,14 @@ TEST_F(ControlStoreTest, AFailedCommitIsRetriedInOrderAndMutationsAreRefusedMean
   ControlStoreOptions options;
   std::atomic<int> failures = 2;
   options.fault = [&](const char* point) {
-    return point == std::string("commit") && failures-- > 0 ? absl::UnavailableError("disk") : absl::OkStatus();
+    return point == std::string("commit") && failures-- > 0 ? absl::UnavailableError("disk")
+                                                            : absl::OkStatus();
   };
   auto store = Open(options);
   std::vector<std::string> seen;
-  store->Start({[&](ControlStore::Committed committed) { seen.push_back(absl::StrCat("committed ", committed.id)); },
+  store->Start({[&](ControlStore::Committed committed) {
+                  seen.push_back(absl::StrCat("committed ", committed.id));
+                },
                 [&](bool writable) { seen.push_back(writable ? "writable" : "refusing"); }});
   store->Commit(Persist(1, "a"));
   while (failures >= 0) usleep(1000);
@@ -103,8 +106,9 @@ TEST_F(ControlStoreTest, ACommitOfUnknownOutcomeIsReadAgainAndNotDoneTwice) {
   ControlStoreOptions options;
   std::atomic<int> failures = 1;
   options.fault = [&](const char* point) {
-    return point == std::string("committed") && failures-- > 0 ? absl::UnavailableError("lost the answer")
-                                                               : absl::OkStatus();
+    return point == std::string("committed") && failures-- > 0
+               ? absl::UnavailableError("lost the answer")
+               : absl::OkStatus();
   };
   auto store = Open(options);
   bool refused = false;
@@ -134,22 +138,26 @@ TEST_F(ControlStoreTest, RequestsAreFoundWithTheirHashAndAnswer) {
 }
 
 TEST_F(ControlStoreTest, ASecondCoordinatorOnTheStateDirectoryIsOneClearError) {
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const StateDirectory first, StateDirectory::Open(directory_.path() + "/state"));
-  EXPECT_THAT(StateDirectory::Open(first.path()),
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another coordinator (process ")));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const StateDirectory first,
+                                StateDirectory::Open(directory_.path() + "/state"));
+  EXPECT_THAT(
+      StateDirectory::Open(first.path()),
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another coordinator (process ")));
 }
 
 TEST_F(ControlStoreTest, AFileOfAnotherSchemaIsRefused) {
   Open();
   {
-    VITSCALE_ASSERT_OK_AND_ASSIGN(auto database, Database::Open(Path(), Database::Mode::kReadWrite));
+    VITSCALE_ASSERT_OK_AND_ASSIGN(auto database,
+                                  Database::Open(Path(), Database::Mode::kReadWrite));
     ASSERT_THAT(database->Execute("PRAGMA user_version=77"), IsOk());
   }
   EXPECT_THAT(ControlStore::Open(Path()),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("schema version 77")));
 }
 
-// A child commits as fast as it can and says what was acknowledged; it is killed somewhere in the middle.
+// A child commits as fast as it can and says what was acknowledged; it is killed somewhere in the
+// middle.
 TEST_F(ControlStoreTest, WhatWasAcknowledgedSurvivesAKillDuringACommit) {
   for (int round = 0; round < 5; ++round) {
     int pipe_fds[2];
@@ -177,7 +185,8 @@ TEST_F(ControlStoreTest, WhatWasAcknowledgedSurvivesAKillDuringACommit) {
       acknowledged = std::max(acknowledged, number);
     }
     kill(child, SIGKILL);
-    while (read(pipe_fds[0], &number, sizeof(number)) == sizeof(number)) acknowledged = std::max(acknowledged, number);
+    while (read(pipe_fds[0], &number, sizeof(number)) == sizeof(number))
+      acknowledged = std::max(acknowledged, number);
     waitpid(child, nullptr, 0);
     close(pipe_fds[0]);
     auto store = Open();

@@ -49,7 +49,8 @@ TEST_F(StepStoreTest, AGreaterGenerationReplacesAStepAndALowerOneIsRefused) {
   Add({Step(1, 1, 2, 10), Step(2, 2, 2, 20)});
   Add({Step(3, 2, 1, 99)});
   Add({Step(4, 2, 3, 21)});
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const std::vector<v1::StepRecord> steps, store_->Steps("job", 0, 10));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const std::vector<v1::StepRecord> steps,
+                                store_->Steps("job", 0, 10));
   ASSERT_EQ(steps.size(), 2u);
   EXPECT_EQ(steps[1].loss(), 21);
   EXPECT_EQ(changes_.back().steps.recomputed_seconds, 0.5);
