@@ -9,6 +9,8 @@ namespace {
 // core's own cache when the next op reads it, and matmuls are tall enough: 196 to 784 rows reach
 // over 95 % of what one call on the whole batch reaches.
 constexpr int64_t kPanelRows = 392;
+// So that a few threads have something to do with small batches and with one row per image.
+constexpr int64_t kPanelsMin = 4;
 
 // The share of `thread` of [0, count): contiguous, sizes differ by at most one.
 struct Share {
@@ -113,7 +115,8 @@ class Walk {
 }  // namespace
 
 int64_t PanelItems(int64_t batch, int64_t tokens_max) {
-  return std::clamp<int64_t>(kPanelRows / std::max<int64_t>(1, tokens_max), 1, batch);
+  const int64_t by_rows = kPanelRows / std::max<int64_t>(1, tokens_max);
+  return std::clamp<int64_t>(std::min(by_rows, batch / kPanelsMin), 1, batch);
 }
 
 void Execute(const CpuProgram& program, ThreadPool& pool, const StepScalars& scalars,

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/backend_factory.h"
+#include "kernels/cpu/executor.h"
 #include "tests/kernels/kernels_test_util.h"
 #include "tests/status_matchers.h"
 
@@ -174,6 +175,15 @@ struct Chain {
 class PanelGroupTest : public testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(EveryVariant, PanelGroupTest, testing::ValuesIn(AllVariants()),
                          VariantName);
+
+TEST(PanelItemsTest, PanelsAreAbout392RowsOfWholeImagesAndAtLeastFourWherePossible) {
+  EXPECT_EQ(cpu::PanelItems(128, 49), 8);
+  EXPECT_EQ(cpu::PanelItems(32, 196), 2);
+  EXPECT_EQ(cpu::PanelItems(16, 49), 4);   // four panels
+  EXPECT_EQ(cpu::PanelItems(128, 1), 32);  // four panels
+  EXPECT_EQ(cpu::PanelItems(8, 1369), 1);  // one image is more than 392 rows
+  EXPECT_EQ(cpu::PanelItems(1, 49), 1);
+}
 
 TEST_P(PanelGroupTest, BitsDoNotDependOnThreads) {
   ExpectSameBitsForAnyThreads(
