@@ -31,7 +31,7 @@ Core::Core(CoreOptions options, Random& random, LoadedState state, Moment now)
     const std::string id = row.job().id();
     JobEntry& job = jobs_[id];
     job.row = std::move(row);
-    if (job.row.job().state() == v1::JOB_STATE_QUEUED) queued_.insert(id);
+    if (job.row.job().state() == v1::JOB_STATE_QUEUED) Enqueue(job.row);
     if (!IsActive(job.row.job().state())) continue;
     active_.insert(id);
     job.formed_at = job.last_advance = now.steady;
@@ -50,6 +50,7 @@ Core::Core(CoreOptions options, Random& random, LoadedState state, Moment now)
     SetWake(job, restart_grace_);
   }
   for (auto& [id, worker] : workers_) {
+    worker.numeric_class = NumericClass(worker);
     worker.wanted = worker.released = ComputeDesired(worker);
     worker.last_state = StateOf(worker);
   }

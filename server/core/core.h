@@ -104,8 +104,9 @@ class Core {
     bool reported = false;  // in this session
     bool heard = false;     // `observed` is of this incarnation and of this life of the coordinator
     v1::ObservedState observed;
-    int64_t last_pid = 0;      // newest trainer seen
-    int64_t counted_pid = -1;  // trainer whose death was counted
+    std::string numeric_class;  // see NumericClass
+    int64_t last_pid = 0;       // newest trainer seen
+    int64_t counted_pid = -1;   // trainer whose death was counted
     std::optional<Holding> holding;
     std::shared_ptr<const v1::DesiredState> wanted;    // as of the last evaluation
     std::shared_ptr<const v1::DesiredState> released;  // committed
@@ -119,6 +120,16 @@ class Core {
   struct Remembered {
     uint64_t hash = 0;
     AnswerBody body;
+  };
+  // What the scheduler asks of a queued job, at hand: with thousands of them a walk over their rows
+  // would cost more than the decision. The views of `job` point into this item and its key.
+  struct QueueItem {
+    QueuedJob job;
+    std::string owner;
+    std::string avoid_worker;
+    std::string reason;
+    absl::Time since;       // wall
+    absl::Time not_before;  // wall
   };
   struct ReleaseDesired {
     std::string worker_id;
@@ -219,6 +230,7 @@ class Core {
   void Touch(WorkerEntry& worker);
 
   // core_schedule.cc.
+  void Enqueue(const JobRow& row);
   void RunScheduler();
   SchedulerInput BuildSchedulerInput() const;
   double ShareOf(const std::string& owner) const;
@@ -234,7 +246,7 @@ class Core {
   bool writable_ = true;
 
   std::map<std::string, JobEntry> jobs_;
-  std::set<std::string> queued_;
+  std::map<std::string, QueueItem> queued_;
   std::set<std::string> active_;
   std::map<std::string, WorkerEntry> workers_;
   std::map<std::string, OwnerRow> owners_;

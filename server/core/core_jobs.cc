@@ -80,11 +80,13 @@ bool Core::Apply(JobEntry& job, JobEvent event, const std::string& reason,
   row.set_reason(reason);
   row.set_message(message);
   const std::string& id = row.id();
-  *next == v1::JOB_STATE_QUEUED ? (void)queued_.insert(id) : (void)queued_.erase(id);
   IsActive(*next) ? (void)active_.insert(id) : (void)active_.erase(id);
   if (*next == v1::JOB_STATE_QUEUED) {
     *job.row.mutable_queued_since() = ToProto(now_.wall);
     row.set_intent(v1::INTENT_RUN);  // preempt and drain are served, pause was taken back
+    Enqueue(job.row);
+  } else {
+    queued_.erase(id);
   }
   if (*next == v1::JOB_STATE_RUNNING && !row.has_start_time()) {
     *row.mutable_start_time() = ToProto(now_.wall);

@@ -38,35 +38,45 @@ std::string Core::NumericClass(const WorkerEntry& worker) const {
   return name;
 }
 
+void Core::Enqueue(const JobRow& row) {
+  const v1::Job& job = row.job();
+  const auto it = queued_.insert_or_assign(job.id(), QueueItem()).first;
+  QueueItem& item = it->second;
+  item.owner = job.owner().name();
+  item.avoid_worker = row.avoid_worker();
+  item.reason = job.reason();
+  item.since = FromProto(row.queued_since());
+  item.not_before = row.has_not_before() ? FromProto(row.not_before()) : absl::InfinitePast();
+  item.job.id = it->first;
+  item.job.priority = job.spec().priority();
+  item.job.number = row.number();
+  item.job.need = std::max(1, job.spec().resources().workers().min());
+  item.job.device = job.spec().resources().device();
+  item.job.avoid_worker = item.avoid_worker;
+  item.job.reason = item.reason;
+}
+
 SchedulerInput Core::BuildSchedulerInput() const {
   SchedulerInput input;
   input.reservation_after = options_.reservation_after;
-  std::map<std::string, double> shares;
-  for (const std::string& id : queued_) {
-    const JobRow& row = jobs_.at(id).row;
-    const v1::Job& job = row.job();
-    QueuedJob queued;
-    queued.id = id;
-    queued.priority = job.spec().priority();
-    const auto [share, fresh] = shares.try_emplace(job.owner().name(), 0.0);
-    if (fresh) share->second = ShareOf(job.owner().name());
+  std::map<absl::string_view, double> shares;
+  input.queue.reserve(queued_.size());
+  input.devices.reserve(workers_.size());
+  for (const auto& [id, item] : queued_) {
+    QueuedJob& queued = input.queue.emplace_back(item.job);
+    const auto [share, fresh] = shares.try_emplace(item.owner, 0.0);
+    if (fresh) share->second = ShareOf(item.owner);
     queued.share = share->second;
-    queued.number = row.number();
-    queued.need = std::max(1, job.spec().resources().workers().min());
-    queued.device = job.spec().resources().device();
-    queued.waited = now_.wall - FromProto(row.queued_since());
-    if (row.has_not_before()) queued.backoff_left = FromProto(row.not_before()) - now_.wall;
-    queued.avoid_worker = row.avoid_worker();
-    input.queue.push_back(std::move(queued));
+    queued.waited = now_.wall - item.since;
+    queued.backoff_left = item.not_before - now_.wall;
   }
   for (const auto& [id, worker] : workers_) {
     SchedulerDevice device;
     device.worker_id = id;
     device.kind = worker.row.worker().device().kind();
-    device.numeric_class = NumericClass(worker);
+    device.numeric_class = worker.numeric_class;
     const bool usable = worker.reported && worker.reachable && !worker.lost &&
                         !Quarantined(worker) && !worker.row.draining();
-    if (worker.holding.has_value()) device.job_id = worker.holding->job_id;
     if (!usable) {
       device.status = DeviceStatus::kUnusable;
     } else if (!worker.holding.has_value()) {
@@ -92,8 +102,9 @@ SchedulerInput Core::BuildSchedulerInput() const {
     for (const auto& time : row.preempted()) {
       if (now_.wall - FromProto(time) < options_.preemption_memory) ++running.recent_preemptions;
     }
-    for (const v1::Member& member : row.gang().members())
+    for (const v1::Member& member : row.gang().members()) {
       running.workers.push_back(member.worker_id());
+    }
     input.running.push_back(std::move(running));
   }
   return input;
@@ -123,7 +134,9 @@ void Core::RunScheduler() {
   }
   for (const WaitDecision& wait : last_schedule_.waits) {
     JobEntry& job = jobs_.at(wait.job_id);
-    if (job.row.job().reason() == wait.code) continue;
+    QueueItem& item = queued_.at(wait.job_id);
+    item.reason = wait.code;
+    item.job.reason = item.reason;
     // The reason of a job that came back from an attempt stays readable in its event.
     job.row.mutable_job()->set_reason(wait.code);
     job.row.mutable_job()->set_message(wait.text);

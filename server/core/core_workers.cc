@@ -171,6 +171,7 @@ void Core::AdoptIncarnation(WorkerEntry& worker, const v1::RegisterRequest& requ
   worker.row.set_draining(false);
   worker.row.set_quarantines(quarantines);
   worker.row.set_device_lock_held(request.device_lock_held());
+  worker.numeric_class = NumericClass(worker);
   worker.observed.Clear();
   worker.heard = worker.reported = worker.reachable = false;
   worker.last_pid = 0;

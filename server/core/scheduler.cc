@@ -40,7 +40,7 @@ class Pass {
   SchedulerOutput Run() {
     for (const QueuedJob* job : Order()) {
       if (job->backoff_left > absl::ZeroDuration()) {
-        Wait(*job, "backing_off", "waits before its next attempt");
+        Wait(*job, "backing_off", [] { return std::string("waits before its next attempt"); });
       } else if (!Place(*job)) {
         Block(*job);
       }
@@ -58,7 +58,6 @@ class Pass {
     }
     if (device.status == DeviceStatus::kComing) group.coming.push_back(&device);
     if (device.status == DeviceStatus::kHeld) ++group.held;
-    class_of_[device.worker_id] = &group;
   }
 
   std::vector<const QueuedJob*> Order() const {
@@ -102,9 +101,9 @@ class Pass {
       return device->worker_id != job.avoid_worker;
     });
     chosen.resize(job.need);
-    PlacementDecision placement{job.id, {}};
+    PlacementDecision placement{std::string(job.id), {}};
     for (const SchedulerDevice* device : chosen) {
-      placement.workers.push_back(device->worker_id);
+      placement.workers.emplace_back(device->worker_id);
       group.free.erase(std::find(group.free.begin(), group.free.end(), device));
       ++group.held;
       --free_;
@@ -119,16 +118,18 @@ class Pass {
       if (Fits(job, group)) most = std::max(most, group.usable());
     }
     if (most < job.need) {
-      Wait(job, "not_enough_workers",
-           absl::StrCat("needs ", job.need, " ", DeviceWord(job.device), "workers of one class; ",
-                        most, " can be used"));
+      Wait(job, "not_enough_workers", [&] {
+        return absl::StrCat("needs ", job.need, " ", DeviceWord(job.device),
+                            "workers of one class; ", most, " can be used");
+      });
       return;
     }
     if (!head_seen_) Head(job);
     if (output_.reserved_for != job.id) {
-      Wait(job, "waiting_for_workers",
-           absl::StrCat("needs ", job.need, " ", DeviceWord(job.device),
-                        "workers; not enough are free"));
+      Wait(job, "waiting_for_workers", [&] {
+        return absl::StrCat("needs ", job.need, " ", DeviceWord(job.device),
+                            "workers; not enough are free");
+      });
     }
   }
 
@@ -140,7 +141,7 @@ class Pass {
       const std::optional<std::vector<const RunningJob*>> victims = Victims(job, group);
       if (victims.has_value()) {
         for (const RunningJob* victim : *victims)
-          output_.preemptions.push_back({victim->id, job.id});
+          output_.preemptions.push_back({std::string(victim->id), std::string(job.id)});
         if (!victims->empty() || ComingPreempted(group)) {
           Reserve(job, group, *victims);
           return;
@@ -159,8 +160,13 @@ class Pass {
   }
 
   int InGroup(const RunningJob& job, const Group& group) const {
+    if (class_of_.empty()) {
+      for (const SchedulerDevice& device : input_.devices) {
+        class_of_[device.worker_id] = &groups_.at(device.numeric_class);
+      }
+    }
     return static_cast<int>(
-        std::count_if(job.workers.begin(), job.workers.end(), [&](const std::string& worker) {
+        std::count_if(job.workers.begin(), job.workers.end(), [&](absl::string_view worker) {
           const auto it = class_of_.find(worker);
           return it != class_of_.end() && it->second == &group;
         }));
@@ -208,30 +214,36 @@ class Pass {
 
   void Reserve(const QueuedJob& job, const Group& group,
                const std::vector<const RunningJob*>& victims) {
-    output_.reserved_for = job.id;
-    auto add = [&](const std::string& worker) {
+    output_.reserved_for = std::string(job.id);
+    auto add = [&](absl::string_view worker) {
       if (static_cast<int>(reserved_.size()) < job.need && reserved_.insert(worker).second) {
-        output_.reserved.push_back(worker);
+        output_.reserved.emplace_back(worker);
       }
     };
     for (const RunningJob* victim : victims) {
-      for (const std::string& worker : victim->workers) add(worker);
+      for (absl::string_view worker : victim->workers) add(worker);
     }
     for (const SchedulerDevice* device : group.coming) add(device->worker_id);
     for (const SchedulerDevice* device : group.free) add(device->worker_id);
     Wait(job, victims.empty() && !ComingPreempted(group) ? "reserved" : "waiting_for_preemption",
-         absl::StrCat(reserved_.size(), " of ", job.need,
-                      " workers are kept for it until they are free"));
+         [&] {
+           return absl::StrCat(reserved_.size(), " of ", job.need,
+                               " workers are kept for it until they are free");
+         });
   }
 
-  void Wait(const QueuedJob& job, std::string code, std::string text) {
-    output_.waits.push_back({job.id, std::move(code), std::move(text)});
+  template <typename Text>
+  void Wait(const QueuedJob& job, absl::string_view code, Text text) {
+    if (job.reason != code) {
+      output_.waits.push_back({std::string(job.id), std::string(code), text()});
+    }
   }
 
   const SchedulerInput& input_;
-  std::map<std::string, Group> groups_;
-  absl::flat_hash_map<std::string, const Group*> class_of_;
-  absl::flat_hash_set<std::string> reserved_;
+  std::map<absl::string_view, Group> groups_;
+  mutable absl::flat_hash_map<absl::string_view, const Group*>
+      class_of_;  // filled when first needed
+  absl::flat_hash_set<absl::string_view> reserved_;
   int free_ = 0;
   bool head_seen_ = false;
   SchedulerOutput output_;

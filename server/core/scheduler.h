@@ -11,21 +11,25 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "vitscale/v1/job.pb.h"
 
 namespace vitscale {
 
+// Views: what they name must outlive the call. With thousands of queued jobs copies would cost more
+// than the decision.
 struct QueuedJob {
-  std::string id;
+  absl::string_view id;
   int priority = 0;
   double share = 0;    // decayed device-seconds of its owner
   int64_t number = 0;  // order of submission
   int need = 1;        // workers
   v1::Device device = v1::DEVICE_ANY;
   absl::Duration waited;
-  absl::Duration backoff_left;  // above zero: not placed yet
-  std::string avoid_worker;     // taken only if there is no other
+  absl::Duration backoff_left;     // above zero: not placed yet
+  absl::string_view avoid_worker;  // taken only if there is no other
+  absl::string_view reason;        // why it waits as of the last round; only a change is reported
 };
 
 enum class DeviceStatus {
@@ -35,20 +39,19 @@ enum class DeviceStatus {
   kUnusable,  // unreachable, quarantined, draining, not heard of yet
 };
 struct SchedulerDevice {
-  std::string worker_id;
+  absl::string_view worker_id;
   v1::Device kind = v1::DEVICE_CPU;
-  std::string numeric_class;  // a gang is of one class
+  absl::string_view numeric_class;  // a gang is of one class
   DeviceStatus status = DeviceStatus::kUnusable;
-  std::string job_id;             // holder
   bool coming_preempted = false;  // its job leaves because it was preempted
 };
 
 struct RunningJob {
-  std::string id;
+  absl::string_view id;
   int priority = 0;
   absl::Time attempt_start;
   int recent_preemptions = 0;  // within the last hour
-  std::vector<std::string> workers;
+  std::vector<absl::string_view> workers;
 };
 
 struct SchedulerInput {
@@ -66,7 +69,7 @@ struct PreemptionDecision {
   std::string victim;
   std::string job_id;  // for whom
 };
-// Why a job waits.
+// Why a job waits, where that has changed.
 struct WaitDecision {
   std::string job_id;
   std::string code;

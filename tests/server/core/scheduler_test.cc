@@ -9,8 +9,7 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-QueuedJob Job(const std::string& id, int need, int priority = 0, int64_t number = 1,
-              double share = 0) {
+QueuedJob Job(const char* id, int need, int priority = 0, int64_t number = 1, double share = 0) {
   QueuedJob job;
   job.id = id;
   job.need = need;
@@ -19,16 +18,15 @@ QueuedJob Job(const std::string& id, int need, int priority = 0, int64_t number 
   job.share = share;
   return job;
 }
-SchedulerDevice Device(const std::string& id, DeviceStatus status, const std::string& holder = "",
-                       const std::string& numeric_class = "cpu") {
+SchedulerDevice Device(const char* id, DeviceStatus status, const char* holder = "",
+                       const char* numeric_class = "cpu") {
   SchedulerDevice device;
   device.worker_id = id;
   device.status = status;
-  device.job_id = holder;
   device.numeric_class = numeric_class;
   return device;
 }
-RunningJob Running(const std::string& id, int priority, std::vector<std::string> workers,
+RunningJob Running(const char* id, int priority, std::vector<absl::string_view> workers,
                    int start_seconds = 0) {
   return {id, priority, absl::UnixEpoch() + absl::Seconds(start_seconds), 0, std::move(workers)};
 }
@@ -150,6 +148,14 @@ TEST(SchedulerTest, AvoidsTheSuspectWhileThereAreOthers) {
   EXPECT_THAT(Schedule(input).placements[0].workers, ElementsAre("b"));
   input.devices.pop_back();
   EXPECT_THAT(Schedule(input).placements[0].workers, ElementsAre("a"));
+}
+
+TEST(SchedulerTest, TellsWhyAJobWaitsOnlyWhenThatHasChanged) {
+  SchedulerInput input = Input();
+  input.queue = {Job("job", 1)};
+  EXPECT_EQ(Schedule(input).waits.size(), 1u);
+  input.queue[0].reason = "not_enough_workers";
+  EXPECT_THAT(Schedule(input).waits, IsEmpty());
 }
 
 TEST(SchedulerTest, ABackingOffJobNeitherRunsNorBlocks) {
