@@ -109,7 +109,10 @@ bool Core::CheckFinished(JobEntry& job) {
 bool Core::CheckUserErrors(JobEntry& job) {
   for (const Loss& loss : job.losses) {
     const ErrorClass error = ClassifyExit(loss.exit_code);
-    if (error.kind != ErrorKind::kUser) continue;
+    // A folder that could be written once is the disk's trouble; one that never could is the
+    // spec's.
+    const bool never_wrote = error.code == "checkpoint_storage" && !job.row.job().has_start_time();
+    if (error.kind != ErrorKind::kUser && !never_wrote) continue;
     FailJob(job, error.code,
             loss.error.empty() ? absl::StrCat("the trainer on ", loss.worker_id,
                                               " ended with code ", loss.exit_code)

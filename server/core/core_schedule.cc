@@ -68,7 +68,8 @@ SchedulerInput Core::BuildSchedulerInput() const {
     if (fresh) share->second = ShareOf(item.owner);
     queued.share = share->second;
     queued.waited = now_.wall - item.since;
-    queued.backoff_left = item.not_before - now_.wall;
+    // At most the longest there is: somebody may have set the wall clock back.
+    queued.backoff_left = std::min(item.not_before - now_.wall, options_.backoff_max);
   }
   for (const auto& [id, worker] : workers_) {
     SchedulerDevice device;

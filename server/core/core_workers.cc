@@ -39,8 +39,10 @@ const Core::WorkerEntry* Core::FindWorker(const std::string& worker_id) const {
 void Core::Touch(WorkerEntry& worker) { touched_workers_.insert(worker.row.worker().id()); }
 
 bool Core::Quarantined(const WorkerEntry& worker) const {
-  return worker.row.has_quarantined_until() &&
-         FromProto(worker.row.quarantined_until()) > now_.wall;
+  if (!worker.row.has_quarantined_until()) return false;
+  const absl::Duration left = FromProto(worker.row.quarantined_until()) - now_.wall;
+  return left > absl::ZeroDuration() &&
+         left <= options_.quarantine_max;  // else the wall clock was set back
 }
 
 v1::WorkerState Core::StateOf(const WorkerEntry& worker) const {

@@ -233,6 +233,31 @@ TEST_F(CoreTest, AnErrorByFaultOfTheSpecOrDataIsNotRetried) {
   }
 }
 
+TEST_F(CoreTest, ACheckpointFolderThatCouldNeverBeWrittenFailsTheJobAtOnceALaterOneIsRetried) {
+  h_.AddAgent("w0");
+  const std::string first = h_.Submit(CoreHarness::Spec(1));
+  h_.Run(absl::Milliseconds(1100));
+  h_.KillTrainer(h_.agent("w0"), 84, "checkpoint.dir: 'a' is not a folder");
+  EXPECT_EQ(h_.state(first), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(h_.job(first).reason(), "checkpoint_storage");
+  h_.Run(absl::Seconds(2));
+  const std::string second = h_.Submit(CoreHarness::Spec(1));
+  h_.Run(absl::Seconds(5));
+  ASSERT_EQ(h_.state(second), v1::JOB_STATE_RUNNING);
+  h_.KillTrainer(h_.agent("w0"), 84, "disk is full");
+  EXPECT_EQ(h_.state(second), v1::JOB_STATE_RECOVERING);
+}
+
+TEST_F(CoreTest, AJumpOfTheWallClockDeclaresNobodyDead) {
+  const std::string id = Running();
+  h_.clock().SetWall(h_.clock().Now() + absl::Hours(1));
+  h_.Run(absl::Seconds(5));
+  h_.clock().SetWall(h_.clock().Now() - absl::Hours(2));
+  h_.Run(absl::Seconds(5));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(h_.CountEvents("worker_unreachable"), 0);
+}
+
 TEST_F(CoreTest, TrainersThatNeverStartEndInNoProgressWithGrowingPauses) {
   h_.AddAgent("w0").frozen = true;
   const std::string id = h_.Submit(CoreHarness::Spec(1));
