@@ -10,8 +10,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "gloo/config.h"
+#include "kernels/base/clock.h"
 #include "kernels/base/hash.h"
 #include "kernels/base/net.h"
 #include "kernels/base/status.h"
@@ -19,6 +21,8 @@
 
 namespace vitscale {
 namespace {
+
+constexpr absl::Duration kLookEvery = absl::Milliseconds(50);  // at the peers' connections, while waiting
 
 enum class OpKind : uint32_t { kBucket, kBucketSize, kRecords, kAllGather, kBroadcast, kBarrier };
 
@@ -201,21 +205,42 @@ class GlooCollective : public Collective {
 
   absl::Status RunAndWait(absl::string_view name, absl::Duration timeout,
                           std::function<absl::Status()> run) {
+    const absl::Time deadline = RealClock().Monotonic() + timeout;
     bool done = false;
     Enqueue(std::string(name), std::move(run), &done);
-    mutex_.Lock();
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&done), timeout)) {
-      const std::string running = running_;
-      mutex_.Unlock();
-      Fail(absl::UnavailableError(absl::StrCat(running.empty() ? name : running, ": no answer within ",
-                                               absl::FormatDuration(timeout))),
-           /*timed_out=*/true);
-      mutex_.Lock();
-      mutex_.Await(absl::Condition(&done));  // the shutdown ends it; its buffers are ours again
+    bool peer_gone = false;
+    while (!AwaitFor(&done, std::min(kLookEvery, deadline - RealClock().Monotonic()))) {
+      if (RealClock().Monotonic() >= deadline) {
+        Fail(absl::UnavailableError(absl::StrCat(RunningOr(name), ": no answer within ",
+                                                 absl::FormatDuration(timeout))),
+             /*timed_out=*/true);
+        break;
+      }
+      // Gloo notices a closed connection at once, but may lose a wait that began just then: give it one more look.
+      const std::vector<int> closed = ClosedPeers();
+      if (peer_gone && !closed.empty()) {
+        Fail(absl::UnavailableError(absl::StrCat(RunningOr(name), ": rank ", absl::StrJoin(closed, ", "),
+                                                 " closed the connection")));
+        break;
+      }
+      peer_gone = !closed.empty();
     }
-    absl::Status status = broken_;
-    mutex_.Unlock();
-    return status;
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&done));  // after a failure the shutdown ends it; then its buffers are ours again
+    return broken_;
+  }
+
+  bool AwaitFor(bool* done, absl::Duration wait) {
+    absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(absl::Condition(done), wait);
+  }
+  std::string RunningOr(absl::string_view name) const {
+    absl::MutexLock lock(&mutex_);
+    return running_.empty() ? std::string(name) : running_;
+  }
+  std::vector<int> ClosedPeers() const {
+    absl::MutexLock lock(&mutex_);
+    return shared_mesh_ != nullptr ? shared_mesh_->ClosedPeers() : std::vector<int>{};
   }
 
   // The first reason stays. Ends whatever waits here and at the peers.

@@ -7,9 +7,11 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <set>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -20,12 +22,14 @@
 #include "gloo/allreduce.h"
 #include "gloo/barrier.h"
 #include "gloo/broadcast.h"
+#include "gloo/common/error.h"
 #include "gloo/context.h"
 #include "gloo/math.h"
 #include "gloo/transport/context.h"
 #include "gloo/transport/pair.h"
 #include "gloo/transport/tcp/address.h"
 #include "gloo/transport/tcp/device.h"
+#include "gloo/transport/unbound_buffer.h"
 #include "kernels/base/status.h"
 #include "kernels/base/unique_fd.h"
 
@@ -49,6 +53,95 @@ absl::Status CatchGloo(absl::string_view what, F&& call) {
   }
 }
 
+class TrackingContext;
+
+// A buffer whose waits can be ended from outside. Shutting down the sockets is not enough: a pair that is closed
+// already tells nobody any more, and a wait that begins just then would last for ever.
+class TrackedBuffer : public gloo::transport::UnboundBuffer {
+ public:
+  TrackedBuffer(TrackingContext& tracker, std::unique_ptr<gloo::transport::UnboundBuffer> inner);
+  ~TrackedBuffer() override;
+
+  // Every wait on it throws, now and later.
+  void Abort() {
+    aborted_ = true;
+    inner_->abortWaitRecv();
+    inner_->abortWaitSend();
+  }
+  bool waitRecv(int* rank, std::chrono::milliseconds timeout) override {
+    ThrowIfAborted();
+    const bool completed = inner_->waitRecv(rank, timeout);
+    ThrowIfAborted();
+    return completed;
+  }
+  bool waitSend(int* rank, std::chrono::milliseconds timeout) override {
+    ThrowIfAborted();
+    const bool completed = inner_->waitSend(rank, timeout);
+    ThrowIfAborted();
+    return completed;
+  }
+  void abortWaitRecv() override { inner_->abortWaitRecv(); }
+  void abortWaitSend() override { inner_->abortWaitSend(); }
+  void send(int rank, uint64_t slot, size_t offset, size_t bytes) override {
+    inner_->send(rank, slot, offset, bytes);
+  }
+  void recv(int rank, uint64_t slot, size_t offset, size_t bytes) override {
+    inner_->recv(rank, slot, offset, bytes);
+  }
+  void recv(std::vector<int> ranks, uint64_t slot, size_t offset, size_t bytes) override {
+    inner_->recv(std::move(ranks), slot, offset, bytes);
+  }
+
+ private:
+  void ThrowIfAborted() const {
+    if (aborted_) throw gloo::IoException("aborted");
+  }
+
+  TrackingContext& tracker_;
+  const std::unique_ptr<gloo::transport::UnboundBuffer> inner_;
+  std::atomic<bool> aborted_{false};
+};
+
+// Gloo's TCP context, and a list of the buffers in use, those that Gloo's algorithms make for themselves included.
+class TrackingContext : public gloo::transport::Context {
+ public:
+  explicit TrackingContext(std::shared_ptr<gloo::transport::Context> inner)
+      : gloo::transport::Context(inner->rank, inner->size), inner_(std::move(inner)) {}
+
+  std::unique_ptr<gloo::transport::Pair>& getPair(int rank) override { return inner_->getPair(rank); }
+  std::unique_ptr<gloo::transport::Pair>& createPair(int rank) override { return inner_->createPair(rank); }
+  std::unique_ptr<gloo::transport::UnboundBuffer> createUnboundBuffer(void* data, size_t size) override {
+    return std::make_unique<TrackedBuffer>(*this, inner_->createUnboundBuffer(data, size));
+  }
+
+  void Add(TrackedBuffer* buffer) {
+    absl::MutexLock lock(&buffers_mutex_);
+    buffers_.insert(buffer);
+    if (aborted_) buffer->Abort();
+  }
+  void Remove(TrackedBuffer* buffer) {
+    absl::MutexLock lock(&buffers_mutex_);
+    buffers_.erase(buffer);
+  }
+  void AbortAll() {
+    absl::MutexLock lock(&buffers_mutex_);
+    aborted_ = true;
+    for (TrackedBuffer* buffer : buffers_) buffer->Abort();
+  }
+
+ private:
+  const std::shared_ptr<gloo::transport::Context> inner_;
+  absl::Mutex buffers_mutex_;
+  std::set<TrackedBuffer*> buffers_ ABSL_GUARDED_BY(buffers_mutex_);
+  bool aborted_ ABSL_GUARDED_BY(buffers_mutex_) = false;
+};
+
+TrackedBuffer::TrackedBuffer(TrackingContext& tracker, std::unique_ptr<gloo::transport::UnboundBuffer> inner)
+    : UnboundBuffer(inner->ptr, inner->size), tracker_(tracker), inner_(std::move(inner)) {
+  tracker_.Add(this);
+}
+TrackedBuffer::~TrackedBuffer() { tracker_.Remove(this); }
+
 // Gloo's context builds its pairs only through its own stores; the members it needs are protected.
 class MeshContext : public gloo::Context {
  public:
@@ -56,8 +149,10 @@ class MeshContext : public gloo::Context {
 
   void Open(std::shared_ptr<gloo::transport::Device> device, std::chrono::milliseconds timeout) {
     device_ = std::move(device);
-    transportContext_ = device_->createContext(rank, size);
-    transportContext_->setTimeout(timeout);
+    const auto tcp = device_->createContext(rank, size);
+    tcp->setTimeout(timeout);  // of connecting
+    tracking_ = std::make_shared<TrackingContext>(tcp);
+    transportContext_ = tracking_;
     for (int peer = 0; peer < size; ++peer) {
       if (peer != rank) transportContext_->createPair(peer);
     }
@@ -67,6 +162,10 @@ class MeshContext : public gloo::Context {
   void ConnectTo(int peer, const std::vector<char>& address) {
     transportContext_->getPair(peer)->connect(address);
   }
+  void AbortAll() { tracking_->AbortAll(); }
+
+ private:
+  std::shared_ptr<TrackingContext> tracking_;
 };
 
 // Address and port of a socket address, comparable; empty for what is not TCP.
@@ -278,6 +377,7 @@ void GlooMesh::Shutdown() {
   absl::MutexLock lock(&state_->mutex);
   if (state_->sockets.empty()) state_->Remember();  // still connecting
   for (const RememberedSocket& socket : state_->sockets) shutdown(socket.fd.get(), SHUT_RDWR);
+  if (state_->context) state_->context->AbortAll();
 }
 
 std::vector<int> GlooMesh::ClosedPeers() const {

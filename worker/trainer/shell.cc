@@ -53,9 +53,15 @@ int TrainerShell::Run() {
     const absl::Time report_due = last_report_ + (records_.empty() ? kReportEvery : kProgressEvery);
     const CoreEvent event = NextEvent(std::min(core_.NextDeadline(), std::max(now, report_due)));
     if (const auto* order = std::get_if<OrderEvent>(&event); order && order->order.setup && !engine_) {
-      EngineOptions engine{*order->order.setup, options_.data_port, options_.clock, options_.fs,
-                           [this](CoreEvent outcome) { Post(std::move(outcome)); }, options_.on_exchange};
-      engine_ = std::make_unique<Engine>(std::move(engine));
+      engine_ = std::make_unique<Engine>(EngineOptions{
+          .setup = *order->order.setup,
+          .data_port = options_.data_port,
+          .bucket_bytes = options_.bucket_bytes,
+          .clock = options_.clock,
+          .fs = options_.fs,
+          .post = [this](CoreEvent outcome) { Post(std::move(outcome)); },
+          .on_exchange = options_.on_exchange,
+      });
     }
     for (Action& action : core_.Handle(event, options_.clock->Monotonic())) Carry(std::move(action));
     if (!prepared_told_ && core_.facts()) {

@@ -35,7 +35,8 @@ class ReportSink {
 
 struct ShellOptions {
   ReportSink* sink = nullptr;
-  int data_port = 0;  // of the data-plane listener; 0: any
+  int data_port = 0;         // see EngineOptions
+  int64_t bucket_bytes = 0;
   Clock* clock = &RealClock();
   FileSystem* fs = &PosixFileSystem();
   std::function<void(int64_t step, uint64_t samples_hash)> on_exchange;  // see EngineOptions

@@ -264,5 +264,12 @@ TEST(GlooCollectiveTest, SurvivorsFormTheNextGenerationInTheSameProcess) {
   EXPECT_EQ(good, 10);
 }
 
+// A rank that leaves as soon as its barrier is done closes connections that others may still be waiting on.
+TEST(GlooCollectiveTest, RanksThatLeaveAtOnceAfterABarrierHoldNobodyUp) {
+  for (int round = 0; round < 40; ++round) {
+    Gang(2, round + 1).RunThreads([](Collective& collective) { (void)collective.Barrier(kLong); });
+  }
+}
+
 }  // namespace
 }  // namespace vitscale

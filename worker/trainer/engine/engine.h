@@ -36,7 +36,8 @@ namespace vitscale {
 
 struct EngineOptions {
   link::TrainerSetup setup;
-  int data_port = 0;  // of the data-plane listener; 0: any
+  int data_port = 0;         // of the data-plane listener; 0: any
+  int64_t bucket_bytes = 0;  // of gradients; 0: the planner's choice
   Clock* clock = &RealClock();
   FileSystem* fs = &PosixFileSystem();
   // Outcomes of the checkpoint writer, on its thread.
@@ -97,6 +98,7 @@ class Engine {
   std::shared_ptr<Collective> MakeCollective(const link::DesiredState& desired) const;
   absl::Status CheckShared(const link::DesiredState& desired, Fault* fault);
   Outcome Load(const link::Source& source, Synchronised* done);
+  Outcome AgreeOnLoad(Outcome own, Synchronised* done);
   absl::Status LoadCheckpoint(const std::string& id, Synchronised* done);
   absl::Status CompareVersions(Synchronised* done);
   absl::Status StartLoader(int64_t step);

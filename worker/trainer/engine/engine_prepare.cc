@@ -65,7 +65,7 @@ absl::Status Engine::OpenData() {
   request.classes = job_.model.classes;
   request.height = request.width = job_.model.image_size;
   request.channels = job_.model.channels;
-  request.seed = 0;
+  request.seed = 0;  // synthetic sets show the same classes in training and evaluation
   VITSCALE_ASSIGN_OR_RETURN(preprocess_, ParsePreprocess(job_.preprocess, PreprocessUse::kTrain));
   auto train = OpenSource(*options_.fs, options_.setup.data_roots, job_.train, request);
   if (!train.ok()) return Annotate(train.status(), "data.train");
@@ -78,7 +78,6 @@ absl::Status Engine::OpenData() {
                                       own ? PreprocessUse::kEval : PreprocessUse::kEvalFromTrain);
     if (!preprocess.ok()) return Annotate(preprocess.status(), noun);
     set.preprocess = *preprocess;
-    request.seed = 1;  // a synthetic set for evaluation is not the one for training
     auto source = OpenSource(*options_.fs, options_.setup.data_roots, eval.data, request);
     if (!source.ok()) return Annotate(source.status(), noun);
     set.source = *std::move(source);
@@ -134,6 +133,7 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   PlanRequest request = PlanRequestFor(job_, precision_);
   request.source_height = train_->height();
   request.source_width = train_->width();
+  if (options_.bucket_bytes > 0) request.bucket_bytes = options_.bucket_bytes;
   request.range_min = preprocess_.range_min;
   request.range_max = preprocess_.range_max;
   const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);

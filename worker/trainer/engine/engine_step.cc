@@ -160,9 +160,9 @@ CoreEvent Engine::DoApply(const ApplyOp& op) {
   faults_.At("applied", PlaceOf(op.step));
   done.gradient_norm = norms->gradient;
   done.parameter_norm = norms->parameter;
-  done.update_norm = norms->update;
   done.learning_rate = job_.optimizer.learning_rate * factor;
   done.skipped = !op.apply || !std::isfinite(norms->gradient);
+  done.update_norm = done.skipped ? 0 : norms->update;  // the statistic is that of the last update
   if (op.want_digest) {
     const auto digest = replica_->Digest();
     if (!digest.ok()) {
@@ -181,16 +181,16 @@ CoreEvent Engine::DoEvaluate(const EvaluateOp& op) {
   const absl::Time began = options_.clock->Monotonic();
   const EvalSet& set = evals_[op.index];
   faults_.At("evaluate", PlaceOf(op.step));
-  absl::Status status = replica_->PrepareEval(set.preprocess.range_min, set.preprocess.range_max);
   bool collective_failed = false;
-  absl::StatusOr<ClassifyResult> result = status;
-  if (status.ok()) {
-    result = Classify(*set.source, replica_->plan().request.batch_micro, *replica_, *collective(), kEvalTimeout,
-                      &collective_failed);
-  }
+  const auto measure = [&]() -> absl::StatusOr<ClassifyResult> {
+    VITSCALE_RETURN_IF_ERROR(replica_->PrepareEval(set.preprocess.range_min, set.preprocess.range_max));
+    return Classify(*set.source, replica_->plan().request.batch_micro, *replica_, *collective(), kEvalTimeout,
+                    &collective_failed);
+  };
+  const absl::StatusOr<ClassifyResult> result = measure();
   const std::string& name = job_.evals[op.index].name;
   if (!result.ok()) {
-    status = Annotate(result.status(), absl::StrCat("evaluation '", name, "'"));
+    const absl::Status status = Annotate(result.status(), absl::StrCat("evaluation '", name, "'"));
     static_cast<Outcome&>(done) =
         collective_failed ? CollectiveOutcome(status) : Outcome{status, Fault::kDevice, {}};
     return done;

@@ -72,7 +72,9 @@ CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
   if (status = CheckShared(generation_, &fault); !status.ok()) {
     return fail(fault == Fault::kCollective ? CollectiveOutcome(status) : Outcome{status, fault, {}});
   }
-  if (Outcome loaded = Load(*generation_.source, &done); !loaded.status.ok()) return fail(loaded);
+  if (Outcome loaded = AgreeOnLoad(Load(*generation_.source, &done), &done); !loaded.status.ok()) {
+    return fail(loaded);
+  }
   if (status = CompareVersions(&done); !status.ok()) return fail(CollectiveOutcome(status));
   if (status = StartLoader(done.step); !status.ok()) return fail({status, Fault::kData, {}});
   exchange_left_ = options_.clock->Monotonic();
@@ -136,6 +138,29 @@ Outcome Engine::Load(const link::Source& source, Synchronised* done) {
   if (!digest.ok()) return {digest.status(), Fault::kDevice, {}};
   done->digest = *digest;
   return {};
+}
+
+// Everybody learns whether everybody could load. A checkpoint that is damaged for one is set aside for all, so that
+// the next generation is formed from the one before it.
+Outcome Engine::AgreeOnLoad(Outcome own, Synchronised* done) {
+  const char* mine = own.status.ok() ? "y" : done->checkpoint_bad ? "b" : "x";
+  const auto all = collective()->AllGather(mine, kLoadTimeout);
+  if (!all.ok()) return own.status.ok() ? CollectiveOutcome(all.status()) : own;
+  for (size_t rank = 0; rank < all->size(); ++rank) {
+    if ((*all)[rank] == "y") continue;
+    done->checkpoint_bad |= (*all)[rank] == "b";
+    if (own.status.ok()) {
+      own = {absl::UnavailableError(absl::StrCat("rank ", rank, " could not load the state")), Fault::kCollective,
+             {}};
+    }
+  }
+  if (done->checkpoint_bad && generation_.rank == 0) {
+    const auto parts = ParseCheckpointId(done->checkpoint);
+    const absl::Status aside = parts.ok() ? store_->SetAside(parts->name) : parts.status();
+    VITSCALE_LOG(WARNING) << "checkpoint " << done->checkpoint << " is damaged: "
+                          << (aside.ok() ? "set aside" : std::string(aside.message()));
+  }
+  return own;
 }
 
 absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
