@@ -79,6 +79,7 @@ absl::Status Coordinator::Start() {
     auto shared = std::make_shared<std::map<std::string, StepStore::JobChange>>(std::move(changes));
     Post([this, shared] {
       for (auto& [job, change] : *shared) {
+        metrics_->StepsStored(change.stored);
         if (change.steps.newest.has_value() || !change.steps.evals.empty()) Handle(change.steps);
         hub_.Notify(job);
       }
@@ -140,7 +141,11 @@ std::vector<v1::Worker> Coordinator::WorkersSnapshot() const {
 }
 
 void Coordinator::Handle(const Event& event) {
-  for (Action& action : core_->Handle(event, Now())) Do(std::move(action));
+  const int64_t rounds = core_->schedule_rounds();
+  const absl::Time start = clock_.Monotonic();
+  std::vector<Action> actions = core_->Handle(event, Now());
+  if (core_->schedule_rounds() != rounds) metrics_->SchedulerCycle(clock_.Monotonic() - start);
+  for (Action& action : actions) Do(std::move(action));
 }
 
 void Coordinator::Do(Action action) {

@@ -53,6 +53,7 @@ class Core {
   std::vector<v1::Worker> Workers() const;
   // Queued jobs, and the job and workers of the reservation.
   const SchedulerOutput& last_schedule() const { return last_schedule_; }
+  int64_t schedule_rounds() const { return schedule_rounds_; }
 
  private:
   // A trainer that died, until the evaluation has drawn its conclusion.
@@ -263,6 +264,7 @@ class Core {
   absl::Time schedule_wake_ = absl::InfiniteFuture();
   absl::Time next_schedule_ = absl::InfinitePast();
   SchedulerOutput last_schedule_;
+  int64_t schedule_rounds_ = 0;
 
   Changes changes_;
   uint64_t last_persist_ = 0;

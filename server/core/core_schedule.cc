@@ -119,6 +119,7 @@ void Core::RunScheduler() {
   schedule_dirty_ = false;
   schedule_wake_ = absl::InfiniteFuture();
   next_schedule_ = now_.steady + options_.schedule_interval;
+  ++schedule_rounds_;
   if (queued_.empty()) {
     last_schedule_ = {};
     return;

@@ -36,8 +36,9 @@ std::string ReadSmallFile(const std::string& path) {
   return text.str();
 }
 
-// Starts a program in a session of its own with both outputs appended to a log; its pid, or 0 with errno in `error`.
-// Signals are at their defaults in the child, whatever this process blocks or ignores.
+// Starts a program in a session of its own with both outputs appended to a log; its pid, or 0 with
+// errno in `error`. Signals are at their defaults in the child, whatever this process blocks or
+// ignores.
 pid_t SpawnDetached(const std::vector<std::string>& arguments, const std::string& log, int& error) {
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -125,11 +126,10 @@ bool LocalWorkers::Reap(int device, absl::Time now) ABSL_NO_THREAD_SAFETY_ANALYS
 void LocalWorkers::StartAgent(int device, absl::Time now) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   const std::string id = absl::StrCat(options_.id_prefix, DeviceName(device));
   const std::string state = absl::StrCat(options_.state_directory, "/", id);
-  std::vector<std::string> arguments = {options_.program,
-                                        absl::StrCat("--device=", DeviceName(device)),
-                                        absl::StrCat("--worker-id=", id),
-                                        absl::StrCat("--state-dir=", state),
-                                        absl::StrCat("--lock-dir=", options_.lock_directory)};
+  std::vector<std::string> arguments = {
+      options_.program, absl::StrCat("--device=", DeviceName(device)),
+      absl::StrCat("--worker-id=", id), absl::StrCat("--state-dir=", state),
+      absl::StrCat("--lock-dir=", options_.lock_directory)};
   arguments.insert(arguments.end(), options_.flags.begin(), options_.flags.end());
   Slot& slot = slots_[device];
   slot.started = now;
@@ -156,8 +156,8 @@ bool LocalWorkers::IsFree(int device) const {
   return !lock.valid() || flock(lock.get(), LOCK_EX | LOCK_NB) == 0;
 }
 
-// The lock file names a process id, which another program may have by now: its command line must be that of our
-// agent for this device.
+// The lock file names a process id, which another program may have by now: its command line must be
+// that of our agent for this device.
 pid_t LocalWorkers::Owner(int device) const {
   pid_t pid = 0;
   std::istringstream(ReadSmallFile(LockPath(device))) >> pid;

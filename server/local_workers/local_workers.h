@@ -1,11 +1,12 @@
 // `vitscaled --local-workers N`: agents on this machine, one per CPU device cpu0 … cpu<N-1>.
 //
-// Each agent runs in a session of its own and outlives a killed coordinator. A restarted coordinator finds it by its
-// device lock: only devices whose lock is free get a new agent. A dead agent is started again after 1 s, then 2 s, …
-// up to 30 s; an agent that lived for a minute starts the count anew.
+// Each agent runs in a session of its own and outlives a killed coordinator. A restarted
+// coordinator finds it by its device lock: only devices whose lock is free get a new agent. A dead
+// agent is started again after 1 s, then 2 s, … up to 30 s; an agent that lived for a minute starts
+// the count anew.
 //
-// A thread of its own starts them and lives as long as this object, since a child may ask for a signal when the
-// thread that made it ends.
+// A thread of its own starts them and lives as long as this object, since a child may ask for a
+// signal when the thread that made it ends.
 
 #ifndef SERVER_LOCAL_WORKERS_LOCAL_WORKERS_H_
 #define SERVER_LOCAL_WORKERS_LOCAL_WORKERS_H_
@@ -26,12 +27,13 @@ namespace vitscale {
 
 struct LocalWorkersOptions {
   int count = 0;
-  std::string program;                  // absolute path of vitscale-worker
-  std::string id_prefix;                // worker ids are "<prefix>cpu<i>"
-  std::string lock_directory;           // holds cpu<i>.lock
-  std::string state_directory;          // each agent gets <state_directory>/<worker id> and <worker id>.log
-  std::vector<std::string> flags;       // for every agent: --coordinator, --threads, roots, …
-  absl::Duration first_start;           // wait before the first start: a lease, if the state has seen another term
+  std::string program;          // absolute path of vitscale-worker
+  std::string id_prefix;        // worker ids are "<prefix>cpu<i>"
+  std::string lock_directory;   // holds cpu<i>.lock
+  std::string state_directory;  // each agent gets <state_directory>/<worker id> and <worker id>.log
+  std::vector<std::string> flags;  // for every agent: --coordinator, --threads, roots, …
+  absl::Duration
+      first_start;  // wait before the first start: a lease, if the state has seen another term
   absl::Duration backoff_min = absl::Seconds(1);
   absl::Duration backoff_max = absl::Seconds(30);
   absl::Duration poll = absl::Milliseconds(100);
@@ -42,16 +44,18 @@ class LocalWorkers {
   LocalWorkers(LocalWorkersOptions options, Clock& clock);
   ~LocalWorkers();  // ends the thread; agents go on, as after a kill
 
-  // Asks every agent to leave (SIGTERM: it drains its job), waits until all devices are free, and kills the sessions
-  // that are not after `grace`. DEADLINE_EXCEEDED names devices that even then are not free. Starts nothing any more.
+  // Asks every agent to leave (SIGTERM: it drains its job), waits until all devices are free, and
+  // kills the sessions that are not after `grace`. DEADLINE_EXCEEDED names devices that even then
+  // are not free. Starts nothing any more.
   absl::Status Stop(absl::Duration grace);
 
-  // Process ids of living agents by device, 0 where there is none; own children and those of an earlier life.
+  // Process ids of living agents by device, 0 where there is none; own children and those of an
+  // earlier life.
   std::vector<pid_t> Agents() const;
 
  private:
   struct Slot {
-    pid_t child = 0;                                  // 0: none of ours
+    pid_t child = 0;  // 0: none of ours
     absl::Time started = absl::InfinitePast();
     absl::Time next_start = absl::InfinitePast();
     absl::Duration backoff;
@@ -63,7 +67,8 @@ class LocalWorkers {
   void StartAgent(int device, absl::Time now);
   std::string DeviceName(int device) const;
   std::string LockPath(int device) const;
-  pid_t Owner(int device) const;   // agent that holds the lock; 0: lock free, or its holder is none of ours
+  pid_t Owner(
+      int device) const;  // agent that holds the lock; 0: lock free, or its holder is none of ours
   bool IsFree(int device) const;
   void SignalAll(int signal);
   bool WaitUntilFree(absl::Duration wait);
@@ -72,8 +77,8 @@ class LocalWorkers {
   Clock& clock_;
   mutable absl::Mutex mutex_;
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;   // start nothing
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;      // leave the thread
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;  // start nothing
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;     // leave the thread
   std::thread thread_;
 };
 

@@ -19,15 +19,16 @@ namespace vitscale {
 namespace {
 
 // From a commit of 100 us to a day in the queue.
-constexpr double kSecondsBounds[] = {0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-                                     0.5,    1,      5,     15,     60,    300,  1800,  7200, 86400};
+constexpr double kSecondsBounds[] = {0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+                                     0.05,   0.1,    0.25,  0.5,    1,     5,    15,
+                                     60,     300,    1800,  7200,   86400};
 
 constexpr v1::JobState kJobStates[] = {
-    v1::JOB_STATE_QUEUED,   v1::JOB_STATE_STARTING, v1::JOB_STATE_RUNNING,   v1::JOB_STATE_RECOVERING,
-    v1::JOB_STATE_STOPPING, v1::JOB_STATE_PAUSED,   v1::JOB_STATE_SUCCEEDED, v1::JOB_STATE_FAILED,
-    v1::JOB_STATE_CANCELLED};
+    v1::JOB_STATE_QUEUED,     v1::JOB_STATE_STARTING, v1::JOB_STATE_RUNNING,
+    v1::JOB_STATE_RECOVERING, v1::JOB_STATE_STOPPING, v1::JOB_STATE_PAUSED,
+    v1::JOB_STATE_SUCCEEDED,  v1::JOB_STATE_FAILED,   v1::JOB_STATE_CANCELLED};
 constexpr v1::WorkerState kWorkerStates[] = {
-    v1::WORKER_STATE_IDLE,        v1::WORKER_STATE_BUSY,     v1::WORKER_STATE_RELEASING,
+    v1::WORKER_STATE_IDLE,        v1::WORKER_STATE_BUSY,        v1::WORKER_STATE_RELEASING,
     v1::WORKER_STATE_UNREACHABLE, v1::WORKER_STATE_QUARANTINED, v1::WORKER_STATE_DRAINING,
     v1::WORKER_STATE_LOST};
 
@@ -46,10 +47,10 @@ absl::Time FromProto(const google::protobuf::Timestamp& time) {
   return absl::FromUnixNanos(google::protobuf::util::TimeUtil::TimestampToNanoseconds(time));
 }
 std::vector<std::pair<const char*, double>> GoodputStates(const v1::Goodput& g) {
-  return {{"productive", g.productive()}, {"recomputed", g.recomputed()},
-          {"recovering", g.recovering()}, {"checkpoint_stall", g.checkpoint_stall()},
+  return {{"productive", g.productive()},   {"recomputed", g.recomputed()},
+          {"recovering", g.recovering()},   {"checkpoint_stall", g.checkpoint_stall()},
           {"input_stall", g.input_stall()}, {"evaluation", g.evaluation()},
-          {"queued", g.queued()}, {"paused", g.paused()}};
+          {"queued", g.queued()},           {"paused", g.paused()}};
 }
 
 }  // namespace
@@ -134,7 +135,8 @@ void CoordinatorMetrics::RpcHandled(const std::string& service, const std::strin
 
 void CoordinatorMetrics::Observe(Histogram& histogram, double seconds) {
   histogram.buckets.resize(std::size(kSecondsBounds) + 1);
-  const auto bound = std::lower_bound(std::begin(kSecondsBounds), std::end(kSecondsBounds), seconds);
+  const auto bound =
+      std::lower_bound(std::begin(kSecondsBounds), std::end(kSecondsBounds), seconds);
   ++histogram.buckets[bound - std::begin(kSecondsBounds)];
   ++histogram.count;
   histogram.sum += seconds;
@@ -184,9 +186,9 @@ void CoordinatorMetrics::CollectJobs(std::vector<prometheus::MetricFamily>& fami
   FamilyBuilder transitions =
       Counter("vitscale_job_transitions_total", "Committed changes of a job's state");
   for (const auto& [key, count] : transitions_) {
-    transitions.Add(static_cast<double>(count), {{"from", std::get<0>(key)},
-                                                 {"to", std::get<1>(key)},
-                                                 {"reason", std::get<2>(key)}});
+    transitions.Add(
+        static_cast<double>(count),
+        {{"from", std::get<0>(key)}, {"to", std::get<1>(key)}, {"reason", std::get<2>(key)}});
   }
   transitions.To(families);
   FamilyBuilder preemptions = Counter("vitscale_preemptions_total", "Jobs asked to make room");
@@ -194,7 +196,8 @@ void CoordinatorMetrics::CollectJobs(std::vector<prometheus::MetricFamily>& fami
     preemptions.Add(static_cast<double>(count), {{"reason", reason}});
   }
   preemptions.To(families);
-  FamilyBuilder broken = Counter("vitscale_generations_broken_total", "Generations that broke, by cause");
+  FamilyBuilder broken =
+      Counter("vitscale_generations_broken_total", "Generations that broke, by cause");
   for (const auto& [reason, count] : broken_) {
     broken.Add(static_cast<double>(count), {{"reason", reason}});
   }
@@ -207,7 +210,8 @@ void CoordinatorMetrics::CollectJobs(std::vector<prometheus::MetricFamily>& fami
   for (const auto& [state, seconds] : goodput_) goodput.Add(seconds, {{"state", state}});
   goodput.To(families);
   families.push_back(HistogramFamily("vitscale_queue_wait_seconds",
-                                     "From entering the queue to a placement", {{{}, &queue_wait_}}));
+                                     "From entering the queue to a placement",
+                                     {{{}, &queue_wait_}}));
 }
 
 void CoordinatorMetrics::CollectWorkers(std::vector<prometheus::MetricFamily>& families) const {
@@ -219,12 +223,14 @@ void CoordinatorMetrics::CollectWorkers(std::vector<prometheus::MetricFamily>& f
   for (const v1::Worker& worker : workers_) {
     ++by_state[{Word(v1::Device_Name(worker.device().kind()), "DEVICE_"), worker.state()}];
     if (worker.state() == v1::WORKER_STATE_LOST) continue;
-    oldest_heartbeat = std::max(oldest_heartbeat, google::protobuf::util::TimeUtil::DurationToNanoseconds(
-                                                      worker.heartbeat_age()) * 1e-9);
+    oldest_heartbeat = std::max(
+        oldest_heartbeat,
+        google::protobuf::util::TimeUtil::DurationToNanoseconds(worker.heartbeat_age()) * 1e-9);
   }
   FamilyBuilder workers = Gauge("vitscale_workers", "Workers by kind of device and state");
   for (const auto& [key, count] : by_state) {
-    workers.Add(static_cast<double>(count), {{"device", key.first}, {"state", StateWord(key.second)}});
+    workers.Add(static_cast<double>(count),
+                {{"device", key.first}, {"state", StateWord(key.second)}});
   }
   workers.To(families);
   Gauge("vitscale_worker_heartbeat_age_max_seconds", "Longest silence of a worker that is not lost")
@@ -263,7 +269,8 @@ void CoordinatorMetrics::CollectControl(std::vector<prometheus::MetricFamily>& f
     handling.push_back({{{"grpc_service", key.first}, {"grpc_method", key.second}}, &histogram});
   }
   if (handling.empty()) return;
-  families.push_back(HistogramFamily("grpc_server_handling_seconds", "Time to the answer", handling));
+  families.push_back(
+      HistogramFamily("grpc_server_handling_seconds", "Time to the answer", handling));
 }
 
 std::string CoordinatorMetrics::Text() const {

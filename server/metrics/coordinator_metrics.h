@@ -1,8 +1,8 @@
 // What the coordinator's /metrics shows.
 //
-// Counters follow what was committed, gauges what is; every label has few values (states, reason codes, methods), so
-// the number of series does not grow with the number of jobs or their history. Names: field conventions of
-// prometheus.io/docs/practices/naming (base units, _total on counters).
+// Counters follow what was committed, gauges what is; every label has few values (states, reason
+// codes, methods), so the number of series does not grow with the number of jobs or their history.
+// Names: field conventions of prometheus.io/docs/practices/naming (base units, _total on counters).
 
 #ifndef SERVER_METRICS_COORDINATOR_METRICS_H_
 #define SERVER_METRICS_COORDINATOR_METRICS_H_
@@ -30,7 +30,8 @@ class CoordinatorMetrics : public prometheus::Collectable {
 
   // Jobs found in the store at start: they count as present, not as new.
   void Load(const std::vector<JobRow>& jobs);
-  // A transaction is durable: transitions, queue waits, preemptions, recoveries, checkpoints, goodput.
+  // A transaction is durable: transitions, queue waits, preemptions, recoveries, checkpoints,
+  // goodput.
   void Committed(const Changes& changes, absl::Duration took);
   // All workers as they are now, whole.
   void SetWorkers(const std::vector<v1::Worker>& workers);
@@ -67,8 +68,9 @@ class CoordinatorMetrics : public prometheus::Collectable {
   void AddGoodput(const v1::Goodput& before, const v1::Goodput& after)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Observe(Histogram& histogram, double seconds);
-  static prometheus::MetricFamily HistogramFamily(const std::string& name, const std::string& help,
-                                                  const std::vector<std::pair<Labels, const Histogram*>>& series);
+  static prometheus::MetricFamily HistogramFamily(
+      const std::string& name, const std::string& help,
+      const std::vector<std::pair<Labels, const Histogram*>>& series);
   void CollectJobs(std::vector<prometheus::MetricFamily>& families) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CollectWorkers(std::vector<prometheus::MetricFamily>& families) const
@@ -81,7 +83,7 @@ class CoordinatorMetrics : public prometheus::Collectable {
   absl::flat_hash_map<std::string, JobSeen> unfinished_ ABSL_GUARDED_BY(mutex_);
   std::map<v1::JobState, int64_t> finished_ ABSL_GUARDED_BY(mutex_);
   std::map<std::tuple<std::string, std::string, std::string>, int64_t> transitions_
-      ABSL_GUARDED_BY(mutex_);  // from, to, reason
+      ABSL_GUARDED_BY(mutex_);                                          // from, to, reason
   std::map<std::string, int64_t> preemptions_ ABSL_GUARDED_BY(mutex_);  // by reason
   std::map<std::string, int64_t> broken_ ABSL_GUARDED_BY(mutex_);       // generations, by reason
   std::map<std::string, double> goodput_ ABSL_GUARDED_BY(mutex_);       // seconds by state

@@ -12,9 +12,10 @@ namespace {
 
 void Send(mg_connection* connection, int code, const char* reason, const char* type,
           const std::string& body) {
-  mg_printf(connection,
-            "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", code,
-            reason, type, body.size());
+  mg_printf(
+      connection,
+      "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+      code, reason, type, body.size());
   mg_write(connection, body.data(), body.size());
 }
 
@@ -28,8 +29,8 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const HostPo
   VITSCALE_RETURN_IF_ERROR(CheckBindable(address));
   std::unique_ptr<MetricsServer> server(new MetricsServer(address, std::move(sources)));
   const std::string port = address.ToString();
-  const char* options[] = {"listening_ports", port.c_str(), "num_threads", "2", "request_timeout_ms", "10000",
-                           nullptr};
+  const char* options[] = {"listening_ports",    port.c_str(), "num_threads", "2",
+                           "request_timeout_ms", "10000",      nullptr};
   mg_callbacks callbacks = {};
   server->context_ = mg_start(&callbacks, nullptr, options);
   if (server->context_ == nullptr) {
@@ -56,7 +57,8 @@ int MetricsServer::Handle(mg_connection* connection, void* self) {
     return 405;
   }
   if (path == "/metrics") {
-    Send(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8", server.sources_.metrics());
+    Send(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8",
+         server.sources_.metrics());
   } else {
     Send(connection, 200, "OK", "application/json",
          ServiceDiscoveryJson(server.address_.ToString(), server.sources_.workers()));

@@ -187,6 +187,7 @@ absl::Status StepStore::WriteStep(const v1::SpooledRecord& record, JobChange* ch
                                .Bind(step.generation())
                                .BindBlob(step.SerializeAsString())
                                .Run());
+  ++change->stored;
   StepsEvent& steps = change->steps;
   if (again) {
     steps.recomputed_seconds += step.step_seconds();

@@ -41,6 +41,7 @@ class StepStore {
   // What one commit changed of one job.
   struct JobChange {
     StepsEvent steps;
+    int64_t stored = 0;  // step records
     bool logs = false;
   };
   struct Callbacks {

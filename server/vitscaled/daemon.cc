@@ -27,6 +27,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const ServerFlags& flags) 
   VITSCALE_RETURN_IF_ERROR(daemon->Serve());
   daemon->StartLocalWorkers();
   VITSCALE_RETURN_IF_ERROR(daemon->WriteReadyFile());
+  daemon->ready_ = !flags.ready_file.empty();
   return daemon;
 }
 
@@ -97,7 +98,7 @@ absl::Status Daemon::WriteReadyFile() const {
 
 void Daemon::Stop(absl::Duration grace) {
   if (std::exchange(stopped_, true)) return;
-  if (!flags_.ready_file.empty()) unlink(flags_.ready_file.c_str());
+  if (ready_) unlink(flags_.ready_file.c_str());
   if (local_ != nullptr) {
     // The server goes on serving: agents drain their jobs through it.
     const absl::Status status = local_->Stop(grace);

@@ -43,6 +43,7 @@ class Daemon {
   std::unique_ptr<MetricsServer> metrics_;
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<LocalWorkers> local_;
+  bool ready_ = false;  // the ready file is ours
   bool stopped_ = false;
 };
 

@@ -47,6 +47,7 @@ v1::JobSpec Spec() {
 std::unique_ptr<grpc::ClientContext> Context(int seconds = 20) {
   auto context = std::make_unique<grpc::ClientContext>();
   context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
+  context->set_wait_for_ready(true);  // a busy machine may be slow to accept
   return context;
 }
 

@@ -1,4 +1,5 @@
-// The keeper of local agents, with a shell script in their place: it takes the device lock as an agent does.
+// The keeper of local agents, with a shell script in their place: it takes the device lock as an
+// agent does.
 
 #include "server/local_workers/local_workers.h"
 
@@ -19,7 +20,8 @@
 namespace vitscale {
 namespace {
 
-// Holds the lock of --device in --lock-dir with its pid inside, until SIGTERM (or for ever, if told to be stubborn).
+// Holds the lock of --device in --lock-dir with its pid inside, until SIGTERM (or for ever, if told
+// to be stubborn).
 constexpr char kFakeAgent[] = R"(#!/bin/bash
 for a in "$@"; do case $a in --device=*) device=${a#*=};; --lock-dir=*) locks=${a#*=};; --stubborn) stubborn=1;; esac; done
 exec 9<>"$locks/$device.lock"
@@ -92,7 +94,8 @@ TEST_F(LocalWorkersTest, ARestartedCoordinatorLeavesALivingAgentAloneAndStopsItI
   EXPECT_EQ(Starts(0), 1);
   EXPECT_EQ(workers_->Agents()[0], agent);
   EXPECT_THAT(workers_->Stop(absl::Seconds(10)), IsOk());
-  // The first keeper's child is this process's child too; a real earlier life would have left it to init.
+  // The first keeper's child is this process's child too; a real earlier life would have left it to
+  // init.
   EXPECT_TRUE(Eventually([&] { return kill(agent, 0) != 0 || workers_->Agents()[0] == 0; }));
 }
 

@@ -1,7 +1,7 @@
 #include "server/metrics/coordinator_metrics.h"
 
-#include "gtest/gtest.h"
 #include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
 #include "tests/status_matchers.h"
 
 namespace vitscale {
@@ -17,7 +17,8 @@ JobRow Row(const std::string& id, v1::JobState state) {
   return row;
 }
 
-Changes Transition(const std::string& id, v1::JobState from, v1::JobState to, const std::string& reason) {
+Changes Transition(const std::string& id, v1::JobState from, v1::JobState to,
+                   const std::string& reason) {
   Changes changes;
   changes.jobs.push_back(Row(id, to));
   v1::Event& event = changes.events.emplace_back();
@@ -37,7 +38,8 @@ TEST(CoordinatorMetricsTest, CountsJobsByStateAndTransitionsByReason) {
   EXPECT_THAT(text, HasSubstr("vitscale_jobs{state=\"recovering\"} 1"));
   EXPECT_THAT(text, HasSubstr("vitscale_jobs{state=\"running\"} 0"));
   EXPECT_THAT(text, HasSubstr("vitscale_jobs{state=\"succeeded\"} 1"));
-  EXPECT_THAT(text, HasSubstr("vitscale_job_transitions_total{from=\"running\",reason=\"lost_worker\",to=\"recovering\"} 1"));
+  EXPECT_THAT(text, HasSubstr("vitscale_job_transitions_total{from=\"running\",reason=\"lost_"
+                              "worker\",to=\"recovering\"} 1"));
   EXPECT_THAT(text, HasSubstr("vitscale_coordinator_term 3"));
 }
 
@@ -55,10 +57,13 @@ TEST(CoordinatorMetricsTest, GoodputCountsWhatWasAddedSinceTheStart) {
 
 TEST(CoordinatorMetricsTest, TenThousandFinishedJobsLeaveNoSeriesBehind) {
   CoordinatorMetrics metrics(1);
-  metrics.Committed(Transition("first", v1::JOB_STATE_RUNNING, v1::JOB_STATE_SUCCEEDED, "done"), {});
+  metrics.Committed(Transition("first", v1::JOB_STATE_RUNNING, v1::JOB_STATE_SUCCEEDED, "done"),
+                    {});
   const size_t size = metrics.Text().size();
   for (int i = 0; i < 10'000; ++i) {
-    metrics.Committed(Transition(absl::StrCat("job", i), v1::JOB_STATE_RUNNING, v1::JOB_STATE_SUCCEEDED, "done"), {});
+    metrics.Committed(
+        Transition(absl::StrCat("job", i), v1::JOB_STATE_RUNNING, v1::JOB_STATE_SUCCEEDED, "done"),
+        {});
   }
   EXPECT_LT(metrics.Text().size(), size + 200);  // longer numbers, no new lines
   EXPECT_THAT(metrics.Text(), HasSubstr("vitscale_jobs{state=\"succeeded\"} 10001"));
