@@ -89,6 +89,19 @@ absl::Status Coordinator::Start() {
   return absl::OkStatus();
 }
 
+void Coordinator::RefuseAfter(absl::Duration grace) {
+  absl::MutexLock lock(&mutex_);
+  refuse_at_ = clock_.Monotonic() + grace;
+  tasks_.push_back([] {});  // wakes the loop, which then waits for the new deadline
+}
+
+void Coordinator::RefuseOutstanding() {
+  const std::map<Token, Answerer> outstanding = std::exchange(answerers_, {});
+  for (const auto& [token, answerer] : outstanding) {
+    answerer({token, absl::UnavailableError("the coordinator stops; retry"), {}});
+  }
+}
+
 void Coordinator::Stop() {
   {
     absl::MutexLock lock(&mutex_);
@@ -110,9 +123,11 @@ void Coordinator::Post(std::function<void()> task) {
 void Coordinator::Loop() {
   while (true) {
     std::deque<std::function<void()>> tasks;
-    const absl::Time deadline = std::min(core_->NextDeadline(), next_snapshot_);
+    absl::Time deadline = std::min(core_->NextDeadline(), next_snapshot_);
+    bool refuse = false;
     {
       absl::MutexLock lock(&mutex_);
+      if (refuse_at_ > clock_.Monotonic()) deadline = std::min(deadline, refuse_at_);
       const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
         return stopping_ || !tasks_.empty();
       };
@@ -120,10 +135,12 @@ void Coordinator::Loop() {
                               std::max(absl::ZeroDuration(), deadline - clock_.Monotonic()));
       if (stopping_) return;
       tasks.swap(tasks_);
+      refuse = refuse_at_ <= clock_.Monotonic();
     }
     for (std::function<void()>& task : tasks) task();
     if (core_->NextDeadline() <= clock_.Monotonic()) Handle(TickEvent{});
     if (next_snapshot_ <= clock_.Monotonic()) SnapshotWorkers();
+    if (refuse) RefuseOutstanding();
   }
 }
 

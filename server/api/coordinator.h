@@ -67,6 +67,9 @@ class Coordinator {
 
   // Loads what the stores hold and begins.
   absl::Status Start();
+  // From `grace` on every request that is not answered yet, and every new one, is answered UNAVAILABLE: a server can
+  // only end when all its calls have, and a disk that takes nothing must not keep it.
+  void RefuseAfter(absl::Duration grace);
   void Stop();
 
   // ---- mutations; `reply` runs on the core's thread, after the commit -----------
@@ -145,6 +148,7 @@ class Coordinator {
   void RecordsDone(SessionId id, int64_t number);
   void SendTo(AgentSession& session);
   void SnapshotWorkers();
+  void RefuseOutstanding();
   RequestMeta MetaOf(const Caller& caller, Token token) const;
   Moment Now() const { return {clock_.Monotonic(), clock_.Now()}; }
 
@@ -170,6 +174,7 @@ class Coordinator {
   mutable absl::Mutex mutex_;
   std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time refuse_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   bool writable_ ABSL_GUARDED_BY(mutex_) = true;
   std::string metrics_address_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Worker> workers_ ABSL_GUARDED_BY(mutex_);

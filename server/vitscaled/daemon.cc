@@ -107,6 +107,7 @@ void Daemon::Stop(absl::Duration grace) {
   }
   if (server_ != nullptr) {
     server_->SetServing(false);
+    coordinator_->RefuseAfter(absl::Milliseconds(500));
     server_->Shutdown(absl::Seconds(1));
   }
   if (coordinator_ != nullptr) coordinator_->Stop();

@@ -5,6 +5,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -22,6 +23,14 @@ namespace vitscale {
 namespace {
 
 constexpr int kExitConfiguration = 78;
+
+// Every agent and every watch is a descriptor.
+void RaiseDescriptorLimit() {
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
 
 // Blocked in every thread that comes later; read from the descriptor.
 int BlockSignals() {
@@ -55,6 +64,7 @@ int Fail(const absl::Status& status) {
 
 int Main(int argc, char** argv) {
   const int signals = BlockSignals();
+  RaiseDescriptorLimit();
   setenv("GRPC_VERBOSITY", "NONE", 0);  // what matters comes back as a status
   SetLogName("vitscaled");
   ServerFlagsExit done;

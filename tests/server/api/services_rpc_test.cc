@@ -59,7 +59,14 @@ class ServicesTest : public testing::Test {
   void Start() {
     StepStoreOptions steps;
     steps.batch = absl::Milliseconds(1);
-    auto control = ControlStore::Open(directory_.path() + "/control.db");
+    ControlStoreOptions store;
+    store.retry_max = absl::Milliseconds(20);
+    store.fault = [this](const char* point) {
+      return disk_full_ && point == std::string("commit")
+                 ? absl::ResourceExhaustedError("disk is full")
+                 : absl::OkStatus();
+    };
+    auto control = ControlStore::Open(directory_.path() + "/control.db", store);
     auto step_store = StepStore::Open(directory_.path() + "/steps.db", steps);
     EXPECT_THAT(control, IsOk());
     EXPECT_THAT(step_store, IsOk());
@@ -85,6 +92,7 @@ class ServicesTest : public testing::Test {
     workers_ = v1::WorkerService::NewStub(MakeChannel(unix_address));
   }
   void Stop() {
+    coordinator_->RefuseAfter(absl::ZeroDuration());
     server_->Shutdown(absl::ZeroDuration());
     coordinator_->Stop();
   }
@@ -106,6 +114,7 @@ class ServicesTest : public testing::Test {
     return job;
   }
 
+  std::atomic<bool> disk_full_ = false;
   TemporaryDirectory directory_;
   std::unique_ptr<Coordinator> coordinator_;
   std::unique_ptr<RpcServer> server_;
@@ -184,6 +193,35 @@ TEST_F(ServicesTest, UnknownJobsAndWrongStatesHaveTheirCodes) {
   intent.set_intent(v1::INTENT_RUN);
   EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(),
             grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(ServicesTest, AFullDiskRefusesMutationsAnswersReadsAndDoesNotHoldUpTheEnd) {
+  const std::string id = Submit().id();
+  disk_full_ = true;
+  v1::SubmitJobRequest request;
+  *request.mutable_spec() = Spec();
+  grpc::Status first;
+  std::thread waits([&] {  // accepted before the trouble is known: answered at the end, not before
+    v1::SubmitJobResponse response;
+    first = control_->SubmitJob(Context().get(), request, &response);
+  });
+  v1::ServerInfo info;
+  do {
+    ASSERT_TRUE(control_->GetServerInfo(Context().get(), v1::GetServerInfoRequest(), &info).ok());
+  } while (info.writable());
+  v1::SetIntentRequest intent;
+  intent.set_job_id(id);
+  intent.set_intent(v1::INTENT_CANCEL);
+  v1::Job job;
+  EXPECT_EQ(control_->SetIntent(Context().get(), intent, &job).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Get(id).state(), v1::JOB_STATE_QUEUED);
+  Stop();
+  waits.join();
+  EXPECT_EQ(first.error_code(), grpc::StatusCode::UNAVAILABLE);
+  disk_full_ = false;
+  Start();
+  EXPECT_EQ(Get(id).state(), v1::JOB_STATE_QUEUED);  // nothing half-done
 }
 
 TEST_F(ServicesTest, TheEventLogIsReadFromASequenceWithoutGapOrRepetition) {
