@@ -1,16 +1,19 @@
-// How the ranks of one generation talk: sums of gradient buckets, one control record per step, a few small things.
+// How the ranks of one generation talk: sums of gradient buckets, one control record per step, a
+// few small things.
 //
-// One object per generation, never used for another. Operations run one after the other, in the order they were
-// asked for, on a thread of the collective's own, so that Start overlaps the rest of backward; every rank must
-// ask for the same operations in the same order.
+// One object per generation, never used for another. Operations run one after the other, in the
+// order they were asked for, on a thread of the collective's own, so that Start overlaps the rest
+// of backward; every rank must ask for the same operations in the same order.
 //
-// Errors: the first one ends the collective: that operation and every later one say it again. UNAVAILABLE: a peer
-// was lost, did not come within the time given, or asked for something else ("bucket 3: rank 1 has 4096 bytes, rank 0
-// 8192"); CANCELLED: Abort was called; FAILED_PRECONDITION: rank 0 refused this rank in the rendezvous;
-// INVALID_ARGUMENT: the caller contradicts itself (nothing was sent). After an error the values of buckets under
-// way are undefined: a step that failed must be computed anew.
+// Errors: the first one ends the collective: that operation and every later one say it again.
+// UNAVAILABLE: a peer was lost, did not come within the time given, or asked for something else
+// ("bucket 3: rank 1 has 4096 bytes, rank 0 8192"); CANCELLED: Abort was called;
+// FAILED_PRECONDITION: rank 0 refused this rank in the rendezvous; INVALID_ARGUMENT: the caller
+// contradicts itself (nothing was sent). After an error the values of buckets under way are
+// undefined: a step that failed must be computed anew.
 //
-// Results are the same bits on every rank. Sums of buckets depend on the number of ranks, not on timing.
+// Results are the same bits on every rank. Sums of buckets depend on the number of ranks, not on
+// timing.
 
 #ifndef WORKER_COLLECTIVE_COLLECTIVE_H_
 #define WORKER_COLLECTIVE_COLLECTIVE_H_
@@ -41,12 +44,13 @@ class Collective {
   // Finds all ranks. Once, first. Every rank has arrived when it returns OK.
   virtual absl::Status Connect(absl::Duration timeout) = 0;
 
-  // Replaces `values` by their sum over all ranks. Returns at once; `values` must stay until ExchangeRecords has
-  // returned, or until this object is gone. Never fails: the failure shows in the next exchange.
-  // `bucket` names it in errors and always has the same size.
+  // Replaces `values` by their sum over all ranks. Returns at once; `values` must stay until
+  // ExchangeRecords has returned, or until this object is gone. Never fails: the failure shows in
+  // the next exchange. `bucket` names it in errors and always has the same size.
   virtual void Start(int bucket, absl::Span<float> values) = 0;
 
-  // Waits for every bucket started, then gives the records of all ranks, in rank order. `timeout` covers both.
+  // Waits for every bucket started, then gives the records of all ranks, in rank order. `timeout`
+  // covers both.
   virtual absl::StatusOr<std::vector<ControlRecord>> ExchangeRecords(const ControlRecord& own,
                                                                      absl::Duration timeout) = 0;
 
@@ -60,11 +64,13 @@ class Collective {
   // Returns when every rank has called it.
   virtual absl::Status Barrier(absl::Duration timeout) = 0;
 
-  // Wakes every wait of this rank, Connect included, within 100 ms and makes its peers fail too: they see their
-  // connection to this rank close. Thread-safe, any number of times, before and after an error. Does not block.
+  // Wakes every wait of this rank, Connect included, within 100 ms and makes its peers fail too:
+  // they see their connection to this rank close. Thread-safe, any number of times, before and
+  // after an error. Does not block.
   virtual void Abort() = 0;
 
-  // Ranks that the error points at; a guess, empty without an error and after an own Abort. Thread-safe.
+  // Ranks that the error points at; a guess, empty without an error and after an own Abort.
+  // Thread-safe.
   virtual std::vector<int> suspects() const = 0;
 };
 

@@ -22,7 +22,8 @@
 namespace vitscale {
 namespace {
 
-constexpr absl::Duration kLookEvery = absl::Milliseconds(50);  // at the peers' connections, while waiting
+constexpr absl::Duration kLookEvery =
+    absl::Milliseconds(50);  // at the peers' connections, while waiting
 
 enum class OpKind : uint32_t { kBucket, kBucketSize, kRecords, kAllGather, kBroadcast, kBarrier };
 
@@ -70,9 +71,8 @@ class GlooCollective : public Collective {
                                                              absl::Duration timeout) override {
     const absl::string_view bytes(reinterpret_cast<const char*>(&own), sizeof(own));
     std::string all;
-    VITSCALE_RETURN_IF_ERROR(RunAndWait("control records", timeout, [&] {
-      return Gather(OpKind::kRecords, bytes, all);
-    }));
+    VITSCALE_RETURN_IF_ERROR(RunAndWait("control records", timeout,
+                                        [&] { return Gather(OpKind::kRecords, bytes, all); }));
     std::vector<ControlRecord> records(options_.world_size);
     std::memcpy(records.data(), all.data(), all.size());
     return records;
@@ -144,9 +144,9 @@ class GlooCollective : public Collective {
   }
 
   absl::Status DoConnect(absl::Duration timeout) {
-    VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<GlooMesh> mesh,
-                              GlooMesh::Create(options_.rank, options_.world_size,
-                                               options_.data_address, timeout));
+    VITSCALE_ASSIGN_OR_RETURN(
+        std::unique_ptr<GlooMesh> mesh,
+        GlooMesh::Create(options_.rank, options_.world_size, options_.data_address, timeout));
     GlooMesh* const raw = mesh.get();
     {
       absl::MutexLock lock(&mutex_);
@@ -167,12 +167,14 @@ class GlooCollective : public Collective {
     return mesh_->AllGather(own, absl::MakeSpan(all.data(), all.size()), NextTag(kind, own.size()));
   }
 
-  // Gloo would wait for ever, or worse, if ranks disagreed about a size: so the first use of a bucket says it.
+  // Gloo would wait for ever, or worse, if ranks disagreed about a size: so the first use of a
+  // bucket says it.
   absl::Status CompareSizes(int bucket, int64_t bytes) {
     const int64_t own[2] = {bucket, bytes};
     std::string all;
-    VITSCALE_RETURN_IF_ERROR(Gather(
-        OpKind::kBucketSize, absl::string_view(reinterpret_cast<const char*>(own), sizeof(own)), all));
+    VITSCALE_RETURN_IF_ERROR(
+        Gather(OpKind::kBucketSize,
+               absl::string_view(reinterpret_cast<const char*>(own), sizeof(own)), all));
     for (int rank = 0; rank < options_.world_size; ++rank) {
       int64_t theirs[2];
       std::memcpy(theirs, all.data() + rank * sizeof(theirs), sizeof(theirs));
@@ -184,7 +186,8 @@ class GlooCollective : public Collective {
     return absl::OkStatus();
   }
 
-  // Ranks that do different things get different tags and wait (until the deadline) instead of mixing bytes.
+  // Ranks that do different things get different tags and wait (until the deadline) instead of
+  // mixing bytes.
   uint32_t NextTag(OpKind kind, uint64_t size) {
     const uint64_t hash =
         CombineHash(CombineHash(++operations_, static_cast<uint64_t>(kind)), size);
@@ -216,17 +219,19 @@ class GlooCollective : public Collective {
              /*timed_out=*/true);
         break;
       }
-      // Gloo notices a closed connection at once, but may lose a wait that began just then: give it one more look.
+      // Gloo notices a closed connection at once, but may lose a wait that began just then: give it
+      // one more look.
       const std::vector<int> closed = ClosedPeers();
       if (peer_gone && !closed.empty()) {
-        Fail(absl::UnavailableError(absl::StrCat(RunningOr(name), ": rank ", absl::StrJoin(closed, ", "),
-                                                 " closed the connection")));
+        Fail(absl::UnavailableError(absl::StrCat(
+            RunningOr(name), ": rank ", absl::StrJoin(closed, ", "), " closed the connection")));
         break;
       }
       peer_gone = !closed.empty();
     }
     absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&done));  // after a failure the shutdown ends it; then its buffers are ours again
+    mutex_.Await(absl::Condition(
+        &done));  // after a failure the shutdown ends it; then its buffers are ours again
     return broken_;
   }
 
@@ -271,7 +276,8 @@ class GlooCollective : public Collective {
   uint64_t operations_ = 0;              // of the operations' thread
 
   mutable absl::Mutex mutex_;
-  GlooMesh* shared_mesh_ ABSL_GUARDED_BY(mutex_) = nullptr;  // for Shutdown; lives until the thread has ended
+  GlooMesh* shared_mesh_ ABSL_GUARDED_BY(mutex_) =
+      nullptr;  // for Shutdown; lives until the thread has ended
   std::deque<Operation> queue_ ABSL_GUARDED_BY(mutex_);
   std::string running_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
@@ -287,7 +293,8 @@ std::unique_ptr<Collective> MakeGlooCollective(GlooOptions options) {
 }
 
 std::string GlooVersion() {
-  return absl::StrCat("Gloo ", GLOO_VERSION_MAJOR, ".", GLOO_VERSION_MINOR, ".", GLOO_VERSION_PATCH);
+  return absl::StrCat("Gloo ", GLOO_VERSION_MAJOR, ".", GLOO_VERSION_MINOR, ".",
+                      GLOO_VERSION_PATCH);
 }
 
 }  // namespace vitscale

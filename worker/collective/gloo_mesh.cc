@@ -55,8 +55,9 @@ absl::Status CatchGloo(absl::string_view what, F&& call) {
 
 class TrackingContext;
 
-// A buffer whose waits can be ended from outside. Shutting down the sockets is not enough: a pair that is closed
-// already tells nobody any more, and a wait that begins just then would last for ever.
+// A buffer whose waits can be ended from outside. Shutting down the sockets is not enough: a pair
+// that is closed already tells nobody any more, and a wait that begins just then would last for
+// ever.
 class TrackedBuffer : public gloo::transport::UnboundBuffer {
  public:
   TrackedBuffer(TrackingContext& tracker, std::unique_ptr<gloo::transport::UnboundBuffer> inner);
@@ -102,15 +103,21 @@ class TrackedBuffer : public gloo::transport::UnboundBuffer {
   std::atomic<bool> aborted_{false};
 };
 
-// Gloo's TCP context, and a list of the buffers in use, those that Gloo's algorithms make for themselves included.
+// Gloo's TCP context, and a list of the buffers in use, those that Gloo's algorithms make for
+// themselves included.
 class TrackingContext : public gloo::transport::Context {
  public:
   explicit TrackingContext(std::shared_ptr<gloo::transport::Context> inner)
       : gloo::transport::Context(inner->rank, inner->size), inner_(std::move(inner)) {}
 
-  std::unique_ptr<gloo::transport::Pair>& getPair(int rank) override { return inner_->getPair(rank); }
-  std::unique_ptr<gloo::transport::Pair>& createPair(int rank) override { return inner_->createPair(rank); }
-  std::unique_ptr<gloo::transport::UnboundBuffer> createUnboundBuffer(void* data, size_t size) override {
+  std::unique_ptr<gloo::transport::Pair>& getPair(int rank) override {
+    return inner_->getPair(rank);
+  }
+  std::unique_ptr<gloo::transport::Pair>& createPair(int rank) override {
+    return inner_->createPair(rank);
+  }
+  std::unique_ptr<gloo::transport::UnboundBuffer> createUnboundBuffer(void* data,
+                                                                      size_t size) override {
     return std::make_unique<TrackedBuffer>(*this, inner_->createUnboundBuffer(data, size));
   }
 
@@ -136,7 +143,8 @@ class TrackingContext : public gloo::transport::Context {
   bool aborted_ ABSL_GUARDED_BY(buffers_mutex_) = false;
 };
 
-TrackedBuffer::TrackedBuffer(TrackingContext& tracker, std::unique_ptr<gloo::transport::UnboundBuffer> inner)
+TrackedBuffer::TrackedBuffer(TrackingContext& tracker,
+                             std::unique_ptr<gloo::transport::UnboundBuffer> inner)
     : UnboundBuffer(inner->ptr, inner->size), tracker_(tracker), inner_(std::move(inner)) {
   tracker_.Add(this);
 }
@@ -158,7 +166,9 @@ class MeshContext : public gloo::Context {
     }
     setTimeout(std::chrono::duration_cast<std::chrono::milliseconds>(kForever));
   }
-  std::vector<char> AddressFor(int peer) { return transportContext_->getPair(peer)->address().bytes(); }
+  std::vector<char> AddressFor(int peer) {
+    return transportContext_->getPair(peer)->address().bytes();
+  }
   void ConnectTo(int peer, const std::vector<char>& address) {
     transportContext_->getPair(peer)->connect(address);
   }
@@ -213,8 +223,8 @@ std::vector<int> OpenDescriptors() {
   return open;
 }
 
-// A duplicate of a socket of the mesh. Gloo may close its own descriptor at any time, and the number may then name
-// something else; the duplicate is ours.
+// A duplicate of a socket of the mesh. Gloo may close its own descriptor at any time, and the
+// number may then name something else; the duplicate is ours.
 struct RememberedSocket {
   int peer = 0;
   UniqueFd fd;
@@ -226,14 +236,16 @@ struct GlooMesh::State {
   int rank = 0;
   int world_size = 0;
   std::shared_ptr<MeshContext> context;
-  std::vector<std::vector<char>> own;           // address of this rank's socket for each peer
+  std::vector<std::vector<char>> own;  // address of this rank's socket for each peer
 
   mutable absl::Mutex mutex;
-  std::vector<std::string> remote_keys ABSL_GUARDED_BY(mutex);  // of each peer's socket for this rank
+  std::vector<std::string> remote_keys
+      ABSL_GUARDED_BY(mutex);  // of each peer's socket for this rank
   std::vector<RememberedSocket> sockets ABSL_GUARDED_BY(mutex);
 
-  // Which peer a socket of this process leads to; -1: it is not of this mesh. Ranks may be threads of one process, so
-  // a socket belongs to the mesh whose listening address is its own end, or which connected to the peer's.
+  // Which peer a socket of this process leads to; -1: it is not of this mesh. Ranks may be threads
+  // of one process, so a socket belongs to the mesh whose listening address is its own end, or
+  // which connected to the peer's.
   int PeerOf(int fd) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     const std::string local = LocalKey(fd), remote = PeerKey(fd);
     if (local.empty()) return -1;
@@ -303,21 +315,22 @@ absl::Status GlooMesh::ConnectAll(const std::vector<std::string>& addresses) {
   for (int peer = 0; peer < state_->world_size; ++peer) {
     if (peer == state_->rank) continue;
     if (addresses[peer].size() != slot * state_->world_size) {
-      return absl::UnavailableError(absl::StrCat("connect: rank ", peer, " sent ",
-                                                 addresses[peer].size(), " bytes of addresses, want ",
-                                                 slot * state_->world_size));
+      return absl::UnavailableError(
+          absl::StrCat("connect: rank ", peer, " sent ", addresses[peer].size(),
+                       " bytes of addresses, want ", slot * state_->world_size));
     }
     const char* from = addresses[peer].data() + slot * state_->rank;
     remote[peer].assign(from, from + slot);
   }
+  std::vector<std::string> keys(state_->world_size);
+  VITSCALE_RETURN_IF_ERROR(CatchGloo("connect", [&] {
+    for (int peer = 0; peer < state_->world_size; ++peer) {
+      if (peer != state_->rank) keys[peer] = KeyOf(remote[peer]);
+    }
+  }));
   {
     absl::MutexLock lock(&state_->mutex);
-    state_->remote_keys.resize(state_->world_size);
-    VITSCALE_RETURN_IF_ERROR(CatchGloo("connect", [&] {
-      for (int peer = 0; peer < state_->world_size; ++peer) {
-        if (peer != state_->rank) state_->remote_keys[peer] = KeyOf(remote[peer]);
-      }
-    }));
+    state_->remote_keys = std::move(keys);
   }
   for (int peer = 0; peer < state_->world_size; ++peer) {
     if (peer == state_->rank) continue;

@@ -191,9 +191,8 @@ class Reception {
     const std::string answer = EncodeAnswer(Verdict::kWelcome, EncodeBlobs(blobs));
     for (Guest& guest : guests_) {
       if (guest.rank < 0) continue;
-      VITSCALE_RETURN_IF_ERROR(
-          Annotate(WriteAll(guest.fd.get(), answer, absl::Seconds(5)),
-                   absl::StrCat("rendezvous: answer to rank ", guest.rank)));
+      VITSCALE_RETURN_IF_ERROR(Annotate(WriteAll(guest.fd.get(), answer, absl::Seconds(5)),
+                                        absl::StrCat("rendezvous: answer to rank ", guest.rank)));
     }
     return blobs;
   }
@@ -279,8 +278,9 @@ absl::StatusOr<Reply> Ask(const HostPort& address, absl::string_view hello, absl
   VITSCALE_RETURN_IF_ERROR(WriteAll(fd.get(), hello, absl::Milliseconds(500)));
   VITSCALE_RETURN_IF_ERROR(AwaitReadable(fd.get(), deadline, cancelled));
   Answer answer;
-  VITSCALE_RETURN_IF_ERROR(ReadAll(
-      fd.get(), absl::MakeSpan(reinterpret_cast<char*>(&answer), sizeof(answer)), absl::Seconds(1)));
+  VITSCALE_RETURN_IF_ERROR(ReadAll(fd.get(),
+                                   absl::MakeSpan(reinterpret_cast<char*>(&answer), sizeof(answer)),
+                                   absl::Seconds(1)));
   if (answer.bytes > (256u << 20)) return absl::DataLossError("rendezvous: answer too long");
   Reply reply{answer.verdict, std::string(answer.bytes, '\0')};
   if (answer.bytes > 0) {
@@ -355,9 +355,8 @@ absl::StatusOr<std::vector<std::string>> Rendezvous::Join(absl::string_view rank
       absl::MutexLock lock(&mutex_);
       missing_ = {0};
       return absl::UnavailableError(absl::StrCat("rendezvous: rank 0 at ", rank0_address,
-                                                 " not met within ",
-                                                 absl::FormatDuration(timeout), ": ",
-                                                 refusal.empty() ? failure : refusal));
+                                                 " not met within ", absl::FormatDuration(timeout),
+                                                 ": ", refusal.empty() ? failure : refusal));
     }
     poll(nullptr, 0, kSliceMillis);
   }

@@ -1,9 +1,10 @@
-// How ranks that know one address find each other: a blob from each rank to rank 0, all blobs back to each.
+// How ranks that know one address find each other: a blob from each rank to rank 0, all blobs back
+// to each.
 //
-// Every trainer owns one listener for its whole life, bound to the data-plane interface, port chosen by the system:
-// whichever rank it gets in a generation, its address is already known to the coordinator. A connection that
-// does not prove the secret of the generation, or names another generation, is answered with a refusal and
-// closed; it never disturbs those who belong.
+// Every trainer owns one listener for its whole life, bound to the data-plane interface, port
+// chosen by the system: whichever rank it gets in a generation, its address is already known to the
+// coordinator. A connection that does not prove the secret of the generation, or names another
+// generation, is answered with a refusal and closed; it never disturbs those who belong.
 
 #ifndef WORKER_COLLECTIVE_RENDEZVOUS_H_
 #define WORKER_COLLECTIVE_RENDEZVOUS_H_
@@ -26,17 +27,18 @@ namespace vitscale {
 
 // Who meets. All fields but the secret may be logged.
 struct RendezvousIdentity {
-  std::string secret;        // at most 256 bytes; equal on all ranks
+  std::string secret;  // at most 256 bytes; equal on all ranks
   uint64_t job_hash = 0;
   int64_t attempt = 0;
   int64_t generation = 0;
-  uint64_t plan_hash = 0;    // ranks with different plans cannot sum: refused here, by name
+  uint64_t plan_hash = 0;  // ranks with different plans cannot sum: refused here, by name
 };
 
 // A listening TCP socket of this process. Thread-safe; one rendezvous at a time uses it.
 class RendezvousListener {
  public:
-  // `data_address`: name or IP of one interface; port 0: any free one. UNAVAILABLE names the address tried.
+  // `data_address`: name or IP of one interface; port 0: any free one. UNAVAILABLE names the
+  // address tried.
   static absl::StatusOr<std::unique_ptr<RendezvousListener>> Open(absl::string_view data_address,
                                                                   int port = 0);
   // "127.0.0.1:40123": what the others connect to.
@@ -58,10 +60,10 @@ class Rendezvous {
   // Rank 0: collects from `listener`. UNAVAILABLE: "ranks 1, 3 did not come within 10s"; CANCELLED.
   absl::StatusOr<std::vector<std::string>> Host(RendezvousListener& listener, std::string own_blob,
                                                 absl::Duration timeout);
-  // Other ranks. Connects again until the deadline while nobody listens. UNAVAILABLE; FAILED_PRECONDITION: rank 0
-  // refused ("generation 7 is wanted, 6 came"); CANCELLED.
-  absl::StatusOr<std::vector<std::string>> Join(absl::string_view rank0_address, std::string own_blob,
-                                                absl::Duration timeout);
+  // Other ranks. Connects again until the deadline while nobody listens. UNAVAILABLE;
+  // FAILED_PRECONDITION: rank 0 refused ("generation 7 is wanted, 6 came"); CANCELLED.
+  absl::StatusOr<std::vector<std::string>> Join(absl::string_view rank0_address,
+                                                std::string own_blob, absl::Duration timeout);
   void Cancel() { cancelled_.store(true); }
   // Ranks that were missed when Host ran out of time; Join: {0}.
   std::vector<int> missing() const;

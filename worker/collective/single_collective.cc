@@ -18,7 +18,8 @@ class SingleCollective : public Collective {
     if (aborted_) return Alive();
     return std::vector<ControlRecord>{own};
   }
-  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view own, absl::Duration) override {
+  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view own,
+                                                     absl::Duration) override {
     if (aborted_) return Alive();
     return std::vector<std::string>{std::string(own)};
   }

@@ -10,8 +10,9 @@ namespace vitscale {
 namespace {
 
 // This rank's batches, in order.
-absl::StatusOr<std::vector<EvalSums>> RunOwnBatches(const ImageSource& source, BatchSequence sequence,
-                                                    EvalModel& model, int loader_threads) {
+absl::StatusOr<std::vector<EvalSums>> RunOwnBatches(const ImageSource& source,
+                                                    BatchSequence sequence, EvalModel& model,
+                                                    int loader_threads) {
   std::vector<EvalSums> sums;
   const int64_t count = sequence.count;
   LoaderOptions options;
@@ -38,9 +39,11 @@ absl::StatusOr<ClassifyResult> Classify(const ImageSource& source, int64_t batch
       RunOwnBatches(source, EvalBatches(source.size(), batch, collective.rank(), world_size), model,
                     loader_threads));
   const int64_t batches = (source.size() + batch - 1) / batch;
-  own.resize((batches + world_size - 1) / world_size);  // ranks with one batch fewer: a zero at the end
+  own.resize((batches + world_size - 1) /
+             world_size);  // ranks with one batch fewer: a zero at the end
   const auto all = collective.AllGather(
-      absl::string_view(reinterpret_cast<const char*>(own.data()), own.size() * sizeof(EvalSums)), timeout);
+      absl::string_view(reinterpret_cast<const char*>(own.data()), own.size() * sizeof(EvalSums)),
+      timeout);
   *collective_failed = !all.ok();
   if (!all.ok()) return all.status();
   ClassifyResult result;

@@ -10,12 +10,14 @@
 namespace vitscale {
 namespace {
 
-constexpr absl::Duration kReportEvery = absl::Seconds(1);           // even if nothing changed
-constexpr absl::Duration kProgressEvery = absl::Milliseconds(50);   // if only steps went on
+constexpr absl::Duration kReportEvery = absl::Seconds(1);          // even if nothing changed
+constexpr absl::Duration kProgressEvery = absl::Milliseconds(50);  // if only steps went on
 
 bool IsOperation(const Action& action) {
-  return !std::holds_alternative<AbortNote>(action) && !std::holds_alternative<DropCollectiveNote>(action) &&
-         !std::holds_alternative<WriteManifestNote>(action) && !std::holds_alternative<AbandonSaveNote>(action) &&
+  return !std::holds_alternative<AbortNote>(action) &&
+         !std::holds_alternative<DropCollectiveNote>(action) &&
+         !std::holds_alternative<WriteManifestNote>(action) &&
+         !std::holds_alternative<AbandonSaveNote>(action) &&
          !std::holds_alternative<EmitNote>(action) && !std::holds_alternative<ExitNote>(action);
 }
 
@@ -30,7 +32,8 @@ bool DiffersInMoreThanProgress(link::ObservedState a, const link::ObservedState&
 }  // namespace
 
 TrainerShell::TrainerShell(ShellOptions options)
-    : options_(std::move(options)), last_report_(options_.clock->Monotonic() - kReportEvery),
+    : options_(std::move(options)),
+      last_report_(options_.clock->Monotonic() - kReportEvery),
       step_thread_([this] { RunOperations(); }) {}
 
 TrainerShell::~TrainerShell() {
@@ -52,7 +55,8 @@ int TrainerShell::Run() {
     const absl::Time now = options_.clock->Monotonic();
     const absl::Time report_due = last_report_ + (records_.empty() ? kReportEvery : kProgressEvery);
     const CoreEvent event = NextEvent(std::min(core_.NextDeadline(), std::max(now, report_due)));
-    if (const auto* order = std::get_if<OrderEvent>(&event); order && order->order.setup && !engine_) {
+    if (const auto* order = std::get_if<OrderEvent>(&event);
+        order && order->order.setup && !engine_) {
       engine_ = std::make_unique<Engine>(EngineOptions{
           .setup = *order->order.setup,
           .data_port = options_.data_port,
@@ -63,7 +67,8 @@ int TrainerShell::Run() {
           .on_exchange = options_.on_exchange,
       });
     }
-    for (Action& action : core_.Handle(event, options_.clock->Monotonic())) Carry(std::move(action));
+    for (Action& action : core_.Handle(event, options_.clock->Monotonic()))
+      Carry(std::move(action));
     if (!prepared_told_ && core_.facts()) {
       prepared_told_ = true;
       if (options_.on_prepared) options_.on_prepared(*engine_);
@@ -133,9 +138,10 @@ void TrainerShell::RunOperations() {
       operation_.reset();
     }
     Post(engine_ ? engine_->Run(operation)
-                 : CoreEvent(Prepared{{absl::FailedPreconditionError("no setup came before the first order"),
-                                       Fault::kConfiguration,
-                                       {}}}));
+                 : CoreEvent(Prepared{
+                       {absl::FailedPreconditionError("no setup came before the first order"),
+                        Fault::kConfiguration,
+                        {}}}));
   }
 }
 
@@ -177,8 +183,9 @@ link::TrainerMetrics TrainerShell::Metrics() const {
   metrics.checkpoint_timestamp_seconds = saved.checkpoint_time_seconds;
   if (core_.facts() && core_.last_step() && core_.last_step()->step_seconds > 0) {
     const RunFacts& facts = *core_.facts();
-    metrics.flops_per_second = facts.training_flops_per_image * static_cast<double>(facts.batch_global) /
-                               std::max(1, facts.numerics.world_size) / core_.last_step()->step_seconds;
+    metrics.flops_per_second =
+        facts.training_flops_per_image * static_cast<double>(facts.batch_global) /
+        std::max(1, facts.numerics.world_size) / core_.last_step()->step_seconds;
   }
   return metrics;
 }

@@ -1,5 +1,6 @@
-// The thread around the core: takes events from a queue, hands operations to a step thread, sends reports. Used by the
-// child of an agent (orders from a socket) and by vitscale-train (orders from StandaloneDriver).
+// The thread around the core: takes events from a queue, hands operations to a step thread, sends
+// reports. Used by the child of an agent (orders from a socket) and by vitscale-train (orders from
+// StandaloneDriver).
 
 #ifndef WORKER_TRAINER_SHELL_H_
 #define WORKER_TRAINER_SHELL_H_
@@ -35,7 +36,7 @@ class ReportSink {
 
 struct ShellOptions {
   ReportSink* sink = nullptr;
-  int data_port = 0;         // see EngineOptions
+  int data_port = 0;  // see EngineOptions
   int64_t bucket_bytes = 0;
   Clock* clock = &RealClock();
   FileSystem* fs = &PosixFileSystem();

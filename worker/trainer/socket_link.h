@@ -1,5 +1,6 @@
-// The trainer's end of the socket pair: orders in, reports out. A slow agent never holds up training: reports that
-// have not been sent are merged, the newest state over the older, records one after the other.
+// The trainer's end of the socket pair: orders in, reports out. A slow agent never holds up
+// training: reports that have not been sent are merged, the newest state over the older, records
+// one after the other.
 
 #ifndef WORKER_TRAINER_SOCKET_LINK_H_
 #define WORKER_TRAINER_SOCKET_LINK_H_

@@ -32,7 +32,8 @@ StandaloneDriver::StandaloneDriver(StandaloneOptions options, std::function<void
 void StandaloneDriver::Start() {
   absl::MutexLock lock(&mutex_);
   if (options_.rank == 0 && options_.world_size > 1 && !IsAddress(options_.rendezvous)) {
-    (void)PosixFileSystem().Remove(options_.rendezvous);  // of a run before; the others wait for a new one
+    (void)PosixFileSystem().Remove(
+        options_.rendezvous);  // of a run before; the others wait for a new one
   }
   link::TrainerOrder order;
   order.setup = options_.setup;
@@ -55,11 +56,13 @@ void StandaloneDriver::Order(Stage stage, bool kill) {
   desired.lineage = 1;
   desired.source = source_;
   for (int rank = 0; rank < options_.world_size; ++rank) {
-    desired.members.push_back({rank, absl::StrCat("rank ", rank), "", rank == 0 ? rank0_address_ : ""});
+    desired.members.push_back(
+        {rank, absl::StrCat("rank ", rank), "", rank == 0 ? rank0_address_ : ""});
   }
   // Ranks of one job file meet; the network is a trusted one (README).
-  desired.rendezvous = link::Rendezvous{absl::StrCat(absl::Hex(Hash64(options_.spec_bytes, 1), absl::kZeroPad16)),
-                                        absl::ToDoubleSeconds(options_.rendezvous_timeout)};
+  desired.rendezvous =
+      link::Rendezvous{absl::StrCat(absl::Hex(Hash64(options_.spec_bytes, 1), absl::kZeroPad16)),
+                       absl::ToDoubleSeconds(options_.rendezvous_timeout)};
   link::TrainerOrder order;
   order.desired = std::move(desired);
   post_(OrderEvent{std::move(order)});
@@ -104,8 +107,9 @@ void StandaloneDriver::Advance() {
 absl::StatusOr<std::string> StandaloneDriver::RendezvousAddress() {
   if (options_.world_size == 1 || options_.rank == 0) {
     if (options_.world_size > 1 && !IsAddress(options_.rendezvous)) {
-      VITSCALE_RETURN_IF_ERROR(WriteFileAtomically(PosixFileSystem(), options_.rendezvous,
-                                                   absl::StrCat(options_.attempt, " ", observed_.data_address, "\n")));
+      VITSCALE_RETURN_IF_ERROR(
+          WriteFileAtomically(PosixFileSystem(), options_.rendezvous,
+                              absl::StrCat(options_.attempt, " ", observed_.data_address, "\n")));
     }
     return observed_.data_address;
   }
@@ -119,10 +123,9 @@ absl::StatusOr<std::string> StandaloneDriver::RendezvousAddress() {
       if (parts.first == absl::StrCat(options_.attempt)) return parts.second;
     }
     if (RealClock().Monotonic() > deadline) {
-      return absl::UnavailableError(absl::StrCat("rendezvous file '", options_.rendezvous,
-                                                 "': rank 0 of attempt ", options_.attempt,
-                                                 " did not write it within ",
-                                                 absl::FormatDuration(options_.rendezvous_timeout)));
+      return absl::UnavailableError(absl::StrCat(
+          "rendezvous file '", options_.rendezvous, "': rank 0 of attempt ", options_.attempt,
+          " did not write it within ", absl::FormatDuration(options_.rendezvous_timeout)));
     }
     absl::SleepFor(absl::Milliseconds(20));
   }
@@ -149,17 +152,21 @@ std::string StandaloneDriver::error() const {
   return error_;
 }
 
-absl::StatusOr<int64_t> NextAttempt(FileSystem& fs, const std::vector<std::string>& checkpoint_roots,
+absl::StatusOr<int64_t> NextAttempt(FileSystem& fs,
+                                    const std::vector<std::string>& checkpoint_roots,
                                     const std::string& checkpoint_dir, const std::string& job_id) {
   VITSCALE_ASSIGN_OR_RETURN(const std::string directory,
                             ResolveBelow(fs, checkpoint_roots, checkpoint_dir, MustExist::kNo));
   VITSCALE_ASSIGN_OR_RETURN(const bool exists, fs.Exists(JoinPath(directory, job_id)));
   if (!exists) return 1;
-  VITSCALE_ASSIGN_OR_RETURN(const CheckpointStore store, CheckpointStore::Open(fs, directory, job_id));
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointStore store,
+                            CheckpointStore::Open(fs, directory, job_id));
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointListing listing, store.List());
   int64_t greatest = 0;
-  for (const CheckpointEntry& entry : listing.valid) greatest = std::max(greatest, entry.manifest.name.attempt);
-  for (const IncompleteEntry& entry : listing.incomplete) greatest = std::max(greatest, entry.name.attempt);
+  for (const CheckpointEntry& entry : listing.valid)
+    greatest = std::max(greatest, entry.manifest.name.attempt);
+  for (const IncompleteEntry& entry : listing.incomplete)
+    greatest = std::max(greatest, entry.name.attempt);
   return greatest + 1;
 }
 

@@ -1,7 +1,8 @@
-// The coordinator's part for vitscale-train: no coordinator, one generation, ranks by flags. A pure reaction to
-// reports: PREPARE, FORM, GO from the newest valid checkpoint, and the end.
+// The coordinator's part for vitscale-train: no coordinator, one generation, ranks by flags. A pure
+// reaction to reports: PREPARE, FORM, GO from the newest valid checkpoint, and the end.
 //
-// A lost rank ends every process with exit code 82; the next start goes on from the newest valid checkpoint.
+// A lost rank ends every process with exit code 82; the next start goes on from the newest valid
+// checkpoint.
 
 #ifndef WORKER_TRAINER_STANDALONE_H_
 #define WORKER_TRAINER_STANDALONE_H_
@@ -22,12 +23,13 @@
 namespace vitscale {
 
 struct StandaloneOptions {
-  std::string job_id;         // names the checkpoint folder
-  std::string spec_bytes;     // canonical spec, with as many workers as world_size
-  int64_t attempt = 1;        // above all that are in the checkpoint folder: NextAttempt
+  std::string job_id;      // names the checkpoint folder
+  std::string spec_bytes;  // canonical spec, with as many workers as world_size
+  int64_t attempt = 1;     // above all that are in the checkpoint folder: NextAttempt
   int rank = 0;
   int world_size = 1;
-  // Where rank 0 listens: "host:port", or a file into which rank 0 writes it (on a file system that all share).
+  // Where rank 0 listens: "host:port", or a file into which rank 0 writes it (on a file system that
+  // all share).
   std::string rendezvous;
   absl::Duration rendezvous_timeout = absl::Minutes(2);
   link::TrainerSetup setup;
@@ -35,13 +37,15 @@ struct StandaloneOptions {
 
 class StandaloneDriver : public ReportSink {
  public:
-  // `post` feeds the shell. `on_record`: steps, evaluations, checkpoints and events as they are committed.
+  // `post` feeds the shell. `on_record`: steps, evaluations, checkpoints and events as they are
+  // committed.
   StandaloneDriver(StandaloneOptions options, std::function<void(CoreEvent)> post,
                    std::function<void(const link::SpooledRecord&)> on_record);
 
   void Start();
   void Send(link::TrainerReport report) override;
-  // Any thread: a checkpoint at the next agreed step, then the end with code 75. The second time: the end at once.
+  // Any thread: a checkpoint at the next agreed step, then the end with code 75. The second time:
+  // the end at once.
   void RequestStop();
   // What main returns, given what the shell returned.
   int ExitCode(int shell_code) const;
@@ -49,8 +53,8 @@ class StandaloneDriver : public ReportSink {
   const link::ObservedState& observed() const { return observed_; }  // after the end
 
  private:
-  void Advance();
-  void Order(link::Stage stage, bool kill = false);
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Order(link::Stage stage, bool kill = false) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::string> RendezvousAddress();
 
   const StandaloneOptions options_;
@@ -67,8 +71,10 @@ class StandaloneDriver : public ReportSink {
   std::string error_ ABSL_GUARDED_BY(mutex_);
 };
 
-// One more than the greatest attempt in the job's checkpoint folder, complete or not. The folder may be missing.
-absl::StatusOr<int64_t> NextAttempt(FileSystem& fs, const std::vector<std::string>& checkpoint_roots,
+// One more than the greatest attempt in the job's checkpoint folder, complete or not. The folder
+// may be missing.
+absl::StatusOr<int64_t> NextAttempt(FileSystem& fs,
+                                    const std::vector<std::string>& checkpoint_roots,
                                     const std::string& checkpoint_dir, const std::string& job_id);
 
 // A stable id for a job that no coordinator named: 12 characters made from its name.

@@ -1,10 +1,12 @@
-// vitscale-train: the engine without coordinator. One job file; ranks by flags, or all in one process.
+// vitscale-train: the engine without coordinator. One job file; ranks by flags, or all in one
+// process.
 //
 //   vitscale-train job.yaml --data-root=/data --checkpoint-root=/runs
-//   vitscale-train job.yaml … --world-size=2 --rank=0 --rendezvous=host:29500     (and the same with --rank=1)
+//   vitscale-train job.yaml … --world-size=2 --rank=0 --rendezvous=host:29500     (and the same
+//   with --rank=1)
 //
-// Exit codes: those of a trainer (0 done, 75 stopped with a checkpoint, 82 a rank was lost: start again to go on), and
-// 2 for flags or a job file that are wrong.
+// Exit codes: those of a trainer (0 done, 75 stopped with a checkpoint, 82 a rank was lost: start
+// again to go on), and 2 for flags or a job file that are wrong.
 
 #include <signal.h>
 #include <stdio.h>
@@ -48,21 +50,27 @@ struct Flags {
 void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", VersionText());
   app.add_option("job", flags.job, "Job file: YAML, JSON or textproto")->required();
-  app.add_option("--set", flags.overrides, "Override a field: --set optimizer.lr=1e-3 (repeatable)");
-  app.add_option("--job-id", flags.job_id, "Names the checkpoint folder; default: made from the job's name");
+  app.add_option("--set", flags.overrides,
+                 "Override a field: --set optimizer.lr=1e-3 (repeatable)");
+  app.add_option("--job-id", flags.job_id,
+                 "Names the checkpoint folder; default: made from the job's name");
   app.add_option("--rank", flags.rank, "Place among the ranks")->check(CLI::NonNegativeNumber);
   app.add_option("--world-size", flags.world_size, "Number of ranks; replaces resources.workers")
       ->check(CLI::PositiveNumber);
   app.add_option("--rendezvous", flags.rendezvous,
                  "Where rank 0 listens: host:port, or a file that all ranks see");
-  app.add_option("--rendezvous-timeout", flags.rendezvous_timeout_seconds, "Seconds to wait for all ranks");
+  app.add_option("--rendezvous-timeout", flags.rendezvous_timeout_seconds,
+                 "Seconds to wait for all ranks");
   app.add_option("--data-address", flags.data_address, "Interface that data-plane sockets bind to");
-  app.add_option("--data-root", flags.data_roots, "Folder below which data may be read (repeatable; default .)");
+  app.add_option("--data-root", flags.data_roots,
+                 "Folder below which data may be read (repeatable; default .)");
   app.add_option("--checkpoint-root", flags.checkpoint_roots,
                  "Folder below which checkpoints are written (default .)");
   app.add_option("--threads", flags.threads, "Threads of this rank; default: all cores");
-  app.add_option("--instruction-set", flags.instruction_set, "Highest to use: avx2, avx512, avx512_bf16");
-  app.add_option("--steps-csv", flags.steps_csv, "Write every committed step to this file (rank 0)");
+  app.add_option("--instruction-set", flags.instruction_set,
+                 "Highest to use: avx2, avx512, avx512_bf16");
+  app.add_option("--steps-csv", flags.steps_csv,
+                 "Write every committed step to this file (rank 0)");
   app.add_option("--faults", flags.faults, "Faults to inject, for tests")->group("");
   app.add_flag("--quiet,-q", flags.quiet, "Print the result only");
   app.add_flag("--no-bar", flags.no_bar, "Plain lines on a terminal too");
@@ -75,11 +83,12 @@ int Complain(const absl::Status& status, int code) {
 
 absl::Status CheckFlags(const Flags& flags) {
   if (flags.rank >= flags.world_size) {
-    return absl::InvalidArgumentError(absl::StrCat("--rank is ", flags.rank, ", want less than --world-size ",
-                                                   flags.world_size));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rank is ", flags.rank, ", want less than --world-size ", flags.world_size));
   }
   if (flags.world_size > 1 && flags.rendezvous.empty()) {
-    return absl::InvalidArgumentError("--world-size above 1 needs --rendezvous=host:port or a file");
+    return absl::InvalidArgumentError(
+        "--world-size above 1 needs --rendezvous=host:port or a file");
   }
   return absl::OkStatus();
 }
@@ -88,7 +97,9 @@ absl::Status CheckFlags(const Flags& flags) {
 void WaitForSignals(const sigset_t& set, StandaloneDriver& driver) {
   int number = 0;
   while (sigwait(&set, &number) == 0) {
-    fprintf(stderr, "\nvitscale-train: %s: saving a checkpoint at the next agreed step; again to leave at once\n",
+    fprintf(stderr,
+            "\nvitscale-train: %s: saving a checkpoint at the next agreed step; again to leave at "
+            "once\n",
             number == SIGINT ? "interrupted" : "asked to stop");
     driver.RequestStop();
   }
@@ -96,14 +107,16 @@ void WaitForSignals(const sigset_t& set, StandaloneDriver& driver) {
 
 void PrintResult(const TrainOutput& output, const StandaloneDriver& driver) {
   if (output.last_step()) {
-    printf("steps      %ld\nloss       %.6f\n", static_cast<long>(output.last_step()->step), output.last_step()->loss);
+    printf("steps      %ld\nloss       %.6f\n", static_cast<long>(output.last_step()->step),
+           output.last_step()->loss);
   }
   for (const auto& [name, eval] : output.evals()) {
     for (const auto& [value_name, value] : eval.values) {
       printf("%-10s %.4f\n", absl::StrCat(name, ".", value_name).c_str(), value);
     }
   }
-  if (!driver.observed().checkpoint.empty()) printf("checkpoint %s\n", driver.observed().checkpoint.c_str());
+  if (!driver.observed().checkpoint.empty())
+    printf("checkpoint %s\n", driver.observed().checkpoint.c_str());
 }
 
 int Train(const Flags& flags, const sigset_t& signals) {
@@ -127,16 +140,17 @@ int Train(const Flags& flags, const sigset_t& signals) {
   standalone.setup.data_address = flags.data_address;
   standalone.setup.faults = flags.faults;
   standalone.setup.instruction_set = flags.instruction_set;
-  for (const auto& [given, roots] : {std::pair{&flags.data_roots, &standalone.setup.data_roots},
-                                     std::pair{&flags.checkpoint_roots, &standalone.setup.checkpoint_roots}}) {
+  for (const auto& [given, roots] :
+       {std::pair{&flags.data_roots, &standalone.setup.data_roots},
+        std::pair{&flags.checkpoint_roots, &standalone.setup.checkpoint_roots}}) {
     for (const std::string& root : given->empty() ? std::vector<std::string>{"."} : *given) {
       const auto real = PosixFileSystem().RealPath(root);
       if (!real.ok()) return Complain(real.status(), kUsage);
       roots->push_back(*real);
     }
   }
-  const auto attempt = NextAttempt(PosixFileSystem(), standalone.setup.checkpoint_roots, job->checkpoint.dir,
-                                   standalone.job_id);
+  const auto attempt = NextAttempt(PosixFileSystem(), standalone.setup.checkpoint_roots,
+                                   job->checkpoint.dir, standalone.job_id);
   if (!attempt.ok()) {
     return Complain(attempt.status(), static_cast<int>(link::TrainerExit::kStorage));
   }
@@ -145,7 +159,8 @@ int Train(const Flags& flags, const sigset_t& signals) {
   const bool talks = flags.rank == 0 && !flags.quiet;
   TrainOutput output(isatty(STDERR_FILENO) && !flags.no_bar, !talks);
   if (!flags.steps_csv.empty() && flags.rank == 0) {
-    if (absl::Status status = output.OpenCsv(flags.steps_csv); !status.ok()) return Complain(status, kUsage);
+    if (absl::Status status = output.OpenCsv(flags.steps_csv); !status.ok())
+      return Complain(status, kUsage);
   }
   TrainerShell* shell = nullptr;
   StandaloneDriver driver(
@@ -167,7 +182,8 @@ int Train(const Flags& flags, const sigset_t& signals) {
   const int code = driver.ExitCode(the_shell.Run());
   output.Finish();
   const std::string error = driver.error().empty() ? the_shell.error() : driver.error();
-  if (!error.empty()) fprintf(stderr, "vitscale-train: %s: %s\n", link::DescribeExit(code).c_str(), error.c_str());
+  if (!error.empty())
+    fprintf(stderr, "vitscale-train: %s: %s\n", link::DescribeExit(code).c_str(), error.c_str());
   if (flags.rank == 0) PrintResult(output, driver);
   fflush(nullptr);
   _exit(code);  // the signal thread waits for ever

@@ -24,8 +24,9 @@ TrainOutput::~TrainOutput() { Finish(); }
 absl::Status TrainOutput::OpenCsv(const std::string& path) {
   csv_.reset(fopen(path.c_str(), "we"));
   if (!csv_) return ErrnoStatus(errno, absl::StrCat("create '", path, "'"));
-  absl::FPrintF(csv_.get(), "step,images,loss,gradient_norm,learning_rate,parameter_norm,update_norm,"
-                            "train_accuracy,step_seconds,skipped,samples\n");
+  absl::FPrintF(csv_.get(),
+                "step,images,loss,gradient_norm,learning_rate,parameter_norm,update_norm,"
+                "train_accuracy,step_seconds,skipped,samples\n");
   return absl::OkStatus();
 }
 
@@ -40,11 +41,13 @@ void TrainOutput::OnRecord(const link::SpooledRecord& record) {
   } else if (const auto* eval = std::get_if<link::EvalRecord>(&record.record)) {
     evals_[eval->name] = *eval;
     std::string values;
-    for (const auto& [name, value] : eval->values) absl::StrAppend(&values, absl::StrFormat(" %s %.4f", name, value));
-    Line(absl::StrFormat("step %d: %s%s (%d images, %.1f s)", eval->step, eval->name, values, eval->eval_images,
-                         eval->seconds));
+    for (const auto& [name, value] : eval->values)
+      absl::StrAppend(&values, absl::StrFormat(" %s %.4f", name, value));
+    Line(absl::StrFormat("step %d: %s%s (%d images, %.1f s)", eval->step, eval->name, values,
+                         eval->eval_images, eval->seconds));
   } else if (const auto* checkpoint = std::get_if<link::CheckpointInfo>(&record.record)) {
-    if (!checkpoint->deleted) Line(absl::StrCat("step ", checkpoint->step, ": saved ", checkpoint->path));
+    if (!checkpoint->deleted)
+      Line(absl::StrCat("step ", checkpoint->step, ": saved ", checkpoint->path));
   } else if (const auto* event = std::get_if<link::Event>(&record.record)) {
     Line(absl::StrCat(event->kind, ": ", event->message));
   }
@@ -60,9 +63,10 @@ void TrainOutput::Show(const link::StepRecord& record) {
     samples_.erase(samples_.begin(), samples_.upper_bound(record.step));
   }
   if (csv_) {
-    absl::FPrintF(csv_.get(), "%d,%d,%.17g,%.17g,%.17g,%.17g,%.17g,%.17g,%.6f,%d,%016x\n", record.step, record.images,
-                  record.loss, record.gradient_norm, record.learning_rate, record.parameter_norm,
-                  record.update_norm, record.train_accuracy, record.step_seconds, record.skipped ? 1 : 0, samples);
+    absl::FPrintF(csv_.get(), "%d,%d,%.17g,%.17g,%.17g,%.17g,%.17g,%.17g,%.6f,%d,%016x\n",
+                  record.step, record.images, record.loss, record.gradient_norm,
+                  record.learning_rate, record.parameter_norm, record.update_norm,
+                  record.train_accuracy, record.step_seconds, record.skipped ? 1 : 0, samples);
     fflush(csv_.get());
   }
   if (first_step_ < 0) {
@@ -75,15 +79,19 @@ void TrainOutput::Show(const link::StepRecord& record) {
   const double seconds = absl::ToDoubleSeconds(now - began_);
   const int64_t done = record.step - first_step_;
   const double per_second = seconds > 0 ? static_cast<double>(done) / seconds : 0;
-  const double images_per_second = per_second * static_cast<double>(record.images) / static_cast<double>(record.step);
-  const int64_t eta = per_second > 0 ? static_cast<int64_t>((total_steps_ - record.step) / per_second) : 0;
-  const std::string text = absl::StrFormat("step %d/%d  loss %.4f  lr %.2e  norm %.3f  %.0f images/s  ETA %d s",
-                                           record.step, total_steps_, record.loss, record.learning_rate,
-                                           record.gradient_norm, images_per_second, eta);
+  const double images_per_second =
+      per_second * static_cast<double>(record.images) / static_cast<double>(record.step);
+  const int64_t eta =
+      per_second > 0 ? static_cast<int64_t>((total_steps_ - record.step) / per_second) : 0;
+  const std::string text =
+      absl::StrFormat("step %d/%d  loss %.4f  lr %.2e  norm %.3f  %.0f images/s  ETA %d s",
+                      record.step, total_steps_, record.loss, record.learning_rate,
+                      record.gradient_norm, images_per_second, eta);
   if (!bar_) return Line(text);
-  const int filled = total_steps_ > 0 ? static_cast<int>(kBarWidth * record.step / total_steps_) : 0;
-  fprintf(stderr, "\r[%s%s] %s\033[K", std::string(filled, '=').c_str(), std::string(kBarWidth - filled, ' ').c_str(),
-          text.c_str());
+  const int filled =
+      total_steps_ > 0 ? static_cast<int>(kBarWidth * record.step / total_steps_) : 0;
+  fprintf(stderr, "\r[%s%s] %s\033[K", std::string(filled, '=').c_str(),
+          std::string(kBarWidth - filled, ' ').c_str(), text.c_str());
   bar_open_ = true;
 }
 

@@ -1,4 +1,5 @@
-// What vitscale-train shows: a progress bar on a terminal, plain lines otherwise, and a CSV of every step.
+// What vitscale-train shows: a progress bar on a terminal, plain lines otherwise, and a CSV of
+// every step.
 
 #ifndef WORKER_TRAINER_TRAIN_OUTPUT_H_
 #define WORKER_TRAINER_TRAIN_OUTPUT_H_
@@ -24,7 +25,8 @@ class TrainOutput {
   TrainOutput(bool bar, bool quiet);
   ~TrainOutput();
 
-  // Header: step,images,loss,gradient_norm,learning_rate,parameter_norm,update_norm,train_accuracy,step_seconds,
+  // Header:
+  // step,images,loss,gradient_norm,learning_rate,parameter_norm,update_norm,train_accuracy,step_seconds,
   // skipped,samples; floats with 17 digits, so that equal text is equal bits.
   absl::Status OpenCsv(const std::string& path);
   void SetTotal(int64_t total_steps) { total_steps_ = total_steps; }

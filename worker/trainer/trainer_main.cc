@@ -1,7 +1,8 @@
-// vitscale-trainer: the child of an agent. One job, one attempt; orders come over the inherited socket.
+// vitscale-trainer: the child of an agent. One job, one attempt; orders come over the inherited
+// socket.
 //
-// Order of main: signals first, then parent death, then the watchdog of the link, and only then anything that could
-// take time or start a thread.
+// Order of main: signals first, then parent death, then the watchdog of the link, and only then
+// anything that could take time or start a thread.
 
 #include <stdio.h>
 #include <unistd.h>
@@ -30,7 +31,8 @@ int ParseLinkFd(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     absl::string_view argument = argv[i];
     int fd = -1;
-    if (absl::ConsumePrefix(&argument, "--link-fd=") && absl::SimpleAtoi(argument, &fd) && fd >= 0) return fd;
+    if (absl::ConsumePrefix(&argument, "--link-fd=") && absl::SimpleAtoi(argument, &fd) && fd >= 0)
+      return fd;
   }
   return -1;
 }
@@ -48,8 +50,11 @@ int main(int argc, char** argv) {
   SetLogName("vitscale-trainer");
   const int fd = ParseLinkFd(argc, argv);
   if (fd < 0) {
-    fprintf(stderr, "vitscale-trainer %s: started by vitscale-worker only (--link-fd=N); to train by hand use "
-                    "vitscale-train\n", VersionText().c_str());
+    fprintf(
+        stderr,
+        "vitscale-trainer %s: started by vitscale-worker only (--link-fd=N); to train by hand use "
+        "vitscale-train\n",
+        VersionText().c_str());
     return kUsage;
   }
   const auto parent = link::PeerPid(fd);
@@ -77,5 +82,6 @@ int main(int argc, char** argv) {
   ready.Unlock();
   const int code = the_shell.Run();
   fflush(nullptr);
-  _exit(code);  // other threads may be in the middle of something; nothing of theirs is worth waiting for
+  _exit(code);  // other threads may be in the middle of something; nothing of theirs is worth
+                // waiting for
 }

@@ -16,8 +16,8 @@ namespace vitscale {
 namespace {
 
 using ::testing::Contains;
-using ::testing::ElementsAre;
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -74,7 +74,8 @@ TEST_P(SumTest, BucketsAreTheSameBitsOnEveryRankAndTheRightSum) {
         exact += inputs[rank][i];
         magnitude += std::abs(inputs[rank][i]);
       }
-      // world - 1 additions, each rounded once: at most 2^-24 of the partial sum, which is at most `magnitude`.
+      // world - 1 additions, each rounded once: at most 2^-24 of the partial sum, which is at most
+      // `magnitude`.
       ASSERT_NEAR(results[0][at], exact, (world - 1) * 0x1p-24 * magnitude * 1.0001);
     }
   }
@@ -116,9 +117,10 @@ TEST(GlooCollectiveTest, BroadcastAllGatherAndBarrierWorkInTurn) {
   std::atomic<int> good{0};
   Gang(3).RunThreads([&](Collective& collective) {
     std::string text = collective.rank() == 2 ? "from two" : "????????";
-    good += collective.Broadcast(2, absl::MakeSpan(reinterpret_cast<std::byte*>(text.data()), 8), kLong)
-                .ok() &&
-            text == "from two";
+    good +=
+        collective.Broadcast(2, absl::MakeSpan(reinterpret_cast<std::byte*>(text.data()), 8), kLong)
+            .ok() &&
+        text == "from two";
     const auto parts = collective.AllGather(absl::StrCat("rank", collective.rank()), kLong);
     good += parts.ok() && *parts == std::vector<std::string>{"rank0", "rank1", "rank2"};
     good += collective.Barrier(kLong).ok();
@@ -180,7 +182,9 @@ TEST(GlooCollectiveTest, AStoppedRankIsAnErrorAtTheDeadline) {
     if (collective.rank() == 2) raise(SIGSTOP);
     std::vector<float> values(1 << 18, 1.0f);
     collective.Start(0, absl::MakeSpan(values));
-    return collective.ExchangeRecords(RecordOf(collective), absl::Milliseconds(400)).status().ToString();
+    return collective.ExchangeRecords(RecordOf(collective), absl::Milliseconds(400))
+        .status()
+        .ToString();
   });
   for (int rank : {0, 1}) EXPECT_THAT(Gang::Await(processes[rank]), HasSubstr("UNAVAILABLE"));
   kill(processes[2].pid, SIGKILL);
@@ -226,7 +230,8 @@ TEST(GlooCollectiveTest, AbortEndsAConnectThatNobodyAnswers) {
   for (int rank : {0, 1}) {
     const auto collective = gang.Make(rank);
     std::thread aborter([&collective] { collective->Abort(); });
-    EXPECT_THAT(collective->Connect(absl::InfiniteDuration()), StatusIs(absl::StatusCode::kCancelled));
+    EXPECT_THAT(collective->Connect(absl::InfiniteDuration()),
+                StatusIs(absl::StatusCode::kCancelled));
     aborter.join();
   }
 }
@@ -264,7 +269,8 @@ TEST(GlooCollectiveTest, SurvivorsFormTheNextGenerationInTheSameProcess) {
   EXPECT_EQ(good, 10);
 }
 
-// A rank that leaves as soon as its barrier is done closes connections that others may still be waiting on.
+// A rank that leaves as soon as its barrier is done closes connections that others may still be
+// waiting on.
 TEST(GlooCollectiveTest, RanksThatLeaveAtOnceAfterABarrierHoldNobodyUp) {
   for (int round = 0; round < 40; ++round) {
     Gang(2, round + 1).RunThreads([](Collective& collective) { (void)collective.Barrier(kLong); });

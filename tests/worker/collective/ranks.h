@@ -21,7 +21,8 @@
 
 namespace vitscale {
 
-// One generation of `size` ranks on loopback. Rank 0's listener is opened at once, so ranks may be forked.
+// One generation of `size` ranks on loopback. Rank 0's listener is opened at once, so ranks may be
+// forked.
 class Gang {
  public:
   explicit Gang(int size, int64_t generation = 1) : size_(size) {
@@ -58,8 +59,8 @@ class Gang {
     for (std::thread& thread : threads) thread.join();
   }
 
-  // Forks one process per rank; `body` returns what the process writes to the test. The test must have no other
-  // thread. Await collects.
+  // Forks one process per rank; `body` returns what the process writes to the test. The test must
+  // have no other thread. Await collects.
   struct Process {
     pid_t pid = -1;
     int output = -1;

@@ -28,7 +28,8 @@ struct Outcome {
   absl::StatusOr<std::vector<std::string>> join = absl::UnknownError("not run");
 };
 
-// Rank 0 of two hosts Identity(); `disturb` may do what it likes meanwhile; then rank 1 joins with `guest`.
+// Rank 0 of two hosts Identity(); `disturb` may do what it likes meanwhile; then rank 1 joins with
+// `guest`.
 Outcome Meet(const RendezvousIdentity& guest,
              const std::function<void(const std::string& address)>& disturb = nullptr,
              absl::Duration timeout = absl::Seconds(20)) {

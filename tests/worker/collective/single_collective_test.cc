@@ -34,9 +34,9 @@ TEST(ControlRecordTest, IsPrintedWithItsNamesAndVotes) {
   record.set(RecordFlag::kStop);
   record.set_loss_sum(1.5);
   EXPECT_EQ(record.loss_sum(), 1.5);
-  EXPECT_THAT(DebugString(record), ::testing::AllOf(::testing::HasSubstr("rank 1 of 2"),
-                                                    ::testing::HasSubstr("step 12"),
-                                                    ::testing::HasSubstr("stop")));
+  EXPECT_THAT(DebugString(record),
+              ::testing::AllOf(::testing::HasSubstr("rank 1 of 2"), ::testing::HasSubstr("step 12"),
+                               ::testing::HasSubstr("stop")));
 }
 
 }  // namespace

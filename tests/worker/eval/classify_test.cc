@@ -33,7 +33,8 @@ class CountingSource : public ImageSource {
   const int64_t size_;
 };
 
-// Loss of image i is 1 / (i + 1); images whose index is a multiple of 3 are right. Counts what it sees.
+// Loss of image i is 1 / (i + 1); images whose index is a multiple of 3 are right. Counts what it
+// sees.
 class FakeModel : public EvalModel {
  public:
   absl::StatusOr<EvalSums> Evaluate(const Batch& batch) override {
@@ -41,7 +42,8 @@ class FakeModel : public EvalModel {
     for (int64_t i = 0; i < batch.size(); ++i) {
       if (batch.valid[i] == 0) continue;
       std::lock_guard lock(*mutex);
-      EXPECT_TRUE(seen->insert(batch.samples[i]).second) << "image " << batch.samples[i] << " twice";
+      EXPECT_TRUE(seen->insert(batch.samples[i]).second)
+          << "image " << batch.samples[i] << " twice";
       sums.loss += 1.0 / static_cast<double>(batch.samples[i] + 1);
       sums.correct += batch.samples[i] % 3 == 0;
     }
@@ -98,12 +100,15 @@ TEST(ClassifyTest, EveryImageCountsOnceAndTheResultDoesNotDependOnTheRanksToTheL
 TEST(ClassifyTest, SaysWhetherTheExchangeOrTheModelFailed) {
   class Broken : public EvalModel {
    public:
-    absl::StatusOr<EvalSums> Evaluate(const Batch&) override { return absl::InternalError("device"); }
+    absl::StatusOr<EvalSums> Evaluate(const Batch&) override {
+      return absl::InternalError("device");
+    }
   } broken;
   const CountingSource source(4);
   bool failed = true;
-  EXPECT_THAT(Classify(source, 2, broken, *MakeSingleCollective(), absl::Seconds(1), &failed).status(),
-              StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(
+      Classify(source, 2, broken, *MakeSingleCollective(), absl::Seconds(1), &failed).status(),
+      StatusIs(absl::StatusCode::kInternal));
   EXPECT_FALSE(failed);
 
   const auto aborted = MakeSingleCollective();

@@ -48,7 +48,8 @@ std::vector<T> RecordsOf(const FakeGang::Rank& rank) {
 
 std::vector<int64_t> StepsEmitted(const FakeGang::Rank& rank) {
   std::vector<int64_t> steps;
-  for (const link::StepRecord& record : RecordsOf<link::StepRecord>(rank)) steps.push_back(record.step);
+  for (const link::StepRecord& record : RecordsOf<link::StepRecord>(rank))
+    steps.push_back(record.step);
   return steps;
 }
 
@@ -121,10 +122,8 @@ TEST(TrainerCoreTest, StaysBelowGoUntilToldAndShowsWhatItHolds) {
 }
 
 TEST(TrainerCoreTest, PrepareErrorsExitWithTheCodeOfWhoseFaultItIs) {
-  const std::vector<std::pair<Fault, int>> kCases = {{Fault::kConfiguration, 78},
-                                                     {Fault::kData, 80},
-                                                     {Fault::kDevice, 83},
-                                                     {Fault::kStorage, 84}};
+  const std::vector<std::pair<Fault, int>> kCases = {
+      {Fault::kConfiguration, 78}, {Fault::kData, 80}, {Fault::kDevice, 83}, {Fault::kStorage, 84}};
   for (const auto& [fault, code] : kCases) {
     FakeGang gang(1, Facts());
     gang.fail = [fault = fault](int, const Action&) {
@@ -143,9 +142,8 @@ TEST(TrainerCoreTest, PrepareErrorsExitWithTheCodeOfWhoseFaultItIs) {
 TEST(TrainerCoreTest, AStepIsCommittedByTheExchangeOfTheNextOne) {
   FakeGang gang(2, Facts());
   gang.Form(1);
-  ASSERT_TRUE(gang.RunUntil([&] {
-    return gang.rank(0).core->observed().step == 3 && InOperation(gang, 0, kStepIndex);
-  }));
+  ASSERT_TRUE(gang.RunUntil(
+      [&] { return gang.rank(0).core->observed().step == 3 && InOperation(gang, 0, kStepIndex); }));
   EXPECT_EQ(gang.rank(0).core->observed().committed_step, 2);
   EXPECT_EQ(StepsEmitted(gang.rank(0)), UpTo(2));
   ASSERT_TRUE(gang.RunUntil([&] { return InOperation(gang, 0, kApplyIndex); }));
@@ -252,7 +250,8 @@ TEST(TrainerCoreTest, AVoteCastInAStepActsAfterTheNextOneOnEveryRank) {
       return gang.rank(voter).core->observed().step == 4 && InOperation(gang, voter, kApplyIndex);
     }));
     // The record of step 6 is the first that is made after the order; so all stop after step 7.
-    gang.Order(voter, Stage::kGo, 1, [](auto& desired) { desired.intent = link::Intent::kPreempt; });
+    gang.Order(voter, Stage::kGo, 1,
+               [](auto& desired) { desired.intent = link::Intent::kPreempt; });
     gang.RunUntilQuiet();
     for (int rank : {0, 1}) {
       ASSERT_TRUE(gang.rank(rank).exit);
@@ -290,7 +289,8 @@ TEST(TrainerCoreTest, AGenerationForLeavingSavesNothingTwice) {
   for (int rank : {0, 1}) {
     ASSERT_TRUE(gang.rank(rank).exit);
     EXPECT_EQ(gang.rank(rank).exit->code, 75);
-    EXPECT_EQ(gang.rank(rank).core->observed().checkpoint, "job000000000/a0001.g0001.step_000000004");
+    EXPECT_EQ(gang.rank(rank).core->observed().checkpoint,
+              "job000000000/a0001.g0001.step_000000004");
   }
   EXPECT_THAT(gang.manifests, SizeIs(1));
 }
@@ -504,7 +504,8 @@ TEST(TrainerCoreTest, ANonFiniteLossOnOneRankIsSeenByAllAlike) {
     EXPECT_THAT(gang.rank(rank).exit->error, HasSubstr("step 6"));
     EXPECT_EQ(gang.rank(rank).state.digest, StateAfter(5).digest) << "no update with it";
   }
-  EXPECT_EQ(StepsEmitted(gang.rank(0)), UpTo(6)) << "the record of the step that failed is handed in";
+  EXPECT_EQ(StepsEmitted(gang.rank(0)), UpTo(6))
+      << "the record of the step that failed is handed in";
   EXPECT_TRUE(RecordsOf<link::StepRecord>(gang.rank(0)).back().skipped);
   EXPECT_THAT(ManifestSteps(gang), ElementsAre(4)) << "nothing is saved after it";
 }
@@ -567,7 +568,8 @@ TEST(TrainerCoreTest, ANewReporterIsHandedWhatADeadOneKept) {
   gang.Restart(0);
   gang.Form(2);
   gang.RunUntilQuiet();
-  EXPECT_EQ(StepsEmitted(gang.rank(1)), UpTo(8)) << "what is in the lineage, not what was rolled back";
+  EXPECT_EQ(StepsEmitted(gang.rank(1)), UpTo(8))
+      << "what is in the lineage, not what was rolled back";
 }
 
 TEST(TrainerCoreTest, SecondsByStateAddUpToWallTime) {
@@ -592,7 +594,8 @@ TEST(TrainerCoreTest, SecondsByStateAddUpToWallTime) {
 
 // ---- a kill at every turn ----
 
-// The coordinator's part: whenever somebody is dead or a generation is broken, restart and form the next one.
+// The coordinator's part: whenever somebody is dead or a generation is broken, restart and form the
+// next one.
 void RunWithRecovery(FakeGang& gang, int64_t kill_turn, int victim, int& kills) {
   int64_t generation = 1, turns = 0;
   gang.Form(generation);

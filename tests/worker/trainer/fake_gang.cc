@@ -14,9 +14,10 @@ namespace {
 constexpr char kJob[] = "job000000000";
 
 const char* NameOf(const Action& action) {
-  constexpr const char* kNames[] = {"Prepare", "List",  "Synchronise",    "Step",  "Closing",
-                                    "Snapshot", "Apply", "Evaluate",       "Leave", "EmergencySave",
-                                    "Abort",    "Drop",  "WriteManifest",  "AbandonSave", "Emit", "Exit"};
+  constexpr const char* kNames[] = {"Prepare",       "List",          "Synchronise", "Step",
+                                    "Closing",       "Snapshot",      "Apply",       "Evaluate",
+                                    "Leave",         "EmergencySave", "Abort",       "Drop",
+                                    "WriteManifest", "AbandonSave",   "Emit",        "Exit"};
   return kNames[action.index()];
 }
 
@@ -36,7 +37,8 @@ std::string IdOf(int64_t generation, int64_t step, bool emergency = false) {
 
 uint64_t NextDigest(uint64_t digest, int64_t step) { return CombineHash(digest, step) | 1; }
 
-FakeGang::FakeGang(int ranks, RunFacts facts) : facts_(std::move(facts)), ranks_(ranks), parts_(ranks) {
+FakeGang::FakeGang(int ranks, RunFacts facts)
+    : facts_(std::move(facts)), ranks_(ranks), parts_(ranks) {
   for (Rank& rank : ranks_) rank.core = std::make_unique<TrainerCore>();
 }
 
@@ -155,7 +157,8 @@ void FakeGang::EndTogether(const std::vector<int>& members) {
     if (auto* synchronise = std::get_if<SynchroniseOp>(&operations[i])) {
       const link::Source& source = *synchronise->desired.source;
       rank.state = FakeState{};
-      if (source.kind == link::Source::Kind::kCheckpoint) rank.state = manifests.at(source.checkpoint).state;
+      if (source.kind == link::Source::Kind::kCheckpoint)
+        rank.state = manifests.at(source.checkpoint).state;
       rank.connected = true;
       Feed(i, Synchronised{{}, rank.state.step, rank.state.digest, 1, source.checkpoint, false});
     } else if (auto* evaluate = std::get_if<EvaluateOp>(&operations[i])) {
@@ -182,7 +185,8 @@ bool FakeGang::Together(int i) {
   for (int j = 0; j < size(); ++j) {
     members.push_back(j);
     const Rank& peer = ranks_[j];
-    // A peer that left the generation has closed its connections; one that never joined is waited for.
+    // A peer that left the generation has closed its connections; one that never joined is waited
+    // for.
     const bool syncing = std::holds_alternative<SynchroniseOp>(*rank.operation);
     peer_lost |= !peer.alive() || (!syncing && !peer.connected) || peer.aborted;
     all_in &= peer.operation && peer.operation->index() == rank.operation->index();
@@ -198,10 +202,14 @@ bool FakeGang::Together(int i) {
   }
   const Action operation = *std::exchange(rank.operation, std::nullopt);
   rank.connected = false;
-  if (std::holds_alternative<SynchroniseOp>(operation)) Feed(i, Synchronised{outcome});
-  else if (std::holds_alternative<EvaluateOp>(operation)) Feed(i, Evaluated{outcome});
-  else if (std::holds_alternative<LeaveOp>(operation)) Feed(i, Left{outcome});
-  else Feed(i, Exchanged{outcome});
+  if (std::holds_alternative<SynchroniseOp>(operation))
+    Feed(i, Synchronised{outcome});
+  else if (std::holds_alternative<EvaluateOp>(operation))
+    Feed(i, Evaluated{outcome});
+  else if (std::holds_alternative<LeaveOp>(operation))
+    Feed(i, Left{outcome});
+  else
+    Feed(i, Exchanged{outcome});
   return true;
 }
 

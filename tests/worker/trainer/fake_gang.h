@@ -1,5 +1,6 @@
-// Trainer cores of one gang in one thread: a fake wire, a fake disk and a fake replica (its state is a step and a
-// digest that depends on every update before it). The test plays coordinator and decides what fails when.
+// Trainer cores of one gang in one thread: a fake wire, a fake disk and a fake replica (its state
+// is a step and a digest that depends on every update before it). The test plays coordinator and
+// decides what fails when.
 
 #ifndef TESTS_WORKER_TRAINER_FAKE_GANG_H_
 #define TESTS_WORKER_TRAINER_FAKE_GANG_H_
@@ -35,7 +36,7 @@ class FakeGang {
     bool aborted = false;             // … on which Abort was called
     FakeState state;
     std::vector<link::SpooledRecord> records;
-    std::vector<std::string> log;     // names of actions, in order
+    std::vector<std::string> log;  // names of actions, in order
     std::optional<ExitNote> exit;
 
     bool alive() const { return core != nullptr && !exit; }
@@ -55,8 +56,8 @@ class FakeGang {
   link::Source NewestSource() const;
 
   // ---- what happens ----
-  // Lets one thing end: an operation of one rank, a collective one of all ranks, a part, a manifest. False: all
-  // wait for something from outside.
+  // Lets one thing end: an operation of one rank, a collective one of all ranks, a part, a
+  // manifest. False: all wait for something from outside.
   bool Turn();
   void RunUntilQuiet();
   // Until the condition holds; false if everything stood still before.
@@ -88,7 +89,8 @@ class FakeGang {
     FakeState state;
   };
   std::map<std::string, Manifest> manifests;  // by checkpoint id
-  std::vector<std::pair<int, int64_t>> durable_parts;  // (rank, step) in the order in which they became durable
+  std::vector<std::pair<int, int64_t>>
+      durable_parts;  // (rank, step) in the order in which they became durable
   absl::Time now = absl::UnixEpoch();
 
  private:
@@ -107,9 +109,9 @@ class FakeGang {
 
   const RunFacts facts_;
   std::vector<Rank> ranks_;
-  std::vector<std::optional<Part>> parts_;                // being written, by rank
+  std::vector<std::optional<Part>> parts_;                     // being written, by rank
   std::optional<std::pair<int, WriteManifestNote>> manifest_;  // being written, by whom
-  std::map<int64_t, FakeState> snapshots_;                // by step
+  std::map<int64_t, FakeState> snapshots_;                     // by step
 };
 
 }  // namespace vitscale

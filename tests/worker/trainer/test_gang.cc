@@ -19,9 +19,13 @@ using link::Stage;
 std::string TinyJob(const std::map<std::string, std::string>& more) {
   std::map<std::string, std::string> job = {
       {"name", "tiny"},
-      {"model", "{custom: {patch: 7, width: 32, depth: 2, heads: 2, mlp_width: 64}, image_size: 28, channels: 1, "
-                "pool: map, classes: 10, loss: sigmoid, head_bias: -2.2}"},
-      {"data", "{train: {format: synthetic, synthetic_images: 1024}, preprocess: 'flip_lr|value_range(-1,1)'}"},
+      {"model",
+       "{custom: {patch: 7, width: 32, depth: 2, heads: 2, mlp_width: 64}, image_size: 28, "
+       "channels: 1, "
+       "pool: map, classes: 10, loss: sigmoid, head_bias: -2.2}"},
+      {"data",
+       "{train: {format: synthetic, synthetic_images: 1024}, preprocess: "
+       "'flip_lr|value_range(-1,1)'}"},
       {"optimizer", "{name: adafactor, lr: 1e-3}"},
       {"schedule", "{name: rsqrt, warmup: 40 steps, timescale: 1000 steps, total: 60 steps}"},
       {"batch", "{global: 64}"},
@@ -57,7 +61,8 @@ TestGang::TestGang(Options options) : options_(std::move(options)), results_(opt
     ShellOptions shell;
     shell.sink = sinks_.back().get();
     shell.bucket_bytes = options_.bucket_bytes;
-    if (rank == 0) shell.on_exchange = [this](int64_t step, uint64_t hash) { samples_[step] = hash; };
+    if (rank == 0)
+      shell.on_exchange = [this](int64_t step, uint64_t hash) { samples_[step] = hash; };
     shells_.push_back(std::make_unique<TrainerShell>(shell));
   }
 }
@@ -72,8 +77,9 @@ std::vector<TestGang::Result> TestGang::Run() {
     order.setup->threads = 1;
     order.setup->data_address = "127.0.0.1";
     order.setup->data_roots = {"/nonexistent"};
-    order.setup->checkpoint_roots = {options_.checkpoint_roots.empty() ? options_.checkpoint_root
-                                                                       : options_.checkpoint_roots[rank]};
+    order.setup->checkpoint_roots = {options_.checkpoint_roots.empty()
+                                         ? options_.checkpoint_root
+                                         : options_.checkpoint_roots[rank]};
     const auto faults = options_.faults.find(rank);
     if (faults != options_.faults.end()) order.setup->faults = faults->second;
     shells_[rank]->Post(OrderEvent{order});
@@ -100,7 +106,8 @@ std::vector<TestGang::Result> TestGang::Run() {
 void TestGang::OnReport(int rank, link::TrainerReport report) {
   absl::MutexLock lock(&mutex_);
   if (report.observed) results_[rank].observed = *std::move(report.observed);
-  for (link::SpooledRecord& record : report.records) results_[rank].records.push_back(std::move(record));
+  for (link::SpooledRecord& record : report.records)
+    results_[rank].records.push_back(std::move(record));
   Advance();
 }
 
@@ -133,7 +140,8 @@ void TestGang::Advance() {
   if (all_finished) return OrderAll(Stage::kExit);
   if (!broken || !all_know) return;
   std::vector<link::StateVersion> versions;
-  for (const Result& result : results_) versions.push_back(result.observed.version.value_or(link::StateVersion{}));
+  for (const Result& result : results_)
+    versions.push_back(result.observed.version.value_or(link::StateVersion{}));
   broken_versions_.push_back(versions);
   if (generation_ > options_.recoveries_max) return OrderAll(Stage::kExit);
   ++generation_;
@@ -188,8 +196,10 @@ std::map<std::string, std::string> ReadCheckpoint(const std::string& root, const
     if (!reader.ok()) continue;
     for (const TensorEntry& entry : reader->tensors()) {
       std::string bytes(entry.bytes, '\0');
-      EXPECT_TRUE(
-          reader->Read(entry, absl::MakeSpan(reinterpret_cast<std::byte*>(bytes.data()), bytes.size())).ok());
+      EXPECT_TRUE(reader
+                      ->Read(entry, absl::MakeSpan(reinterpret_cast<std::byte*>(bytes.data()),
+                                                   bytes.size()))
+                      .ok());
       tensors[entry.name] = std::move(bytes);
     }
   }

@@ -1,4 +1,5 @@
-// Whole trainers (core, shell, engine, Gloo, files) as threads of a test, and the coordinator's part in a few lines.
+// Whole trainers (core, shell, engine, Gloo, files) as threads of a test, and the coordinator's
+// part in a few lines.
 
 #ifndef TESTS_WORKER_TRAINER_TEST_GANG_H_
 #define TESTS_WORKER_TRAINER_TEST_GANG_H_
@@ -24,35 +25,37 @@ std::string TinyJob(const std::map<std::string, std::string>& more = {});
 class TestGang {
  public:
   struct Options {
-    std::string job;                       // text of the job file; workers are set to `ranks`
+    std::string job;  // text of the job file; workers are set to `ranks`
     int ranks = 1;
     std::string checkpoint_root;
     std::vector<std::string> checkpoint_roots;  // by rank; empty: the same for all
-    std::map<int, std::string> faults;     // by rank
+    std::map<int, std::string> faults;          // by rank
     int64_t bucket_bytes = 0;
     int64_t attempt = 1;
-    int recoveries_max = 0;                // new generations in place after a break
+    int recoveries_max = 0;  // new generations in place after a break
   };
 
   struct Result {
     int exit_code = -1;
     std::string error;
-    link::ObservedState observed;          // last report
+    link::ObservedState observed;  // last report
     std::vector<link::SpooledRecord> records;
   };
 
   explicit TestGang(Options options);
   ~TestGang();
 
-  // Until all have exited. A gang that finishes is told to leave; one that breaks forms the next generation, or is
-  // told to leave.
+  // Until all have exited. A gang that finishes is told to leave; one that breaks forms the next
+  // generation, or is told to leave.
   std::vector<Result> Run();
   // Any time: the intent of the job from now on.
   void SetIntent(link::Intent intent);
 
   int64_t generation() const;
   // Versions of all ranks when each generation broke.
-  const std::vector<std::vector<link::StateVersion>>& broken_versions() const { return broken_versions_; }
+  const std::vector<std::vector<link::StateVersion>>& broken_versions() const {
+    return broken_versions_;
+  }
   const std::map<int64_t, uint64_t>& samples() const { return samples_; }
 
  private:

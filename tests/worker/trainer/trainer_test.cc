@@ -40,7 +40,8 @@ TEST(TrainerTest, OneRankTrainsEvaluatesSavesAndLeaves) {
   const TemporaryDirectory folder;
   const auto results = RunGang(With(
       folder, 1,
-      {{"evals", "[{name: val, data: {format: synthetic, synthetic_images: 100}, every: 25 steps}]"},
+      {{"evals",
+        "[{name: val, data: {format: synthetic, synthetic_images: 100}, every: 25 steps}]"},
        {"schedule", "{name: rsqrt, warmup: 5 steps, timescale: 100 steps, total: 60 steps}"}}));
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   const auto steps = RecordsOf<link::StepRecord>(results[0]);
@@ -60,13 +61,16 @@ TEST(TrainerTest, OneRankTrainsEvaluatesSavesAndLeaves) {
   EXPECT_THAT(RecordsOf<link::CheckpointInfo>(results[0]), Not(IsEmpty()));
 }
 
-// Key biases have no true gradient (softmax is invariant to them): an adaptive optimizer turns their rounding noise
-// into steps of full size. They cannot change the loss, so losses are compared and parameters are not.
+// Key biases have no true gradient (softmax is invariant to them): an adaptive optimizer turns
+// their rounding noise into steps of full size. They cannot change the loss, so losses are compared
+// and parameters are not.
 TEST(TrainerTest, TwoRanksOfHalfTheBatchSeeTheSameSamplesAndLossesAsOneRank) {
-  const std::map<std::string, std::string> job = {{"batch", "{global: 256, micro: 128}"},
-                                                  {"schedule", "{name: rsqrt, warmup: 50 steps, total: 50 steps}"},
-                                                  {"evals", "[{name: val, data: {format: synthetic, "
-                                                            "synthetic_images: 77}}]"}};
+  const std::map<std::string, std::string> job = {
+      {"batch", "{global: 256, micro: 128}"},
+      {"schedule", "{name: rsqrt, warmup: 50 steps, total: 50 steps}"},
+      {"evals",
+       "[{name: val, data: {format: synthetic, "
+       "synthetic_images: 77}}]"}};
   const TemporaryDirectory one, two;
   TestGang single(With(one, 1, job)), pair(With(two, 2, job));
   const auto a = single.Run(), b = pair.Run();
@@ -74,7 +78,8 @@ TEST(TrainerTest, TwoRanksOfHalfTheBatchSeeTheSameSamplesAndLossesAsOneRank) {
   ASSERT_EQ(b[0].exit_code, 0) << b[0].error;
   EXPECT_THAT(single.samples(), SizeIs(50));
   EXPECT_EQ(single.samples(), pair.samples());
-  const auto steps_a = RecordsOf<link::StepRecord>(a[0]), steps_b = RecordsOf<link::StepRecord>(b[0]);
+  const auto steps_a = RecordsOf<link::StepRecord>(a[0]),
+             steps_b = RecordsOf<link::StepRecord>(b[0]);
   ASSERT_THAT(steps_a, SizeIs(50));
   ASSERT_THAT(steps_b, SizeIs(50));
   for (int i = 0; i < 50; ++i) {
@@ -107,12 +112,14 @@ TEST(TrainerTest, AStopSavesAndTheResumedRunEqualsTheUninterruptedOneBitForBit) 
   options.attempt = 2;
   const auto results = RunGang(options);
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
-  EXPECT_EQ(ReadCheckpoint(cut.path(), results[0].observed.checkpoint), ReadCheckpoint(whole.path(), kFinal60));
+  EXPECT_EQ(ReadCheckpoint(cut.path(), results[0].observed.checkpoint),
+            ReadCheckpoint(whole.path(), kFinal60));
 }
 
 TEST(TrainerTest, ACollectiveFailureAtAnyBucketChangesNothingAndTheSurvivorsRecoverInPlace) {
   const TemporaryDirectory whole;
-  TestGang::Options plain = With(whole, 2, {{"schedule", "{name: rsqrt, warmup: 5 steps, total: 16 steps}"}});
+  TestGang::Options plain =
+      With(whole, 2, {{"schedule", "{name: rsqrt, warmup: 5 steps, total: 16 steps}"}});
   plain.bucket_bytes = 16 << 10;
   ASSERT_EQ(RunGang(plain)[0].exit_code, 0);
   const auto want = ReadCheckpoint(whole.path(), "job000000000/a0001.g0001.step_000000016");
@@ -135,7 +142,8 @@ TEST(TrainerTest, ACollectiveFailureAtAnyBucketChangesNothingAndTheSurvivorsReco
       EXPECT_EQ(version.step, 12) << "neither rank applied the step, bucket " << bucket;
       EXPECT_EQ(version.established_generation, 1);
     }
-    EXPECT_EQ(ReadCheckpoint(folder.path(), "job000000000/a0001.g0002.step_000000016"), want) << "bucket " << bucket;
+    EXPECT_EQ(ReadCheckpoint(folder.path(), "job000000000/a0001.g0002.step_000000016"), want)
+        << "bucket " << bucket;
   }
   EXPECT_GE(buckets, 4);
 }
@@ -180,7 +188,8 @@ TEST(TrainerTest, ACheckpointFolderThatIsNotSharedIsAConfigurationErrorNamingThe
   const auto results = RunGang(options);
   for (const auto& result : results) {
     EXPECT_EQ(result.exit_code, 78);
-    EXPECT_THAT(result.error, HasSubstr("checkpoint.dir 'runs' is not shared between workers w0 and w1"));
+    EXPECT_THAT(result.error,
+                HasSubstr("checkpoint.dir 'runs' is not shared between workers w0 and w1"));
   }
 }
 
@@ -188,7 +197,8 @@ TEST(TrainerTest, ADamagedCheckpointIsSetAsideAndTheOneBeforeItTaken) {
   const TemporaryDirectory folder;
   TestGang::Options options = With(folder, 2);
   ASSERT_EQ(RunGang(options)[0].exit_code, 0);
-  const std::string part = absl::StrCat(folder.path(), "/runs/", kFinal60, "/part-00001-of-00002.safetensors");
+  const std::string part =
+      absl::StrCat(folder.path(), "/runs/", kFinal60, "/part-00001-of-00002.safetensors");
   FILE* file = fopen(part.c_str(), "r+b");
   ASSERT_NE(file, nullptr);
   fseek(file, -5, SEEK_END);
@@ -204,7 +214,8 @@ TEST(TrainerTest, ADamagedCheckpointIsSetAsideAndTheOneBeforeItTaken) {
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   EXPECT_EQ(RecordsOf<link::StepRecord>(results[0]).front().step, 51) << "went on from step 50";
   EXPECT_EQ(results[0].observed.checkpoint, "job000000000/a0002.g0002.step_000000060");
-  EXPECT_THAT(PosixFileSystem().Stat(absl::StrCat(folder.path(), "/runs/job000000000/bad.a0001.g0001.step_000000060")),
+  EXPECT_THAT(PosixFileSystem().Stat(
+                  absl::StrCat(folder.path(), "/runs/job000000000/bad.a0001.g0001.step_000000060")),
               IsOk());
 }
 
@@ -217,19 +228,24 @@ TEST(TrainerTest, AFailedPartIsReportedAndTrainingGoesOn) {
   const auto events = RecordsOf<link::Event>(results[1]);
   ASSERT_THAT(events, SizeIs(1));
   EXPECT_EQ(events[0].kind, "checkpoint_failed");
-  for (const auto& checkpoint : RecordsOf<link::CheckpointInfo>(results[0])) EXPECT_NE(checkpoint.step, 20);
+  for (const auto& checkpoint : RecordsOf<link::CheckpointInfo>(results[0]))
+    EXPECT_NE(checkpoint.step, 20);
   EXPECT_FALSE(
-      PosixFileSystem().Stat(absl::StrCat(folder.path(), "/runs/job000000000/a0001.g0001.step_000000020")).ok());
+      PosixFileSystem()
+          .Stat(absl::StrCat(folder.path(), "/runs/job000000000/a0001.g0001.step_000000020"))
+          .ok());
 }
 
 TEST(TrainerTest, AnotherWorldSizeResumesAndSaysThatItIsNotBitExact) {
   const TemporaryDirectory folder;
-  TestGang::Options options =
-      With(folder, 2, {{"schedule", "{name: rsqrt, warmup: 5 steps, total: 20 steps}"}, {"batch", "{global: 64, micro: 16}"}});
+  TestGang::Options options = With(folder, 2,
+                                   {{"schedule", "{name: rsqrt, warmup: 5 steps, total: 20 steps}"},
+                                    {"batch", "{global: 64, micro: 16}"}});
   ASSERT_EQ(RunGang(options)[0].exit_code, 0);
   options.ranks = 1;
   options.attempt = 2;
-  options.job = TinyJob({{"schedule", "{name: rsqrt, warmup: 5 steps, total: 30 steps}"}, {"batch", "{global: 64, micro: 16}"}});
+  options.job = TinyJob({{"schedule", "{name: rsqrt, warmup: 5 steps, total: 30 steps}"},
+                         {"batch", "{global: 64, micro: 16}"}});
   const auto results = RunGang(options);
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   EXPECT_EQ(RecordsOf<link::StepRecord>(results[0]).front().step, 21);
@@ -242,7 +258,8 @@ TEST(TrainerTest, AnotherWorldSizeResumesAndSaysThatItIsNotBitExact) {
 
 TEST(TrainerTest, PrecisionIsNotChangedSilently) {
   const TemporaryDirectory folder;
-  TestGang::Options options = With(folder, 1, {{"schedule", "{name: rsqrt, warmup: 5 steps, total: 5 steps}"}});
+  TestGang::Options options =
+      With(folder, 1, {{"schedule", "{name: rsqrt, warmup: 5 steps, total: 5 steps}"}});
   ASSERT_EQ(RunGang(options)[0].exit_code, 0);
   options.attempt = 2;
   options.job = TinyJob({{"precision", "bf16"}});
@@ -254,7 +271,8 @@ TEST(TrainerTest, PrecisionIsNotChangedSilently) {
 TEST(TrainerTest, MissingDataIsADataErrorAndAFaultThatIsNotUnderstoodAConfigurationError) {
   const TemporaryDirectory folder;
   auto results = RunGang(With(
-      folder, 1, {{"data", "{train: {format: idx, images: /nonexistent/i.gz, labels: /nonexistent/l.gz}}"}}));
+      folder, 1,
+      {{"data", "{train: {format: idx, images: /nonexistent/i.gz, labels: /nonexistent/l.gz}}"}}));
   EXPECT_EQ(results[0].exit_code, 80);
   EXPECT_THAT(results[0].error, HasSubstr("data.train"));
   TestGang::Options options = With(folder, 1);
@@ -290,8 +308,10 @@ TEST(FaultsTest, HappenOnceWhereEveryConditionHolds) {
   EXPECT_FALSE(faults.At("bucket", {3, 1, 0, 1}, "fail_collective")) << "once";
   EXPECT_FALSE(faults.At("step", {5, -1, 0, 1}, "nan"));
   EXPECT_TRUE(faults.At("step", {5, -1, 1, 1}, "nan"));
-  EXPECT_THAT(Faults().Parse("explode@step=1"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("explode")));
-  EXPECT_THAT(Faults().Parse("kill@stepp=1"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stepp=1")));
+  EXPECT_THAT(Faults().Parse("explode@step=1"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("explode")));
+  EXPECT_THAT(Faults().Parse("kill@stepp=1"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stepp=1")));
 }
 
 }  // namespace

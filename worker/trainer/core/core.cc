@@ -15,12 +15,17 @@ using link::TrainerExit;
 
 int ExitCodeOf(Fault fault) {
   switch (fault) {
-    case Fault::kConfiguration: return static_cast<int>(TrainerExit::kConfiguration);
-    case Fault::kData: return static_cast<int>(TrainerExit::kData);
-    case Fault::kStorage: return static_cast<int>(TrainerExit::kStorage);
-    case Fault::kCollective: return static_cast<int>(TrainerExit::kCollective);
+    case Fault::kConfiguration:
+      return static_cast<int>(TrainerExit::kConfiguration);
+    case Fault::kData:
+      return static_cast<int>(TrainerExit::kData);
+    case Fault::kStorage:
+      return static_cast<int>(TrainerExit::kStorage);
+    case Fault::kCollective:
+      return static_cast<int>(TrainerExit::kCollective);
     case Fault::kDevice:
-    case Fault::kNone: break;
+    case Fault::kNone:
+      break;
   }
   return static_cast<int>(TrainerExit::kDevice);
 }
@@ -51,13 +56,14 @@ void TrainerCore::On(const OrderEvent& event) {
   if (!event.order.desired) return;
   const link::DesiredState& desired = *event.order.desired;
   if (desired_) {
-    const bool same_work = desired.job_id == desired_->job_id && desired.attempt == desired_->attempt;
+    const bool same_work =
+        desired.job_id == desired_->job_id && desired.attempt == desired_->attempt;
     if (desired.attempt < desired_->attempt) return;
     if (same_work && desired.generation < desired_->generation) return;
     if (!same_work && !WantsExit(desired)) {
       return Exit(static_cast<int>(TrainerExit::kFenced),
-                  absl::StrCat("job ", desired_->job_id, " attempt ", desired_->attempt, " gave way to job ",
-                               desired.job_id, " attempt ", desired.attempt));
+                  absl::StrCat("job ", desired_->job_id, " attempt ", desired_->attempt,
+                               " gave way to job ", desired.job_id, " attempt ", desired.attempt));
     }
   }
   desired_ = desired;
@@ -66,11 +72,13 @@ void TrainerCore::On(const OrderEvent& event) {
   observed_.attempt = desired.attempt;
 }
 
-// Compares what is wanted with what is, and takes the next step towards it. Called after every event.
+// Compares what is wanted with what is, and takes the next step towards it. Called after every
+// event.
 void TrainerCore::Reconcile() {
   if (exiting_ || !desired_ || !GiveWay()) return;
   if (WantsExit(*desired_)) {
-    const TrainerExit code = observed_.finished ? TrainerExit::kDone : TrainerExit::kPreemptedUnsaved;
+    const TrainerExit code =
+        observed_.finished ? TrainerExit::kDone : TrainerExit::kPreemptedUnsaved;
     return Exit(static_cast<int>(code), "");
   }
   if (!prepare_asked_) {
@@ -86,12 +94,13 @@ void TrainerCore::Reconcile() {
   if (listed_generation_ != observed_.promised_generation) {
     return Do(ListOp{}, highest_step_ > 0 ? &link::Goodput::recovering : &link::Goodput::queued);
   }
-  if (desired_->stage == Stage::kGo && desired_->source && !broken_ && !observed_.finished) Synchronise();
+  if (desired_->stage == Stage::kGo && desired_->source && !broken_ && !observed_.finished)
+    Synchronise();
 }
 
 bool TrainerCore::GenerationIsOver() const {
-  return WantsExit(*desired_) || (desired_->stage >= Stage::kForm &&
-                                  desired_->generation > observed_.promised_generation);
+  return WantsExit(*desired_) ||
+         (desired_->stage >= Stage::kForm && desired_->generation > observed_.promised_generation);
 }
 
 // False: something must end first. A kill waits for nothing.
@@ -107,7 +116,8 @@ bool TrainerCore::GiveWay() {
   return false;
 }
 
-// From here on nothing of a lower generation can be applied: no operation is under way, and none will be started.
+// From here on nothing of a lower generation can be applied: no operation is under way, and none
+// will be started.
 void TrainerCore::Promise(int64_t generation) {
   if (mode_ != Mode::kOutside || observed_.promised_generation > 0) Note(DropCollectiveNote{});
   AbandonSave(/*discard=*/false);
@@ -146,10 +156,12 @@ void TrainerCore::On(const Listed& event) {
 
 void TrainerCore::Synchronise() {
   mode_ = Mode::kSyncing;
-  identity_ = GenerationIdentity{facts_->job_hash, desired_->attempt, desired_->generation,
-                                 facts_->plan_hash, desired_->rank,
-                                 std::max(1, static_cast<int>(desired_->members.size()))};
-  Do(SynchroniseOp{*desired_}, highest_step_ > 0 ? &link::Goodput::recovering : &link::Goodput::queued);
+  identity_ = GenerationIdentity{
+      facts_->job_hash,     desired_->attempt,
+      desired_->generation, facts_->plan_hash,
+      desired_->rank,       std::max(1, static_cast<int>(desired_->members.size()))};
+  Do(SynchroniseOp{*desired_},
+     highest_step_ > 0 ? &link::Goodput::recovering : &link::Goodput::queued);
 }
 
 void TrainerCore::On(const Synchronised& event) {
@@ -157,7 +169,8 @@ void TrainerCore::On(const Synchronised& event) {
   if (event.checkpoint_bad) bad_checkpoints_.insert(event.checkpoint);
   if (!event.status.ok()) observed_.version.reset();  // perhaps half loaded
   if (Failed(event)) return;
-  observed_.version = link::StateVersion{identity_.generation, event.step, event.digest, event.lineage};
+  observed_.version =
+      link::StateVersion{identity_.generation, event.step, event.digest, event.lineage};
   observed_.step = observed_.committed_step = event.step;
   observed_.stage = Stage::kGo;
   if (!event.checkpoint.empty()) observed_.checkpoint = event.checkpoint;
@@ -183,7 +196,8 @@ void TrainerCore::On(const Left&) {
   if (ending_ != Ending::kFinished || ending_code_ != 0) Exit(ending_code_, ending_error_);
 }
 
-// No generation to close in good order: what is newer than any checkpoint is saved under a name of its own.
+// No generation to close in good order: what is newer than any checkpoint is saved under a name of
+// its own.
 void TrainerCore::LeaveAsOrphan() {
   const int64_t saved = observed_.checkpoints.empty() ? 0 : observed_.checkpoints.front().step;
   if (observed_.version && observed_.version->step > saved) {

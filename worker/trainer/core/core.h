@@ -1,14 +1,19 @@
-// The trainer's decisions: promise, synchronise, step and gate, votes, checkpoint commit, leaving. Deterministic and
-// single-threaded; no clock, thread, file or socket. The shell feeds events and carries out actions.
+// The trainer's decisions: promise, synchronise, step and gate, votes, checkpoint commit, leaving.
+// Deterministic and single-threaded; no clock, thread, file or socket. The shell feeds events and
+// carries out actions.
 //
 // Rules that hold whatever happens (each has a test):
-//  1. At most one operation is under way. A generation is promised only when none is, so after the promise nothing
+//  1. At most one operation is under way. A generation is promised only when none is, so after the
+//  promise nothing
 //     of an older generation can still be applied.
-//  2. An ApplyOp is only ever given after the records of all ranks for that very generation and step agreed.
+//  2. An ApplyOp is only ever given after the records of all ranks for that very generation and
+//  step agreed.
 //  3. A vote that an exchange of step k shows acts after step k + 1, on every rank.
 //  4. Step k is committed, and its record emitted, when the exchange of step k + 1 is complete.
-//  5. A snapshot is of a committed state with an agreed digest. A manifest is written only after an exchange that
-//     showed every part durable. A generation that breaks abandons its save; the next one saves as soon as it can.
+//  5. A snapshot is of a committed state with an agreed digest. A manifest is written only after an
+//  exchange that
+//     showed every part durable. A generation that breaks abandons its save; the next one saves as
+//     soon as it can.
 //  6. A lower (attempt, generation) than seen is ignored.
 
 #ifndef WORKER_TRAINER_CORE_CORE_H_
@@ -51,11 +56,11 @@ class TrainerCore {
  private:
   // Where this rank stands in the generation it works in.
   enum class Mode {
-    kOutside,   // none: before the first promise, after a break, after leaving
-    kSyncing,   // SynchroniseOp under way
+    kOutside,  // none: before the first promise, after a break, after leaving
+    kSyncing,  // SynchroniseOp under way
     kTraining,
-    kClosing,   // exchanges without gradients until everything is durable
-    kLeaving,   // LeaveOp under way
+    kClosing,  // exchanges without gradients until everything is durable
+    kLeaving,  // LeaveOp under way
   };
   enum class Ending { kNone, kFinished, kStop, kNonFinite };
 
@@ -136,17 +141,19 @@ class TrainerCore {
   // The generation at hand.
   Mode mode_ = Mode::kOutside;
   GenerationIdentity identity_;
-  bool aborted_ = false;           // AbortNote given
-  bool broken_ = false;            // it failed here; wait for the next one
-  Agreement agreement_;            // of the step under way
-  bool votes_stop_ = false, votes_checkpoint_ = false;    // seen in the last exchange: act after the next step
-  bool acting_stop_ = false, acting_checkpoint_ = false;  // seen in the one before: act after the step under way
-  std::optional<uint64_t> digest_;         // of the present state, to go into the next record
+  bool aborted_ = false;  // AbortNote given
+  bool broken_ = false;   // it failed here; wait for the next one
+  Agreement agreement_;   // of the step under way
+  bool votes_stop_ = false,
+       votes_checkpoint_ = false;  // seen in the last exchange: act after the next step
+  bool acting_stop_ = false,
+       acting_checkpoint_ = false;  // seen in the one before: act after the step under way
+  std::optional<uint64_t> digest_;  // of the present state, to go into the next record
   std::optional<link::StepRecord> uncommitted_;
   std::vector<int> evals_due_;
   int skipped_in_row_ = 0;
   absl::Time step_began_;
-  Exchanged exchanged_;            // of the step under way, or of the last closing exchange
+  Exchanged exchanged_;  // of the step under way, or of the last closing exchange
   StepDeadline step_deadline_;
 
   SaveTracker save_;
@@ -156,19 +163,20 @@ class TrainerCore {
   std::string source_checkpoint_;  // the state came from it …
   int64_t source_step_ = -1;       // … at this step
   bool manifest_pending_ = false;  // lowest rank: WriteManifestNote given, no answer yet
-  int64_t manifest_step_ = -1;     // lowest rank: newest step whose manifest this generation made durable
+  int64_t manifest_step_ =
+      -1;  // lowest rank: newest step whose manifest this generation made durable
 
   // kClosing.
   Ending ending_ = Ending::kNone;
   std::string ending_error_;
-  int ending_code_ = 0;                 // after LeaveOp; kFinished waits for the order to go
+  int ending_code_ = 0;  // after LeaveOp; kFinished waits for the order to go
   bool need_final_save_ = false;
-  bool awaiting_manifest_ = false;      // every part is durable; the lowest rank writes the manifest
+  bool awaiting_manifest_ = false;  // every part is durable; the lowest rank writes the manifest
   bool final_evals_begun_ = false;
 
   GoodputMeter goodput_;
   GoodputMeter::Bucket activity_ = &link::Goodput::queued;
-  int64_t highest_step_ = 0;       // steps up to it were done before: doing them again is not productive
+  int64_t highest_step_ = 0;  // steps up to it were done before: doing them again is not productive
   int64_t collective_failures_ = 0;
   int64_t non_finite_steps_ = 0;
   std::optional<link::StepRecord> last_step_;

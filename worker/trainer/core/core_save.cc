@@ -1,4 +1,5 @@
-// Saving and leaving: snapshot, parts, manifest; exchanges without gradients until all is durable. See core.h.
+// Saving and leaving: snapshot, parts, manifest; exchanges without gradients until all is durable.
+// See core.h.
 
 #include <utility>
 
@@ -13,11 +14,13 @@ constexpr absl::Duration kClosingTimeout = absl::Minutes(10);  // the slowest pa
 
 }  // namespace
 
-// Of the state before the step under way: it is committed now, and its digest is the same on all ranks.
+// Of the state before the step under way: it is committed now, and its digest is the same on all
+// ranks.
 void TrainerCore::TakeSnapshot() {
   save_digest_ = *agreement_.digest;
   save_.StartWriting();
-  Do(SnapshotOp{identity_.generation, save_.step(), save_digest_}, &link::Goodput::checkpoint_stall);
+  Do(SnapshotOp{identity_.generation, save_.step(), save_digest_},
+     &link::Goodput::checkpoint_stall);
 }
 
 void TrainerCore::On(const SnapshotTaken& event) {
@@ -48,8 +51,9 @@ SaveTracker::Verdict TrainerCore::JudgeSave() {
   if (verdict == SaveTracker::Verdict::kFailed) AbandonSave(/*discard=*/reporter());
   if (verdict != SaveTracker::Verdict::kAllDurable) return verdict;
   if (reporter()) {
-    WriteManifestNote manifest{identity_.generation, save_.step(), {}, {}, save_digest_, false,
-                               desired_->pinned_checkpoints};
+    WriteManifestNote manifest{
+        identity_.generation,        save_.step(), {}, {}, save_digest_, false,
+        desired_->pinned_checkpoints};
     for (const ControlRecord& record : exchanged_.records) {
       manifest.part_bytes.push_back(record.part_bytes);
       manifest.part_crc32c.push_back(record.part_crc32c);
@@ -62,8 +66,8 @@ SaveTracker::Verdict TrainerCore::JudgeSave() {
   return verdict;
 }
 
-// In a broken generation nothing is removed: another rank may have seen every part durable, and be writing the
-// manifest. Retention removes such folders later.
+// In a broken generation nothing is removed: another rank may have seen every part durable, and be
+// writing the manifest. Retention removes such folders later.
 void TrainerCore::AbandonSave(bool discard) {
   if (save_.phase() == SaveTracker::Phase::kWriting) {
     Note(AbandonSaveNote{identity_.generation, save_.step(), discard});
@@ -92,7 +96,8 @@ void TrainerCore::On(const ManifestWritten& event) {
 }
 
 void TrainerCore::ReportSaveFailure(int64_t step, const absl::Status& status) {
-  EmitEvent("checkpoint_failed", "storage", absl::StrCat("checkpoint of step ", step, ": ", status.message()));
+  EmitEvent("checkpoint_failed", "storage",
+            absl::StrCat("checkpoint of step ", step, ": ", status.message()));
 }
 
 void TrainerCore::StartClosing(Ending ending, std::string error) {
@@ -108,17 +113,19 @@ void TrainerCore::StartClosing(Ending ending, std::string error) {
   ContinueClosing();
 }
 
-// Every rank goes through the same sequence, since each decision depends on shared facts only; waiting for the own
-// part or manifest delays it, and the others wait in the exchange.
+// Every rank goes through the same sequence, since each decision depends on shared facts only;
+// waiting for the own part or manifest delays it, and the others wait in the exchange.
 void TrainerCore::ContinueClosing() {
   if (GenerationIsOver()) return;
   const bool writing = save_.phase() == SaveTracker::Phase::kWriting;
   if (ending_ == Ending::kFinished && !final_evals_begun_ && (writing || !need_final_save_)) {
     final_evals_begun_ = true;  // while the parts are being written
-    for (size_t i = 0; i < facts_->eval_every.size(); ++i) evals_due_.push_back(static_cast<int>(i));
+    for (size_t i = 0; i < facts_->eval_every.size(); ++i)
+      evals_due_.push_back(static_cast<int>(i));
   }
   if (!evals_due_.empty()) {
-    return Do(EvaluateOp{evals_due_.front(), observed_.version->step, true}, &link::Goodput::evaluation);
+    return Do(EvaluateOp{evals_due_.front(), observed_.version->step, true},
+              &link::Goodput::evaluation);
   }
   activity_ = &link::Goodput::checkpoint_stall;
   if (manifest_pending_ || save_.own_part() == PartState::kWriting) return;
@@ -142,15 +149,18 @@ void TrainerCore::DescribeManifest(ControlRecord& record) const {
 }
 
 void TrainerCore::OnClosingAgreed() {
-  if (awaiting_manifest_) return FinishClosing(exchanged_.records[0].part() == PartState::kManifest);
+  if (awaiting_manifest_)
+    return FinishClosing(exchanged_.records[0].part() == PartState::kManifest);
   const bool own_save = need_final_save_ && save_.step() == observed_.version->step;
   const SaveTracker::Verdict verdict = JudgeSave();
   if (own_save && verdict == SaveTracker::Verdict::kFailed) return FinishClosing(false);
   awaiting_manifest_ = own_save && verdict == SaveTracker::Verdict::kAllDurable;
   if (save_.phase() == SaveTracker::Phase::kDue && agreement_.digest) return TakeSnapshot();
-  const bool older_done = save_.phase() == SaveTracker::Phase::kIdle && verdict == SaveTracker::Verdict::kNone;
+  const bool older_done =
+      save_.phase() == SaveTracker::Phase::kIdle && verdict == SaveTracker::Verdict::kNone;
   if (!need_final_save_ && older_done) return FinishClosing(false);
-  ContinueClosing();  // where the lowest rank waits for its manifest before it comes to the next exchange
+  ContinueClosing();  // where the lowest rank waits for its manifest before it comes to the next
+                      // exchange
 }
 
 // Every rank knows how it ended; nothing is left to be waited for.

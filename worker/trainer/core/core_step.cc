@@ -17,7 +17,8 @@ constexpr int64_t kDigestEvery = 100;  // steps
 void TrainerCore::ContinueTraining() {
   if (GenerationIsOver()) return;
   if (!evals_due_.empty()) {
-    return Do(EvaluateOp{evals_due_.front(), observed_.version->step, false}, &link::Goodput::evaluation);
+    return Do(EvaluateOp{evals_due_.front(), observed_.version->step, false},
+              &link::Goodput::evaluation);
   }
   StartStep();
 }
@@ -48,7 +49,8 @@ void TrainerCore::On(const Exchanged& event) {
                                 closing ? 0 : facts_->batch_global, exchanged_.records);
   if (!agreement.ok()) {
     Outcome outcome{agreement.status(), Fault::kCollective, DigestMinority(exchanged_.records)};
-    if (absl::IsDataLoss(agreement.status())) observed_.version.reset();  // nobody's state is to be trusted
+    if (absl::IsDataLoss(agreement.status()))
+      observed_.version.reset();  // nobody's state is to be trusted
     return BreakGeneration(outcome);
   }
   agreement_ = *std::move(agreement);
@@ -102,10 +104,10 @@ void TrainerCore::On(const Applied& event) {
   skipped_in_row_ = event.skipped ? skipped_in_row_ + 1 : 0;
   if (event.skipped) ++non_finite_steps_;
   if (event.skipped && (!facts_->skip_non_finite || skipped_in_row_ > facts_->skips_max)) {
-    return StartClosing(Ending::kNonFinite,
-                        absl::StrCat("step ", step, ": loss ", uncommitted_->loss, ", gradient norm ",
-                                     event.gradient_norm, ": not finite, ", skipped_in_row_,
-                                     " in a row"));
+    return StartClosing(
+        Ending::kNonFinite,
+        absl::StrCat("step ", step, ": loss ", uncommitted_->loss, ", gradient norm ",
+                     event.gradient_norm, ": not finite, ", skipped_in_row_, " in a row"));
   }
   AfterStep();
 }

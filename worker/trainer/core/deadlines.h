@@ -1,5 +1,5 @@
-// How long a step may take: max(30 s, 10 x p99 of the last 200 steps); 10 min for the first 5 of a process, which
-// warm caches and choose variants.
+// How long a step may take: max(30 s, 10 x p99 of the last 200 steps); 10 min for the first 5 of a
+// process, which warm caches and choose variants.
 
 #ifndef WORKER_TRAINER_CORE_DEADLINES_H_
 #define WORKER_TRAINER_CORE_DEADLINES_H_

@@ -1,7 +1,8 @@
 // What goes into the trainer's core and what comes out of it: plain structs.
 //
-// An *operation* is work for the trainer's one step thread; at most one is under way, and each ends with one event
-// that carries its outcome. *Notes* are done at once or elsewhere (checkpoint writer, link) and never block.
+// An *operation* is work for the trainer's one step thread; at most one is under way, and each ends
+// with one event that carries its outcome. *Notes* are done at once or elsewhere (checkpoint
+// writer, link) and never block.
 
 #ifndef WORKER_TRAINER_CORE_EVENTS_H_
 #define WORKER_TRAINER_CORE_EVENTS_H_
@@ -38,88 +39,104 @@ struct RunFacts {
 // Whose fault a failed operation is; decides between a broken generation and an exit.
 enum class Fault { kNone, kCollective, kConfiguration, kData, kDevice, kStorage };
 
-// ---- operations ------------------------------------------------------------------------------------------------
+// ---- operations
+// ------------------------------------------------------------------------------------------------
 
-struct PrepareOp { link::DesiredState desired; };  // plan, data, buffers, programs
-struct ListOp {};                      // checkpoints that this rank can read
-struct SynchroniseOp {                 // meet the others, take over the state of `source`, compare digests
+struct PrepareOp {
+  link::DesiredState desired;
+};                      // plan, data, buffers, programs
+struct ListOp {};       // checkpoints that this rank can read
+struct SynchroniseOp {  // meet the others, take over the state of `source`, compare digests
   link::DesiredState desired;
 };
-struct StepOp {                        // part 1 of a step and its exchange
-  ControlRecord record;                // to be completed with the sums of this rank
-  absl::Duration timeout;              // of the exchange
+struct StepOp {            // part 1 of a step and its exchange
+  ControlRecord record;    // to be completed with the sums of this rank
+  absl::Duration timeout;  // of the exchange
 };
-struct ClosingOp {                     // an exchange without gradients
+struct ClosingOp {  // an exchange without gradients
   ControlRecord record;
   absl::Duration timeout;
 };
-struct SnapshotOp {                    // copy this rank's share aside and start writing it
+struct SnapshotOp {  // copy this rank's share aside and start writing it
   int64_t generation = 0;
   int64_t step = 0;
   uint64_t digest = 0;
 };
-struct ApplyOp {                       // part 2 of a step
-  int64_t step = 0;                    // steps done after it
-  bool apply = true;                   // false: everything stays as it is, the step counts as skipped
+struct ApplyOp {      // part 2 of a step
+  int64_t step = 0;   // steps done after it
+  bool apply = true;  // false: everything stays as it is, the step counts as skipped
   bool want_digest = false;
 };
 struct EvaluateOp {
-  int index = 0;                       // in the job's list
+  int index = 0;  // in the job's list
   int64_t step = 0;
   bool final = false;
 };
-struct LeaveOp {};                     // barrier, then give up the communicator in good order
-struct EmergencySaveOp { int64_t step = 0; };  // whole state, under a name of its own
+struct LeaveOp {};  // barrier, then give up the communicator in good order
+struct EmergencySaveOp {
+  int64_t step = 0;
+};  // whole state, under a name of its own
 
-// ---- notes -----------------------------------------------------------------------------------------------------
+// ---- notes
+// -----------------------------------------------------------------------------------------------------
 
-struct AbortNote {};                   // wake every wait of the communicator; the operation under way fails soon
-struct DropCollectiveNote {};          // the communicator is of a dead generation: destroy it
-struct WriteManifestNote {             // lowest rank: commit the save, then retention
+struct AbortNote {};  // wake every wait of the communicator; the operation under way fails soon
+struct DropCollectiveNote {};  // the communicator is of a dead generation: destroy it
+struct WriteManifestNote {     // lowest rank: commit the save, then retention
   int64_t generation = 0;
   int64_t step = 0;
-  std::vector<int64_t> part_bytes;     // by rank
+  std::vector<int64_t> part_bytes;  // by rank
   std::vector<uint32_t> part_crc32c;
   uint64_t digest = 0;
   bool final = false;
-  std::vector<std::string> pinned;     // checkpoints that retention leaves
+  std::vector<std::string> pinned;  // checkpoints that retention leaves
 };
 struct AbandonSaveNote {
   int64_t generation = 0;
   int64_t step = 0;
-  bool discard = false;                // remove the folder: an exchange showed that it can never be completed
+  bool discard = false;  // remove the folder: an exchange showed that it can never be completed
 };
-struct EmitNote { link::SpooledRecord record; };
+struct EmitNote {
+  link::SpooledRecord record;
+};
 struct ExitNote {
   int code = 0;
   std::string error;
 };
 
-using Action = std::variant<PrepareOp, ListOp, SynchroniseOp, StepOp, ClosingOp, SnapshotOp,
-                            ApplyOp, EvaluateOp, LeaveOp, EmergencySaveOp, AbortNote, DropCollectiveNote,
-                            WriteManifestNote, AbandonSaveNote, EmitNote, ExitNote>;
+using Action =
+    std::variant<PrepareOp, ListOp, SynchroniseOp, StepOp, ClosingOp, SnapshotOp, ApplyOp,
+                 EvaluateOp, LeaveOp, EmergencySaveOp, AbortNote, DropCollectiveNote,
+                 WriteManifestNote, AbandonSaveNote, EmitNote, ExitNote>;
 
-// ---- events ----------------------------------------------------------------------------------------------------
+// ---- events
+// ----------------------------------------------------------------------------------------------------
 
-struct OrderEvent { link::TrainerOrder order; };
+struct OrderEvent {
+  link::TrainerOrder order;
+};
 
 // How every operation ends.
 struct Outcome {
   absl::Status status;
-  Fault fault = Fault::kNone;          // set when status is not OK
-  std::vector<int> suspects;           // kCollective
+  Fault fault = Fault::kNone;  // set when status is not OK
+  std::vector<int> suspects;   // kCollective
 };
-struct Prepared : Outcome { RunFacts facts; };
-struct Listed : Outcome { std::vector<link::CheckpointInfo> checkpoints; };  // newest first
+struct Prepared : Outcome {
+  RunFacts facts;
+};
+struct Listed : Outcome {
+  std::vector<link::CheckpointInfo> checkpoints;
+};  // newest first
 struct Synchronised : Outcome {
   int64_t step = 0;
   uint64_t digest = 0;
   int64_t lineage = 0;
-  std::string checkpoint;              // the state came from it; empty: initialisation
-  bool checkpoint_bad = false;         // its bytes are damaged: never list it again
-  std::string notice;                  // "resumes, not bit-exact: …"; empty: nothing to say
+  std::string checkpoint;       // the state came from it; empty: initialisation
+  bool checkpoint_bad = false;  // its bytes are damaged: never list it again
+  std::string notice;           // "resumes, not bit-exact: …"; empty: nothing to say
 };
-struct Exchanged : Outcome {           // of StepOp and ClosingOp
+struct Exchanged : Outcome {  // of StepOp and ClosingOp
   std::vector<ControlRecord> records;
   double input_wait_seconds = 0;
   std::map<std::string, double> phase_seconds;
@@ -127,13 +144,17 @@ struct Exchanged : Outcome {           // of StepOp and ClosingOp
 struct SnapshotTaken : Outcome {};
 struct Applied : Outcome {
   double gradient_norm = 0, parameter_norm = 0, update_norm = 0, learning_rate = 0;
-  bool skipped = false;                // the norm was not finite, or ApplyOp::apply was false
-  uint64_t digest = 0;                 // if wanted
+  bool skipped = false;  // the norm was not finite, or ApplyOp::apply was false
+  uint64_t digest = 0;   // if wanted
   std::map<std::string, double> phase_seconds;
 };
-struct Evaluated : Outcome { link::EvalRecord record; };
+struct Evaluated : Outcome {
+  link::EvalRecord record;
+};
 struct Left : Outcome {};
-struct EmergencySaved : Outcome { link::CheckpointInfo checkpoint; };
+struct EmergencySaved : Outcome {
+  link::CheckpointInfo checkpoint;
+};
 
 // From the checkpoint writer, at any time after a SnapshotOp or a WriteManifestNote.
 struct PartWritten {
@@ -152,8 +173,9 @@ struct ManifestWritten {
 };
 struct Tick {};
 
-using CoreEvent = std::variant<OrderEvent, Prepared, Listed, Synchronised, Exchanged, SnapshotTaken,
-                               Applied, Evaluated, Left, EmergencySaved, PartWritten, ManifestWritten, Tick>;
+using CoreEvent =
+    std::variant<OrderEvent, Prepared, Listed, Synchronised, Exchanged, SnapshotTaken, Applied,
+                 Evaluated, Left, EmergencySaved, PartWritten, ManifestWritten, Tick>;
 
 }  // namespace vitscale
 

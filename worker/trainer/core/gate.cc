@@ -36,14 +36,14 @@ absl::Status CheckRecord(const ControlRecord& want, const ControlRecord& record,
                                                       absl::Hex(want.plan_hash)));
   }
   if (record.has(RecordFlag::kClosing) != want.has(RecordFlag::kClosing)) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "control record: rank ", rank, want.has(RecordFlag::kClosing) ? " trains" : " closes",
-        " at step ", want.step, ", this rank ", want.has(RecordFlag::kClosing) ? "closes" : "trains"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("control record: rank ", rank,
+                     want.has(RecordFlag::kClosing) ? " trains" : " closes", " at step ", want.step,
+                     ", this rank ", want.has(RecordFlag::kClosing) ? "closes" : "trains"));
   }
   if (record.has(RecordFlag::kHasDigest) != want.has(RecordFlag::kHasDigest)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("control record: rank ", rank, " and this rank differ about a digest at step ",
-                     want.step));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "control record: rank ", rank, " and this rank differ about a digest at step ", want.step));
   }
   return absl::OkStatus();
 }
@@ -62,7 +62,8 @@ std::vector<double> Skew(absl::Span<const ControlRecord> records) {
   int64_t first = records[0].arrival_micros;
   for (const ControlRecord& record : records) first = std::min(first, record.arrival_micros);
   std::vector<double> skew;
-  for (const ControlRecord& record : records) skew.push_back((record.arrival_micros - first) * 1e-6);
+  for (const ControlRecord& record : records)
+    skew.push_back((record.arrival_micros - first) * 1e-6);
   return skew;
 }
 
@@ -87,9 +88,8 @@ std::vector<int> DigestMinority(absl::Span<const ControlRecord> records) {
     ++votes[record.digest];
   }
   if (votes.size() <= 1) return {};
-  const auto most = std::max_element(votes.begin(), votes.end(), [](const auto& a, const auto& b) {
-    return a.second < b.second;
-  });
+  const auto most = std::max_element(
+      votes.begin(), votes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   const bool majority = 2 * most->second > static_cast<int>(records.size());
   std::vector<int> minority;
   for (size_t rank = 0; rank < records.size(); ++rank) {
@@ -98,11 +98,12 @@ std::vector<int> DigestMinority(absl::Span<const ControlRecord> records) {
   return minority;
 }
 
-absl::StatusOr<Agreement> CheckRecords(const GenerationIdentity& identity, int64_t step, bool closing,
-                                       int64_t images, absl::Span<const ControlRecord> records) {
+absl::StatusOr<Agreement> CheckRecords(const GenerationIdentity& identity, int64_t step,
+                                       bool closing, int64_t images,
+                                       absl::Span<const ControlRecord> records) {
   if (static_cast<int>(records.size()) != identity.world_size) {
-    return absl::FailedPreconditionError(absl::StrCat("control records: ", records.size(), " came, want ",
-                                                      identity.world_size));
+    return absl::FailedPreconditionError(
+        absl::StrCat("control records: ", records.size(), " came, want ", identity.world_size));
   }
   ControlRecord want = MakeRecord(identity, step);
   want.set(RecordFlag::kClosing, closing);

@@ -1,7 +1,8 @@
-// The gate between the exchange of a step and its update: what the records of all ranks say together.
+// The gate between the exchange of a step and its update: what the records of all ranks say
+// together.
 //
-// No parameter, moment, counter or statistic of the run changes unless CheckRecords returns OK for the generation and
-// step at hand. Pure functions.
+// No parameter, moment, counter or statistic of the run changes unless CheckRecords returns OK for
+// the generation and step at hand. Pure functions.
 
 #ifndef WORKER_TRAINER_CORE_GATE_H_
 #define WORKER_TRAINER_CORE_GATE_H_
@@ -43,17 +44,19 @@ struct Agreement {
 };
 
 // `images`: what the images of all ranks must add up to; 0 in a closing exchange.
-// Errors: FAILED_PRECONDITION "rank 1 is at step 12, want 13": a record is missing, of another layout, job, attempt,
-// generation, step, plan or rank. DATA_LOSS "digest of step 12 differs on rank 2 …": the replicas are no longer the same.
-absl::StatusOr<Agreement> CheckRecords(const GenerationIdentity& identity, int64_t step, bool closing,
-                                       int64_t images, absl::Span<const ControlRecord> records);
+// Errors: FAILED_PRECONDITION "rank 1 is at step 12, want 13": a record is missing, of another
+// layout, job, attempt, generation, step, plan or rank. DATA_LOSS "digest of step 12 differs on
+// rank 2 …": the replicas are no longer the same.
+absl::StatusOr<Agreement> CheckRecords(const GenerationIdentity& identity, int64_t step,
+                                       bool closing, int64_t images,
+                                       absl::Span<const ControlRecord> records);
 
-// Ranks whose digest is not that of a strict majority; all of them where there is none. Empty: all agree, or no
-// digest was exchanged.
+// Ranks whose digest is not that of a strict majority; all of them where there is none. Empty: all
+// agree, or no digest was exchanged.
 std::vector<int> DigestMinority(absl::Span<const ControlRecord> records);
 
-// After a synchronisation: every rank must hold the same state. A version is compared whole: equal step is not equal
-// state. DATA_LOSS names the rank that differs from rank 0.
+// After a synchronisation: every rank must hold the same state. A version is compared whole: equal
+// step is not equal state. DATA_LOSS names the rank that differs from rank 0.
 absl::Status CheckVersions(absl::Span<const link::StateVersion> versions);
 
 }  // namespace vitscale

@@ -1,4 +1,5 @@
-// Where the time of a trainer went. Every moment belongs to exactly one state, so the seconds add up to wall time.
+// Where the time of a trainer went. Every moment belongs to exactly one state, so the seconds add
+// up to wall time.
 
 #ifndef WORKER_TRAINER_CORE_GOODPUT_H_
 #define WORKER_TRAINER_CORE_GOODPUT_H_

@@ -1,5 +1,5 @@
-// The last step records of this rank. Every rank keeps them, so that whoever reports next can hand in what a dead
-// reporter had not.
+// The last step records of this rank. Every rank keeps them, so that whoever reports next can hand
+// in what a dead reporter had not.
 
 #ifndef WORKER_TRAINER_CORE_HISTORY_H_
 #define WORKER_TRAINER_CORE_HISTORY_H_
@@ -27,7 +27,8 @@ class StepHistory {
   void RollBackTo(int64_t step) {
     while (!records_.empty() && records_.back().record.step > step) records_.pop_back();
   }
-  // Records that this rank did not hand in itself, oldest first; from now on they count as handed in.
+  // Records that this rank did not hand in itself, oldest first; from now on they count as handed
+  // in.
   std::vector<link::StepRecord> TakeMissing() {
     std::vector<link::StepRecord> missing;
     for (Entry& entry : records_) {

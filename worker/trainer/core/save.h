@@ -1,9 +1,11 @@
 // One checkpoint save, as all ranks of a generation know it, and this rank's share of it.
 //
-//   idle -> due (after the step) -> writing (digest agreed, snapshot taken) -> idle, once an exchange shows every part
-//   durable or some part failed. The lowest rank then writes the manifest; in a closing the others wait for that too.
+//   idle -> due (after the step) -> writing (digest agreed, snapshot taken) -> idle, once an
+//   exchange shows every part durable or some part failed. The lowest rank then writes the
+//   manifest; in a closing the others wait for that too.
 //
-// What is shared (`phase`, `step`) changes only by exchanged records, so all ranks change it in the same step.
+// What is shared (`phase`, `step`) changes only by exchanged records, so all ranks change it in the
+// same step.
 
 #ifndef WORKER_TRAINER_CORE_SAVE_H_
 #define WORKER_TRAINER_CORE_SAVE_H_

@@ -9,7 +9,10 @@
 namespace vitscale {
 
 CheckpointWriter::CheckpointWriter(CheckpointStore store, Clock& clock, Faults& faults, Sink sink)
-    : store_(std::move(store)), clock_(clock), faults_(faults), sink_(std::move(sink)),
+    : store_(std::move(store)),
+      clock_(clock),
+      faults_(faults),
+      sink_(std::move(sink)),
       thread_([this] { Run(); }) {}
 
 CheckpointWriter::~CheckpointWriter() {
@@ -102,7 +105,8 @@ void CheckpointWriter::Do(Manifest& job) {
   manifest.time = clock_.Now();
   const Faults::Place place{manifest.name.step, -1, 0, manifest.name.generation};
   faults_.At("before_manifest", place);
-  ManifestWritten written{manifest.name.generation, manifest.name.step, store_.WriteManifest(manifest), {}, {}};
+  ManifestWritten written{
+      manifest.name.generation, manifest.name.step, store_.WriteManifest(manifest), {}, {}};
   faults_.At("after_manifest", place);
   if (written.status.ok()) {
     written.checkpoint = InfoOf(manifest, store_.PathOf(manifest.name));

@@ -1,5 +1,5 @@
-// Writes checkpoints beside training: a thread that takes parts, manifests and clean-ups in the order in which they were
-// asked for. Outcomes go to a callback, on the writer's thread.
+// Writes checkpoints beside training: a thread that takes parts, manifests and clean-ups in the
+// order in which they were asked for. Outcomes go to a callback, on the writer's thread.
 
 #ifndef WORKER_TRAINER_ENGINE_CHECKPOINT_WRITER_H_
 #define WORKER_TRAINER_ENGINE_CHECKPOINT_WRITER_H_

@@ -18,16 +18,26 @@ CoreEvent Engine::Run(const Action& operation) {
   return std::visit(
       [this](const auto& op) -> CoreEvent {
         using Op = std::decay_t<decltype(op)>;
-        if constexpr (std::is_same_v<Op, PrepareOp>) return DoPrepare(op);
-        else if constexpr (std::is_same_v<Op, ListOp>) return DoList();
-        else if constexpr (std::is_same_v<Op, SynchroniseOp>) return DoSynchronise(op);
-        else if constexpr (std::is_same_v<Op, StepOp>) return DoStep(op);
-        else if constexpr (std::is_same_v<Op, ClosingOp>) return DoClosing(op);
-        else if constexpr (std::is_same_v<Op, SnapshotOp>) return DoSnapshot(op);
-        else if constexpr (std::is_same_v<Op, ApplyOp>) return DoApply(op);
-        else if constexpr (std::is_same_v<Op, EvaluateOp>) return DoEvaluate(op);
-        else if constexpr (std::is_same_v<Op, LeaveOp>) return DoLeave();
-        else if constexpr (std::is_same_v<Op, EmergencySaveOp>) return DoEmergencySave(op);
+        if constexpr (std::is_same_v<Op, PrepareOp>)
+          return DoPrepare(op);
+        else if constexpr (std::is_same_v<Op, ListOp>)
+          return DoList();
+        else if constexpr (std::is_same_v<Op, SynchroniseOp>)
+          return DoSynchronise(op);
+        else if constexpr (std::is_same_v<Op, StepOp>)
+          return DoStep(op);
+        else if constexpr (std::is_same_v<Op, ClosingOp>)
+          return DoClosing(op);
+        else if constexpr (std::is_same_v<Op, SnapshotOp>)
+          return DoSnapshot(op);
+        else if constexpr (std::is_same_v<Op, ApplyOp>)
+          return DoApply(op);
+        else if constexpr (std::is_same_v<Op, EvaluateOp>)
+          return DoEvaluate(op);
+        else if constexpr (std::is_same_v<Op, LeaveOp>)
+          return DoLeave();
+        else if constexpr (std::is_same_v<Op, EmergencySaveOp>)
+          return DoEmergencySave(op);
         VITSCALE_CHECK(false) << "a note is not an operation";
         return Tick{};
       },

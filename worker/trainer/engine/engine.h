@@ -1,8 +1,9 @@
 // Carries out what the trainer's core decides: one operation at a time, on one thread.
 //
-// Run blocks until the operation has ended and returns the event that says how. Abort may come from another thread at
-// any time and makes a waiting operation fail. Everything a rank owns is here: data, replica, communicator, checkpoint
-// folder and its writer. No decision is: what an error means is the core's business, whose fault it is stands in Outcome.
+// Run blocks until the operation has ended and returns the event that says how. Abort may come from
+// another thread at any time and makes a waiting operation fail. Everything a rank owns is here:
+// data, replica, communicator, checkpoint folder and its writer. No decision is: what an error
+// means is the core's business, whose fault it is stands in Outcome.
 
 #ifndef WORKER_TRAINER_ENGINE_ENGINE_H_
 #define WORKER_TRAINER_ENGINE_ENGINE_H_
@@ -42,7 +43,8 @@ struct EngineOptions {
   FileSystem* fs = &PosixFileSystem();
   // Outcomes of the checkpoint writer, on its thread.
   std::function<void(CoreEvent)> post;
-  // After every exchange of a step: a hash of the samples of all ranks, the same for any number of them.
+  // After every exchange of a step: a hash of the samples of all ranks, the same for any number of
+  // them.
   std::function<void(int64_t step, uint64_t samples_hash)> on_exchange;
 };
 
@@ -119,7 +121,9 @@ class Engine {
   CheckpointManifest ManifestFor(const CheckpointName& name, uint64_t digest) const;
 
   Outcome CollectiveOutcome(const absl::Status& status) const;
-  double Seconds(absl::Time from) const { return absl::ToDoubleSeconds(options_.clock->Monotonic() - from); }
+  double Seconds(absl::Time from) const {
+    return absl::ToDoubleSeconds(options_.clock->Monotonic() - from);
+  }
   Faults::Place PlaceOf(int64_t step, int64_t bucket = -1) const {
     return {step, bucket, generation_.rank, generation_.generation};
   }
@@ -138,13 +142,14 @@ class Engine {
   std::optional<SampleOrder> order_;
   std::unique_ptr<Replica> replica_;
   Precision precision_ = Precision::kF32;
-  uint64_t run_hash_ = 0;  // of all that must be equal on all ranks: plan, spec, data, numeric class
+  uint64_t run_hash_ =
+      0;  // of all that must be equal on all ranks: plan, spec, data, numeric class
   std::optional<CheckpointStore> store_;
   std::unique_ptr<CheckpointWriter> writer_;
 
   // Of the generation.
   link::DesiredState generation_;
-  std::string parent_;                   // of the lineage
+  std::string parent_;  // of the lineage
   std::vector<BatchRange> ranges_;
   absl::Time exchange_left_;
   Batch batch_;

@@ -84,7 +84,8 @@ absl::Status Engine::OpenData() {
     evals_.push_back(std::move(set));
   }
   VITSCALE_ASSIGN_OR_RETURN(lengths_, ResolveLengths(job_, train_->size()));
-  VITSCALE_ASSIGN_OR_RETURN(order_, SampleOrder::Create(job_.seed, train_->size(), job_.batch_global));
+  VITSCALE_ASSIGN_OR_RETURN(order_,
+                            SampleOrder::Create(job_.seed, train_->size(), job_.batch_global));
   return absl::OkStatus();
 }
 
@@ -93,7 +94,8 @@ absl::Status Engine::OpenCheckpoints(const link::DesiredState& desired) {
                             ResolveBelow(*options_.fs, options_.setup.checkpoint_roots,
                                          job_.checkpoint.dir, MustExist::kNo));
   VITSCALE_ASSIGN_OR_RETURN(store_, CheckpointStore::Open(*options_.fs, directory, desired.job_id));
-  auto writer = std::make_unique<CheckpointWriter>(*store_, *options_.clock, faults_, options_.post);
+  auto writer =
+      std::make_unique<CheckpointWriter>(*store_, *options_.clock, faults_, options_.post);
   absl::MutexLock lock(&mutex_);
   writer_ = std::move(writer);
   return absl::OkStatus();
@@ -123,8 +125,8 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   BackendOptions backend;
   backend.device = "cpu";
   backend.threads = options_.setup.threads;
-  backend.instruction_set = desired.instruction_set.empty() ? options_.setup.instruction_set
-                                                            : desired.instruction_set;
+  backend.instruction_set =
+      desired.instruction_set.empty() ? options_.setup.instruction_set : desired.instruction_set;
   auto precision = ResolvePrecision(desired, backend);
   if (!precision.ok()) return Fails(precision.status(), Fault::kConfiguration);
   precision_ = *precision;
@@ -144,31 +146,36 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   }
   auto plan = MakePlan(request);
   if (!plan.ok()) return Fails(plan.status(), Fault::kConfiguration);
-  if (absl::Status fits = CheckFits(*plan, memory); !fits.ok()) return Fails(fits, Fault::kConfiguration);
+  if (absl::Status fits = CheckFits(*plan, memory); !fits.ok())
+    return Fails(fits, Fault::kConfiguration);
   if (job_.batch_global / request.batch_micro < job_.workers) {
-    return Fails(absl::InvalidArgumentError(absl::StrCat(
-                     "batch: ", job_.batch_global / request.batch_micro, " micro-batches of ",
-                     request.batch_micro, " for ", job_.workers, " workers, want at least one each")),
-                 Fault::kConfiguration);
+    return Fails(
+        absl::InvalidArgumentError(absl::StrCat("batch: ", job_.batch_global / request.batch_micro,
+                                                " micro-batches of ", request.batch_micro, " for ",
+                                                job_.workers, " workers, want at least one each")),
+        Fault::kConfiguration);
   }
   auto replica = Replica::Create(backend, *plan, job_.optimizer);
   if (!replica.ok()) {
-    const bool user = absl::IsInvalidArgument(replica.status()) || absl::IsUnimplemented(replica.status());
+    const bool user =
+        absl::IsInvalidArgument(replica.status()) || absl::IsUnimplemented(replica.status());
     return Fails(replica.status(), user ? Fault::kConfiguration : Fault::kDevice);
   }
   replica_ = *std::move(replica);
   if (backend.bf16 && !replica_->info().bf16_matmul) {
-    VITSCALE_LOG(WARNING) << "this CPU does not multiply bf16: inputs are rounded to it and multiplied in f32, "
-                             "correctly but slowly";
+    VITSCALE_LOG(WARNING)
+        << "this CPU does not multiply bf16: inputs are rounded to it and multiplied in f32, "
+           "correctly but slowly";
   }
   const BackendInfo info = replica_->info();
   run_hash_ = CombineHash(plan->hash, Hash64(job_.canonical_bytes));
   run_hash_ = CombineHash(run_hash_, train_->size());
-  run_hash_ = CombineHash(run_hash_, Hash64(absl::StrCat(info.name, info.instruction_set, info.libraries,
-                                                         Revision())));
+  run_hash_ = CombineHash(
+      run_hash_, Hash64(absl::StrCat(info.name, info.instruction_set, info.libraries, Revision())));
   // Every rank of the gang can get a micro-batch more than another, so prepare what may be needed.
   for (int rank : {0, job_.workers - 1}) {
-    const auto ranges = DealMicroBatches(job_.batch_global, request.batch_micro, job_.workers, rank);
+    const auto ranges =
+        DealMicroBatches(job_.batch_global, request.batch_micro, job_.workers, rank);
     if (absl::Status status = replica_->PrepareSteps(ranges.size()); !status.ok()) {
       return Fails(status, Fault::kDevice);
     }
@@ -182,7 +189,8 @@ link::NumericsRecord Engine::Numerics(int world_size, const std::string& collect
   numerics.backend = info.name;
   numerics.build = Revision();
   numerics.instruction_set = info.instruction_set;
-  numerics.libraries = absl::StrCat(info.libraries, info.libraries.empty() ? "" : ", ", GlooVersion());
+  numerics.libraries =
+      absl::StrCat(info.libraries, info.libraries.empty() ? "" : ", ", GlooVersion());
   numerics.precision = ToLink(precision_);
   numerics.world_size = world_size;
   numerics.batch_micro = static_cast<int>(replica_->plan().request.batch_micro);
@@ -212,7 +220,8 @@ CoreEvent Engine::DoList() {
   Listed done;
   const auto usable = store_->Usable();
   if (!usable.ok()) {
-    static_cast<Outcome&>(done) = Fails(Annotate(usable.status(), "list checkpoints"), Fault::kStorage);
+    static_cast<Outcome&>(done) =
+        Fails(Annotate(usable.status(), "list checkpoints"), Fault::kStorage);
     return done;
   }
   constexpr size_t kListedMax = 10;

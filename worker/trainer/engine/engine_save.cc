@@ -12,7 +12,8 @@ namespace vitscale {
 std::vector<SnapshotTensor> Engine::CopyShare(int rank, int world_size) {
   std::vector<StateTensor> state = replica_->State();
   std::vector<int64_t> bytes;
-  for (const StateTensor& tensor : state) bytes.push_back(static_cast<int64_t>(tensor.bytes.size()));
+  for (const StateTensor& tensor : state)
+    bytes.push_back(static_cast<int64_t>(tensor.bytes.size()));
   const std::vector<int> owners = ShareParts(bytes, world_size);
   std::vector<SnapshotTensor> share;
   for (size_t i = 0; i < state.size(); ++i) {
@@ -57,7 +58,8 @@ void Engine::WriteManifest(const WriteManifestNote& note) {
   job.manifest.final = note.final;
   const int world_size = static_cast<int>(note.part_bytes.size());
   for (int rank = 0; rank < world_size; ++rank) {
-    job.manifest.files.push_back({PartFileName(rank, world_size), note.part_bytes[rank], note.part_crc32c[rank]});
+    job.manifest.files.push_back(
+        {PartFileName(rank, world_size), note.part_bytes[rank], note.part_crc32c[rank]});
   }
   job.retention.attempt = generation_.attempt;
   job.retention.generation = note.generation;
@@ -71,7 +73,8 @@ void Engine::AbandonSave(const AbandonSaveNote& note) {
   writer_->AbandonSave({generation_.attempt, note.generation, note.step, false}, note.discard);
 }
 
-// The whole state by this rank alone, under a name that no generation uses. Nothing else is touched.
+// The whole state by this rank alone, under a name that no generation uses. Nothing else is
+// touched.
 CoreEvent Engine::DoEmergencySave(const EmergencySaveOp& op) {
   EmergencySaved done;
   const CheckpointName name{generation_.attempt, generation_.generation, op.step, true};
@@ -80,7 +83,8 @@ CoreEvent Engine::DoEmergencySave(const EmergencySaveOp& op) {
     VITSCALE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
     std::vector<NamedTensor> tensors;
     for (StateTensor& tensor : replica_->State()) {
-      tensors.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
+      tensors.push_back(
+          {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
     }
     VITSCALE_RETURN_IF_ERROR(store_->Begin(name));
     VITSCALE_ASSIGN_OR_RETURN(PartFile file, store_->WritePart(name, 0, 1, tensors));

@@ -14,7 +14,7 @@
 namespace vitscale {
 namespace {
 
-constexpr absl::Duration kEvalTimeout = absl::Hours(1);    // the slowest rank's share
+constexpr absl::Duration kEvalTimeout = absl::Hours(1);  // the slowest rank's share
 constexpr absl::Duration kLeaveTimeout = absl::Seconds(10);
 
 // The same for any number of ranks when added up: a bag of (place, sample).
@@ -32,7 +32,10 @@ uint64_t HashSamples(const Batch& batch) {
 class Engine::StepSink : public MarkerSink {
  public:
   StepSink(Engine& engine, Collective& collective, ControlRecord& record)
-      : engine_(engine), collective_(collective), record_(record), since_(engine.options_.clock->Monotonic()) {}
+      : engine_(engine),
+        collective_(collective),
+        record_(record),
+        since_(engine.options_.clock->Monotonic()) {}
 
   void OnGradientsReady(int bucket) override {
     if (record_.arrival_micros == 0) {
@@ -41,7 +44,8 @@ class Engine::StepSink : public MarkerSink {
     const Faults::Place place = engine_.PlaceOf(record_.step, bucket);
     const absl::Span<float> values = engine_.replica_->BucketValues(bucket);
     if (engine_.faults_.At("bucket", place, "fail_collective")) collective_.Abort();
-    if (engine_.faults_.At("step", place, "nan")) values[0] = std::numeric_limits<float>::quiet_NaN();
+    if (engine_.faults_.At("step", place, "nan"))
+      values[0] = std::numeric_limits<float>::quiet_NaN();
     collective_.Start(bucket, values);
   }
   void OnPhase(const std::string& name) override { Enter(name); }
@@ -83,7 +87,8 @@ CoreEvent Engine::DoStep(const StepOp& op) {
   done.phase_seconds["allreduce_exposed"] = Seconds(began);
   AddPhases(done.phase_seconds);
   if (!records.ok()) {
-    static_cast<Outcome&>(done) = CollectiveOutcome(Annotate(records.status(), absl::StrCat("step ", record.step)));
+    static_cast<Outcome&>(done) =
+        CollectiveOutcome(Annotate(records.status(), absl::StrCat("step ", record.step)));
     return done;
   }
   faults_.At("gate", PlaceOf(record.step));
@@ -121,7 +126,8 @@ Outcome Engine::RunPartOne(ControlRecord& record, Exchanged* done) {
   done->phase_seconds = sink.Finish();
   auto sums = replica_->Sums();
   if (!sums.ok()) return {sums.status(), Fault::kDevice, {}};
-  if (faults_.At("step", PlaceOf(record.step), "nan_loss")) sums->loss = std::numeric_limits<double>::quiet_NaN();
+  if (faults_.At("step", PlaceOf(record.step), "nan_loss"))
+    sums->loss = std::numeric_limits<double>::quiet_NaN();
   record.set_loss_sum(sums->loss);
   record.correct = sums->correct;
   record.set(RecordFlag::kNonFinite, !std::isfinite(sums->loss));
@@ -154,7 +160,8 @@ CoreEvent Engine::DoApply(const ApplyOp& op) {
   scalars.apply = op.apply ? 1 : 0;
   const auto norms = replica_->Update(scalars);
   if (!norms.ok()) {
-    static_cast<Outcome&>(done) = {Annotate(norms.status(), absl::StrCat("update ", op.step)), Fault::kDevice, {}};
+    static_cast<Outcome&>(done) = {
+        Annotate(norms.status(), absl::StrCat("update ", op.step)), Fault::kDevice, {}};
     return done;
   }
   faults_.At("applied", PlaceOf(op.step));
@@ -183,9 +190,10 @@ CoreEvent Engine::DoEvaluate(const EvaluateOp& op) {
   faults_.At("evaluate", PlaceOf(op.step));
   bool collective_failed = false;
   const auto measure = [&]() -> absl::StatusOr<ClassifyResult> {
-    VITSCALE_RETURN_IF_ERROR(replica_->PrepareEval(set.preprocess.range_min, set.preprocess.range_max));
-    return Classify(*set.source, replica_->plan().request.batch_micro, *replica_, *collective(), kEvalTimeout,
-                    &collective_failed);
+    VITSCALE_RETURN_IF_ERROR(
+        replica_->PrepareEval(set.preprocess.range_min, set.preprocess.range_max));
+    return Classify(*set.source, replica_->plan().request.batch_micro, *replica_, *collective(),
+                    kEvalTimeout, &collective_failed);
   };
   const absl::StatusOr<ClassifyResult> result = measure();
   const std::string& name = job_.evals[op.index].name;

@@ -1,4 +1,5 @@
-// GO: meet the other ranks, take over the state, make sure that it is the same everywhere. See engine.h.
+// GO: meet the other ranks, take over the state, make sure that it is the same everywhere. See
+// engine.h.
 
 #include <cstring>
 #include <utility>
@@ -70,7 +71,8 @@ CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
   if (!status.ok()) return fail(CollectiveOutcome(status));
   Fault fault = Fault::kCollective;
   if (status = CheckShared(generation_, &fault); !status.ok()) {
-    return fail(fault == Fault::kCollective ? CollectiveOutcome(status) : Outcome{status, fault, {}});
+    return fail(fault == Fault::kCollective ? CollectiveOutcome(status)
+                                            : Outcome{status, fault, {}});
   }
   if (Outcome loaded = AgreeOnLoad(Load(*generation_.source, &done), &done); !loaded.status.ok()) {
     return fail(loaded);
@@ -85,7 +87,8 @@ CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
 absl::Status Engine::CheckShared(const link::DesiredState& desired, Fault* fault) {
   const auto collective = this->collective();
   if (collective->world_size() == 1) return absl::OkStatus();
-  const std::string secret = absl::StrCat(absl::Hex(Hash64(desired.rendezvous->secret), absl::kZeroPad16));
+  const std::string secret =
+      absl::StrCat(absl::Hex(Hash64(desired.rendezvous->secret), absl::kZeroPad16));
   absl::Status own = absl::OkStatus();
   if (desired.rank == 0) own = store_->WriteProbe(desired.attempt, desired.generation, secret);
   VITSCALE_RETURN_IF_ERROR(collective->Barrier(kSmallExchange));
@@ -104,8 +107,9 @@ absl::Status Engine::CheckShared(const link::DesiredState& desired, Fault* fault
   *fault = Fault::kConfiguration;
   if (all[0] != "y") {
     *fault = Fault::kStorage;
-    return absl::UnavailableError(absl::StrCat("checkpoint.dir '", store_->JobPath(), "' of worker ",
-                                               desired.members[0].worker_id, ": ", own.message()));
+    return absl::UnavailableError(absl::StrCat("checkpoint.dir '", store_->JobPath(),
+                                               "' of worker ", desired.members[0].worker_id, ": ",
+                                               own.message()));
   }
   return absl::FailedPreconditionError(
       absl::StrCat("checkpoint.dir '", job_.checkpoint.dir, "' is not shared between workers ",
@@ -127,7 +131,8 @@ Outcome Engine::Load(const link::Source& source, Synchronised* done) {
     // A damaged or vanished checkpoint breaks this generation; the next one is formed from another.
     if (!status.ok()) {
       done->checkpoint_bad = true;
-      return {Annotate(status, absl::StrCat("checkpoint ", source.checkpoint)), Fault::kCollective, {}};
+      return {
+          Annotate(status, absl::StrCat("checkpoint ", source.checkpoint)), Fault::kCollective, {}};
     }
   } else {
     return {absl::UnimplementedError("source: only initialisation and checkpoints are understood"),
@@ -140,8 +145,8 @@ Outcome Engine::Load(const link::Source& source, Synchronised* done) {
   return {};
 }
 
-// Everybody learns whether everybody could load. A checkpoint that is damaged for one is set aside for all, so that
-// the next generation is formed from the one before it.
+// Everybody learns whether everybody could load. A checkpoint that is damaged for one is set aside
+// for all, so that the next generation is formed from the one before it.
 Outcome Engine::AgreeOnLoad(Outcome own, Synchronised* done) {
   const char* mine = own.status.ok() ? "y" : done->checkpoint_bad ? "b" : "x";
   const auto all = collective()->AllGather(mine, kLoadTimeout);
@@ -150,7 +155,8 @@ Outcome Engine::AgreeOnLoad(Outcome own, Synchronised* done) {
     if ((*all)[rank] == "y") continue;
     done->checkpoint_bad |= (*all)[rank] == "b";
     if (own.status.ok()) {
-      own = {absl::UnavailableError(absl::StrCat("rank ", rank, " could not load the state")), Fault::kCollective,
+      own = {absl::UnavailableError(absl::StrCat("rank ", rank, " could not load the state")),
+             Fault::kCollective,
              {}};
     }
   }
@@ -166,15 +172,18 @@ Outcome Engine::AgreeOnLoad(Outcome own, Synchronised* done) {
 absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointIdParts parts, ParseCheckpointId(id));
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest, store_->ReadManifest(parts.name));
-  const link::NumericsRecord now = Numerics(static_cast<int>(ranges_.empty() ? 1 : generation_.members.size()),
-                                            collective()->algorithm());
+  const link::NumericsRecord now =
+      Numerics(static_cast<int>(ranges_.empty() ? 1 : generation_.members.size()),
+               collective()->algorithm());
   if (manifest.numerics.precision != now.precision) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "precision: checkpoint ", id, " was written with another one; a run keeps the precision it began with"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("precision: checkpoint ", id,
+                     " was written with another one; a run keeps the precision it began with"));
   }
   std::vector<TensorTarget> targets;
   for (StateTensor& tensor : replica_->State()) {
-    targets.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
+    targets.push_back(
+        {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
   }
   replica_->StateWritten();
   VITSCALE_RETURN_IF_ERROR(store_->Read(parts.name, targets));
@@ -197,12 +206,14 @@ absl::Status Engine::CompareVersions(Synchronised* done) {
   const WireVersion own{generation_.generation, done->step, done->digest, done->lineage};
   VITSCALE_ASSIGN_OR_RETURN(
       const std::vector<std::string> all,
-      collective()->AllGather(absl::string_view(reinterpret_cast<const char*>(&own), sizeof(own)), kLoadTimeout));
+      collective()->AllGather(absl::string_view(reinterpret_cast<const char*>(&own), sizeof(own)),
+                              kLoadTimeout));
   std::vector<link::StateVersion> versions;
   for (const std::string& bytes : all) {
     WireVersion version;
     std::memcpy(&version, bytes.data(), sizeof(version));
-    versions.push_back({version.established_generation, version.step, version.digest, version.lineage});
+    versions.push_back(
+        {version.established_generation, version.step, version.digest, version.lineage});
   }
   return CheckVersions(versions);
 }

@@ -13,10 +13,12 @@
 namespace vitscale {
 namespace {
 
-constexpr const char* kActions[] = {"kill", "stop", "fail_collective", "fail_storage", "nan", "nan_loss"};
-constexpr const char* kPoints[] = {"prepare", "synchronise",     "step",            "bucket",
-                                   "exchange", "gate",           "applied",         "snapshot",
-                                   "checkpoint_part", "before_manifest", "after_manifest", "evaluate"};
+constexpr const char* kActions[] = {"kill",         "stop", "fail_collective",
+                                    "fail_storage", "nan",  "nan_loss"};
+constexpr const char* kPoints[] = {"prepare",         "synchronise",    "step",
+                                   "bucket",          "exchange",       "gate",
+                                   "applied",         "snapshot",       "checkpoint_part",
+                                   "before_manifest", "after_manifest", "evaluate"};
 constexpr const char* kNumbers[] = {"step", "bucket", "rank", "generation"};
 
 template <size_t n>
@@ -35,11 +37,13 @@ absl::Status Faults::Parse(absl::string_view text) {
     const auto bad = [one](absl::string_view why) {
       return absl::InvalidArgumentError(absl::StrCat("fault '", one, "': ", why));
     };
-    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(one, absl::MaxSplits('@', 1));
+    const std::pair<absl::string_view, absl::string_view> parts =
+        absl::StrSplit(one, absl::MaxSplits('@', 1));
     Fault fault{std::string(parts.first), "", {}, false};
     if (!Known(kActions, fault.action)) return bad("unknown action");
     for (absl::string_view condition : absl::StrSplit(parts.second, ',', absl::SkipEmpty())) {
-      const std::pair<absl::string_view, absl::string_view> pair = absl::StrSplit(condition, absl::MaxSplits('=', 1));
+      const std::pair<absl::string_view, absl::string_view> pair =
+          absl::StrSplit(condition, absl::MaxSplits('=', 1));
       int64_t value = 0;
       if (pair.second.empty() && Known(kPoints, condition)) {
         fault.point = std::string(condition);
@@ -50,9 +54,9 @@ absl::Status Faults::Parse(absl::string_view text) {
       }
     }
     if (fault.point.empty()) {
-      fault.point = fault.conditions.contains("bucket")     ? "bucket"
+      fault.point = fault.conditions.contains("bucket") ? "bucket"
                     : fault.action == "fail_collective" ? "exchange"
-                                                            : "step";
+                                                        : "step";
     }
     faults_.push_back(std::move(fault));
   }
@@ -78,7 +82,8 @@ bool Faults::At(absl::string_view point, const Place& place, absl::string_view a
     const bool signal = fault.action == "kill" || fault.action == "stop";
     if (!signal && fault.action != action) continue;
     fault.done = true;
-    VITSCALE_LOG(WARNING) << "injected fault: " << fault.action << " at " << point << ", step " << place.step;
+    VITSCALE_LOG(WARNING) << "injected fault: " << fault.action << " at " << point << ", step "
+                          << place.step;
     if (!signal) return true;
     ::kill(getpid(), fault.action == "kill" ? SIGKILL : SIGSTOP);
   }

@@ -4,15 +4,15 @@
 //   fail_collective@step=3,bucket=1 the collective fails when bucket 1 of step 3 is ready
 //   kill@checkpoint_part            after a part is written, before it is reported durable
 //   kill@before_manifest            all parts durable, manifest not written
-//   nan@step=5,rank=1               a gradient of rank 1 in step 5 is not a number; nan_loss: its loss
-//   fail_storage@snapshot,step=30   the part of the checkpoint after 30 steps cannot be written
-//   stop@exchange,step=7            SIGSTOP before the exchange of step 7
+//   nan@step=5,rank=1               a gradient of rank 1 in step 5 is not a number; nan_loss: its
+//   loss fail_storage@snapshot,step=30   the part of the checkpoint after 30 steps cannot be
+//   written stop@exchange,step=7            SIGSTOP before the exchange of step 7
 //
-// Several are joined by ";". A condition is a point's name, or step=, bucket=, rank= or generation= with a number; all
-// must hold. Without a name the point is `bucket` where one is given, `exchange` for fail_collective, else `step`. Each
-// fault happens once in the life of a process. Points, in the order of a step:
-// prepare, synchronise, step, bucket, exchange, gate, applied, snapshot, checkpoint_part, before_manifest,
-// after_manifest, evaluate.
+// Several are joined by ";". A condition is a point's name, or step=, bucket=, rank= or generation=
+// with a number; all must hold. Without a name the point is `bucket` where one is given, `exchange`
+// for fail_collective, else `step`. Each fault happens once in the life of a process. Points, in
+// the order of a step: prepare, synchronise, step, bucket, exchange, gate, applied, snapshot,
+// checkpoint_part, before_manifest, after_manifest, evaluate.
 
 #ifndef WORKER_TRAINER_ENGINE_FAULTS_H_
 #define WORKER_TRAINER_ENGINE_FAULTS_H_
@@ -41,8 +41,8 @@ class Faults {
     int64_t rank = -1;
     int64_t generation = -1;
   };
-  // Kills or stops the process if a fault says so; true if it is to fail here by itself (fail_collective, nan, …) with
-  // that action. Thread-safe.
+  // Kills or stops the process if a fault says so; true if it is to fail here by itself
+  // (fail_collective, nan, …) with that action. Thread-safe.
   bool At(absl::string_view point, const Place& place, absl::string_view action = "");
 
  private:

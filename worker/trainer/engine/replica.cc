@@ -19,7 +19,8 @@ absl::Span<const std::byte> AsBytes(const std::vector<T>& values) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Replica>> Replica::Create(const BackendOptions& options, const Plan& plan,
+absl::StatusOr<std::unique_ptr<Replica>> Replica::Create(const BackendOptions& options,
+                                                         const Plan& plan,
                                                          const OptimizerConfig& optimizer) {
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(options));
   VITSCALE_RETURN_IF_ERROR(backend->Allocate(plan.arena_bytes));
@@ -50,7 +51,8 @@ absl::Status Replica::PrepareSteps(int64_t count) {
   return absl::OkStatus();
 }
 
-// ---- state -------------------------------------------------------------------------------------------------------
+// ---- state
+// -------------------------------------------------------------------------------------------------------
 
 absl::Status Replica::Initialise(uint64_t seed) {
   for (const Arena arena : {Arena::kMomentum, Arena::kSecondMoment, Arena::kAverage}) {
@@ -59,7 +61,8 @@ absl::Status Replica::Initialise(uint64_t seed) {
   }
   const ParamTable& table = plan_.layout.table;
   const absl::Span<std::byte> bytes = backend_->HostBytes(Arena::kParameters);
-  const auto parameters = absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), table.arena_elements());
+  const auto parameters =
+      absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), table.arena_elements());
   VITSCALE_RETURN_IF_ERROR(InitializeParameters(table, seed, parameters));
   if (plan_.layout.polyak) {
     const absl::Span<std::byte> average = backend_->HostBytes(Arena::kAverage);
@@ -88,11 +91,13 @@ std::vector<StateTensor> Replica::State() {
 
 absl::StatusOr<uint64_t> Replica::Digest() {
   VITSCALE_RETURN_IF_ERROR(backend_->Run(*digest_, {}, nullptr));
-  VITSCALE_ASSIGN_OR_RETURN(const int64_t digest, ReadScalar<int64_t>(plan_.layout.statistics.digest));
+  VITSCALE_ASSIGN_OR_RETURN(const int64_t digest,
+                            ReadScalar<int64_t>(plan_.layout.statistics.digest));
   return static_cast<uint64_t>(digest);
 }
 
-// ---- a step ------------------------------------------------------------------------------------------------------
+// ---- a step
+// ------------------------------------------------------------------------------------------------------
 
 absl::Status Replica::RefreshWeights() {
   if (weights_current_) return absl::OkStatus();
@@ -110,8 +115,10 @@ absl::Status Replica::WriteInput(const Batch& batch, bool with_valid) {
   return absl::OkStatus();
 }
 
-absl::Status Replica::RunMicroBatch(const Batch& batch, int64_t number, int64_t count, MarkerSink* sink) {
-  VITSCALE_ASSIGN_OR_RETURN(PreparedProgram * program, StepProgramFor(number == 0, number == count - 1));
+absl::Status Replica::RunMicroBatch(const Batch& batch, int64_t number, int64_t count,
+                                    MarkerSink* sink) {
+  VITSCALE_ASSIGN_OR_RETURN(PreparedProgram * program,
+                            StepProgramFor(number == 0, number == count - 1));
   VITSCALE_RETURN_IF_ERROR(RefreshWeights());
   VITSCALE_RETURN_IF_ERROR(WriteInput(batch, /*with_valid=*/false));
   return backend_->Run(*program, {}, sink);
@@ -145,7 +152,8 @@ absl::StatusOr<UpdateNorms> Replica::Update(const StepScalars& scalars) {
   return norms;
 }
 
-// ---- evaluation --------------------------------------------------------------------------------------------------
+// ---- evaluation
+// --------------------------------------------------------------------------------------------------
 
 absl::Status Replica::PrepareEval(float range_min, float range_max) {
   for (EvalProgram& eval : evals_) {
@@ -168,7 +176,8 @@ absl::StatusOr<EvalSums> Replica::Evaluate(const Batch& batch) {
   VITSCALE_RETURN_IF_ERROR(backend_->Run(*eval_, {}, nullptr));
   EvalSums sums;
   VITSCALE_ASSIGN_OR_RETURN(sums.loss, ReadScalar<double>(plan_.layout.statistics.eval_loss_sum));
-  VITSCALE_ASSIGN_OR_RETURN(sums.correct, ReadScalar<int64_t>(plan_.layout.statistics.eval_correct));
+  VITSCALE_ASSIGN_OR_RETURN(sums.correct,
+                            ReadScalar<int64_t>(plan_.layout.statistics.eval_correct));
   return sums;
 }
 

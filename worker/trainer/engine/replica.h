@@ -1,5 +1,5 @@
-// The model of one rank on one device: arenas, programs and state. Knows steps, not generations: the trainer decides
-// what is run, a replica runs it.
+// The model of one rank on one device: arenas, programs and state. Knows steps, not generations:
+// the trainer decides what is run, a replica runs it.
 //
 // Not thread-safe: one thread drives it. All errors of a device are INTERNAL.
 
@@ -24,7 +24,8 @@
 
 namespace vitscale {
 
-// A tensor of the state (what survives a step) under the name it has in checkpoints, and its bytes on the host.
+// A tensor of the state (what survives a step) under the name it has in checkpoints, and its bytes
+// on the host.
 struct StateTensor {
   std::string name;  // "params/…", "momentum/…", "second_moment/…", "average/…"
   DType dtype = DType::kF32;
@@ -33,7 +34,7 @@ struct StateTensor {
 };
 
 struct StepSums {
-  double loss = 0;      // over the images of this rank's micro-batches
+  double loss = 0;  // over the images of this rank's micro-batches
   int64_t correct = 0;
 };
 
@@ -44,7 +45,8 @@ struct UpdateNorms {
 
 class Replica : public EvalModel {
  public:
-  // Allocates the arenas of `plan` on a new backend and prepares what does not depend on the number of ranks.
+  // Allocates the arenas of `plan` on a new backend and prepares what does not depend on the number
+  // of ranks.
   static absl::StatusOr<std::unique_ptr<Replica>> Create(const BackendOptions& backend,
                                                          const Plan& plan,
                                                          const OptimizerConfig& optimizer);
@@ -58,7 +60,8 @@ class Replica : public EvalModel {
   // ---- state ----
   // Parameters drawn from the seed, moments zero.
   absl::Status Initialise(uint64_t seed);
-  // Every tensor of the state, in the order of the param table. Whoever writes into the bytes calls StateWritten.
+  // Every tensor of the state, in the order of the param table. Whoever writes into the bytes calls
+  // StateWritten.
   std::vector<StateTensor> State();
   void StateWritten() { weights_current_ = false; }
   absl::StatusOr<uint64_t> Digest();
@@ -103,7 +106,7 @@ class Replica : public EvalModel {
   std::vector<EvalProgram> evals_;
   PreparedProgram* eval_ = nullptr;  // chosen by PrepareEval
   std::unique_ptr<PreparedProgram> update_, prepare_, digest_;
-  bool weights_current_ = false;     // compute copies are those of the parameters
+  bool weights_current_ = false;  // compute copies are those of the parameters
 };
 
 }  // namespace vitscale

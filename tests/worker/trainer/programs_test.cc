@@ -1,0 +1,294 @@
+// The programs vitscale-train and vitscale-trainer as processes: kills, signals, exit codes, the
+// agent's end of the link.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/files.h"
+#include "tests/status_matchers.h"
+#include "tests/worker/trainer/test_gang.h"
+#include "worker/checkpoint/checkpoint_store.h"
+#include "worker/link/channel.h"
+#include "worker/link/codec.h"
+#include "worker/trainer/standalone.h"
+
+extern char** environ;
+
+namespace vitscale {
+namespace {
+
+using link::Stage;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+// A running program whose standard output and error go to a file.
+class Program {
+ public:
+  Program(std::vector<std::string> arguments, const std::string& output, int link_fd = -1) {
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 1, output.c_str(), O_CREAT | O_WRONLY | O_APPEND,
+                                     0644);
+    posix_spawn_file_actions_adddup2(&actions, 1, 2);
+    if (link_fd >= 0) posix_spawn_file_actions_adddup2(&actions, link_fd, link::kTrainerLinkFd);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    EXPECT_EQ(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0)
+        << arguments[0];
+    posix_spawn_file_actions_destroy(&actions);
+  }
+  ~Program() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      Wait();
+    }
+  }
+  void Signal(int number) const { kill(pid_, number); }
+  // Exit code; 128 + n for a signal.
+  int Wait() {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+std::string ReadText(const std::string& path) {
+  const auto text = PosixFileSystem().ReadFile(path, 1 << 22);
+  return text.ok() ? *text : "";
+}
+
+class ProgramsTest : public ::testing::Test {
+ protected:
+  ProgramsTest() {
+    std::ofstream(Path("job.yaml")) << TinyJob({{"checkpoint", "{dir: runs, every: 15 steps}"}});
+  }
+
+  std::string Path(const std::string& name) const {
+    return absl::StrCat(folder_.path(), "/", name);
+  }
+
+  std::vector<std::string> Arguments(const std::string& root, int rank, int ranks,
+                                     const std::string& faults = "") {
+    std::vector<std::string> arguments = {VITSCALE_TRAIN,
+                                          Path("job.yaml"),
+                                          absl::StrCat("--checkpoint-root=", root),
+                                          absl::StrCat("--data-root=", root),
+                                          absl::StrCat("--rank=", rank),
+                                          absl::StrCat("--world-size=", ranks),
+                                          absl::StrCat("--rendezvous=", root, "/rendezvous"),
+                                          "--threads=1"};
+    if (rank == 0) arguments.push_back(absl::StrCat("--steps-csv=", root, "/steps.csv"));
+    if (!faults.empty()) arguments.push_back(absl::StrCat("--faults=", faults));
+    return arguments;
+  }
+  // Both ranks until they end; exit codes.
+  std::pair<int, int> TrainTwo(const std::string& root, const std::string& faults_of_1 = "") {
+    Program zero(Arguments(root, 0, 2), root + "/r0.log");
+    Program one(Arguments(root, 1, 2, faults_of_1), root + "/r1.log");
+    const int second = one.Wait();
+    return {zero.Wait(), second};
+  }
+  std::string MakeRoot(const std::string& name) {
+    EXPECT_THAT(PosixFileSystem().MakeDirectory(Path(name)), IsOk());
+    return Path(name);
+  }
+  std::string NewestId(const std::string& root) {
+    const auto store =
+        CheckpointStore::Open(PosixFileSystem(), root + "/runs", StandaloneJobId("tiny"));
+    const auto usable = store->Usable();
+    return usable.ok() && !usable->empty() ? usable->front().id : "";
+  }
+
+  const TemporaryDirectory folder_;
+};
+
+TEST_F(ProgramsTest, SixtyStepsEqualThirtyAndAKillAndThirtyBitForBitWithTwoRanks) {
+  const std::string whole = MakeRoot("whole");
+  ASSERT_EQ(TrainTwo(whole), std::make_pair(0, 0)) << ReadText(whole + "/r0.log");
+  for (const std::string point :
+       {"bucket,step=37", "gate,step=37", "applied,step=37", "checkpoint_part,step=45"}) {
+    const std::string cut = MakeRoot(absl::StrCat("cut_", point.substr(0, point.find(','))));
+    const auto codes = TrainTwo(cut, absl::StrCat("kill@", point));
+    EXPECT_EQ(codes, std::make_pair(82, 128 + SIGKILL)) << point << ReadText(cut + "/r0.log");
+    EXPECT_THAT(NewestId(cut), HasSubstr("step_000000030")) << "nothing half-saved counts";
+    ASSERT_EQ(TrainTwo(cut), std::make_pair(0, 0)) << ReadText(cut + "/r0.log");
+    // Parameters, momentum and second moment.
+    EXPECT_EQ(ReadCheckpoint(cut, NewestId(cut)), ReadCheckpoint(whole, NewestId(whole))) << point;
+    const std::vector<std::string> lines =
+        absl::StrSplit(ReadText(cut + "/steps.csv"), '\n', absl::SkipEmpty());
+    EXPECT_THAT(lines, SizeIs(1 + 30)) << "went on from step 30";
+  }
+}
+
+TEST_F(ProgramsTest, AKillBeforeTheManifestLeavesTheCheckpointBefore) {
+  const std::string root = MakeRoot("root");
+  Program zero(Arguments(root, 0, 2, "kill@before_manifest,step=30"), root + "/r0.log");
+  Program one(Arguments(root, 1, 2), root + "/r1.log");
+  EXPECT_EQ(zero.Wait(), 128 + SIGKILL);
+  EXPECT_EQ(one.Wait(), 82) << ReadText(root + "/r1.log");
+  EXPECT_THAT(NewestId(root), HasSubstr("step_000000015"));
+  ASSERT_EQ(TrainTwo(root), std::make_pair(0, 0)) << ReadText(root + "/r0.log");
+}
+
+TEST_F(ProgramsTest, SigtermSavesAndExitsWith75AndTheNextStartFinishes) {
+  const std::string root = MakeRoot("root");
+  {
+    // Longer than anybody waits, so that the signal comes in the middle.
+    std::vector<std::string> arguments = Arguments(root, 0, 1);
+    arguments.push_back("--set=schedule.total=1000000 steps");
+    Program program(arguments, root + "/log");
+    while (!absl::StrContains(ReadText(root + "/steps.csv"), "\n3,")) usleep(2000);
+    program.Signal(SIGTERM);
+    EXPECT_EQ(program.Wait(), 75) << ReadText(root + "/log");
+  }
+  EXPECT_THAT(NewestId(root), HasSubstr("/a0001.g0001.step_"));
+  std::vector<std::string> arguments = Arguments(root, 0, 1);
+  arguments.push_back("--set=schedule.total=1000 steps");
+  EXPECT_THAT(Program(arguments, root + "/log").Wait(), 0) << ReadText(root + "/log");
+}
+
+TEST_F(ProgramsTest, WrongFlagsAndJobFilesAreExitCode2WithOneSentence) {
+  const std::string root = MakeRoot("root");
+  const auto fails_with = [&](std::vector<std::string> more, const std::string& text) {
+    std::vector<std::string> arguments = Arguments(root, 0, 1);
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const std::string log = root + "/log";
+    (void)PosixFileSystem().Remove(log);
+    EXPECT_EQ(Program(arguments, log).Wait(), 2) << text;
+    EXPECT_THAT(ReadText(log), HasSubstr(text));
+  };
+  fails_with({"--set=batch.globl=3"}, "globl");
+  fails_with({"--set=batch.global=0"}, "batch.global");
+  fails_with({"--no-such-flag"}, "no-such-flag");
+  fails_with({"--checkpoint-root=/nonexistent"}, "/nonexistent");
+}
+
+// ---- the child of an agent ----
+
+class TrainerProgramTest : public ProgramsTest {
+ protected:
+  TrainerProgramTest() {
+    auto pair = *link::MakeSocketPair();
+    channel_ = std::make_unique<link::Channel>(std::move(pair.first));
+    program_ = std::make_unique<Program>(
+        std::vector<std::string>{VITSCALE_TRAINER,
+                                 absl::StrCat("--link-fd=", link::kTrainerLinkFd)},
+        Path("log"), pair.second.get());
+    const auto job = ParseJobConfig(TinyJob(), "tiny.yaml");
+    desired_.job_id = "job000000000";
+    desired_.attempt = 1;
+    desired_.spec_bytes = job->canonical_bytes;
+    desired_.members = {{0, "w0", "", ""}};
+    desired_.lineage = 1;
+    desired_.purpose = link::Purpose::kTrain;
+  }
+
+  void Send(Stage stage, int64_t generation) {
+    link::TrainerOrder order;
+    desired_.stage = stage;
+    desired_.generation = generation;
+    order.desired = desired_;
+    if (!std::exchange(setup_sent_, true)) {
+      order.setup = link::TrainerSetup{"w0",        "cpu0", 1, {folder_.path()}, {folder_.path()},
+                                       "127.0.0.1", "",     ""};
+    }
+    ASSERT_THAT(channel_->Send(link::EncodeOrder(order)), IsOk());
+  }
+  // Reads reports until one fits.
+  bool Await(const std::function<bool(const link::ObservedState&)>& fits) {
+    while (true) {
+      const auto frame = channel_->Receive(absl::Seconds(60));
+      if (!frame.ok()) return false;
+      const auto report = link::DecodeReport(*frame);
+      if (!report.ok()) return false;
+      for (const link::SpooledRecord& record : report->records) records_.push_back(record);
+      if (report->metrics) metrics_ = *report->metrics;
+      if (report->observed && fits(*report->observed)) return true;
+    }
+  }
+  bool AwaitStage(Stage stage) {
+    return Await([stage](const link::ObservedState& observed) { return observed.stage == stage; });
+  }
+
+  std::unique_ptr<link::Channel> channel_;
+  std::unique_ptr<Program> program_;
+  link::DesiredState desired_;
+  bool setup_sent_ = false;
+  std::vector<link::SpooledRecord> records_;
+  link::TrainerMetrics metrics_;
+};
+
+TEST_F(TrainerProgramTest, GoesThroughTheStagesReportsEveryStepAndLeavesWhenTold) {
+  Send(Stage::kPrepare, 0);
+  ASSERT_TRUE(AwaitStage(Stage::kPrepare)) << ReadText(Path("log"));
+  Send(Stage::kForm, 1);
+  ASSERT_TRUE(AwaitStage(Stage::kForm));
+  desired_.source = link::Source{};
+  desired_.source->kind = link::Source::Kind::kInitialise;
+  Send(Stage::kGo, 1);
+  ASSERT_TRUE(Await([](const link::ObservedState& observed) { return observed.finished; }))
+      << ReadText(Path("log"));
+  Send(Stage::kExit, 1);
+  EXPECT_EQ(program_->Wait(), 0) << ReadText(Path("log"));
+  int64_t next = 1;
+  for (const link::SpooledRecord& record : records_) {
+    const auto* step = std::get_if<link::StepRecord>(&record.record);
+    if (step != nullptr) {
+      EXPECT_EQ(step->step, next++);
+    }
+  }
+  EXPECT_EQ(next, 61);
+  EXPECT_EQ(metrics_.images_total, 60 * 64);
+  EXPECT_GT(metrics_.flops_per_second, 0);
+  EXPECT_GT(metrics_.goodput.productive, 0);
+}
+
+TEST_F(TrainerProgramTest, DiesWithItsAgent) {
+  Send(Stage::kPrepare, 0);
+  ASSERT_TRUE(AwaitStage(Stage::kPrepare));
+  channel_.reset();
+  EXPECT_EQ(program_->Wait(), 85);
+}
+
+TEST_F(TrainerProgramTest, IgnoresSigtermAndSigint) {
+  Send(Stage::kPrepare, 0);
+  ASSERT_TRUE(AwaitStage(Stage::kPrepare));
+  program_->Signal(SIGTERM);
+  program_->Signal(SIGINT);
+  Send(Stage::kForm, 1);
+  EXPECT_TRUE(AwaitStage(Stage::kForm));
+  desired_.kill = true;
+  Send(Stage::kExit, 1);
+  EXPECT_EQ(program_->Wait(), 76);
+}
+
+TEST_F(TrainerProgramTest, GarbageOnTheLinkEndsIt) {
+  ASSERT_THAT(channel_->Send("\xff\xff\xff\xff"), IsOk());
+  EXPECT_EQ(program_->Wait(), 85);
+}
+
+TEST(TrainerProgramUsageTest, IsNotStartedByHand) {
+  const TemporaryDirectory folder;
+  const std::string log = folder.path() + "/log";
+  EXPECT_EQ(Program({VITSCALE_TRAINER}, log).Wait(), 2);
+  EXPECT_THAT(ReadText(log), HasSubstr("vitscale-train"));
+}
+
+}  // namespace
+}  // namespace vitscale
