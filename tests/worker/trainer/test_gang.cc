@@ -143,6 +143,13 @@ void TestGang::Advance() {
   for (const Result& result : results_)
     versions.push_back(result.observed.version.value_or(link::StateVersion{}));
   broken_versions_.push_back(versions);
+  if (options_.orphan_after_break) {
+    stage_ = Stage::kExit;
+    link::TrainerOrder order;
+    order.orphaned = true;
+    for (const auto& shell : shells_) shell->Post(OrderEvent{order});
+    return;
+  }
   if (generation_ > options_.recoveries_max) return OrderAll(Stage::kExit);
   ++generation_;
   OrderAll(Stage::kForm);

@@ -236,6 +236,26 @@ TEST(TrainerTest, AFailedPartIsReportedAndTrainingGoesOn) {
           .ok());
 }
 
+TEST(TrainerTest, OrphansOfABrokenGenerationSaveTheirStateUnderANameOfItsOwn) {
+  const TemporaryDirectory folder;
+  TestGang::Options options = With(folder, 2);
+  options.faults[1] = "fail_collective@step=14";
+  options.orphan_after_break = true;
+  const auto results = RunGang(options);
+  for (const auto& result : results) EXPECT_EQ(result.exit_code, 75) << result.error;
+  const std::string id = "job000000000/a0001.g0001.step_000000013.emergency";
+  EXPECT_TRUE(results[0].observed.checkpoint == id || results[1].observed.checkpoint == id);
+  EXPECT_THAT(
+      ReadCheckpoint(folder.path(), id),
+      SizeIs(ReadCheckpoint(folder.path(), "job000000000/a0001.g0001.step_000000010").size()));
+
+  options.faults.clear();
+  options.attempt = 2;
+  const auto resumed = RunGang(options);
+  ASSERT_EQ(resumed[0].exit_code, 0) << resumed[0].error;
+  EXPECT_EQ(RecordsOf<link::StepRecord>(resumed[0]).front().step, 14) << "no step is lost";
+}
+
 TEST(TrainerTest, AnotherWorldSizeResumesAndSaysThatItIsNotBitExact) {
   const TemporaryDirectory folder;
   TestGang::Options options = With(folder, 2,

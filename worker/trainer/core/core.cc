@@ -136,7 +136,7 @@ void TrainerCore::Promise(int64_t generation) {
 
 void TrainerCore::On(const Prepared& event) {
   busy_ = false;
-  if (Failed(event)) return;
+  if (!event.status.ok()) return Exit(ExitCodeOf(event.fault), std::string(event.status.message()));
   facts_ = event.facts;
   observed_.data_address = facts_->data_address;
   observed_.numerics = facts_->numerics;

@@ -95,7 +95,8 @@ CoreEvent Engine::DoEmergencySave(const EmergencySaveOp& op) {
     done.checkpoint = InfoOf(manifest, store_->PathOf(name));
     return absl::OkStatus();
   };
-  if (absl::Status status = save(); !status.ok()) {
+  // Another survivor of the generation holds the same bits: whoever comes first saves for all.
+  if (absl::Status status = save(); !status.ok() && !absl::IsAlreadyExists(status)) {
     static_cast<Outcome&>(done) = {Annotate(status, "emergency checkpoint"), Fault::kStorage, {}};
   }
   return done;

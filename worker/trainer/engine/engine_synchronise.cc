@@ -87,8 +87,8 @@ CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
 absl::Status Engine::CheckShared(const link::DesiredState& desired, Fault* fault) {
   const auto collective = this->collective();
   if (collective->world_size() == 1) return absl::OkStatus();
-  const std::string secret =
-      absl::StrCat(absl::Hex(Hash64(desired.rendezvous->secret), absl::kZeroPad16));
+  const std::string secret = absl::StrCat(
+      absl::Hex(Hash64(desired.rendezvous ? desired.rendezvous->secret : ""), absl::kZeroPad16));
   absl::Status own = absl::OkStatus();
   if (desired.rank == 0) own = store_->WriteProbe(desired.attempt, desired.generation, secret);
   VITSCALE_RETURN_IF_ERROR(collective->Barrier(kSmallExchange));
