@@ -273,7 +273,15 @@ std::string ManifestToJson(const CheckpointManifest& manifest) {
 }
 
 absl::StatusOr<CheckpointManifest> ManifestFromJson(absl::string_view text) {
-  const Json root = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  // Copying and writing JSON recurse: what is nested more deeply than a manifest must not get there.
+  constexpr int kDeepest = 4;
+  bool too_deep = false;
+  const auto watch = [&too_deep](int depth, Json::parse_event_t, Json&) {
+    too_deep |= depth > kDeepest;
+    return !too_deep;
+  };
+  const Json root = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
+  if (too_deep) return absl::DataLossError("manifest: nested too deeply");
   VITSCALE_RETURN_IF_ERROR(Annotate(CheckEnvelope(root), "manifest"));
   auto manifest = FromFields(root);
   if (!manifest.ok()) return Annotate(manifest.status(), "manifest");

@@ -43,6 +43,7 @@ TrainerShell::~TrainerShell() {
   }
   if (engine_) engine_->Abort();
   step_thread_.join();
+  engine_.reset();  // its checkpoint writer posts to the queue below, which goes first otherwise
 }
 
 void TrainerShell::Post(CoreEvent event) {

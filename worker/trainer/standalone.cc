@@ -21,6 +21,12 @@ using link::Stage;
 
 constexpr int64_t kGeneration = 1;
 
+// False for what a killed run left in the rendezvous file: rank 0 listens before it writes.
+bool Listens(const std::string& address) {
+  const auto parsed = ParseHostPort(address);
+  return parsed.ok() && ConnectTcp(*parsed, absl::Seconds(1)).ok();
+}
+
 bool IsAddress(const std::string& rendezvous) { return ParseHostPort(rendezvous).ok(); }
 
 }  // namespace
@@ -94,6 +100,7 @@ void StandaloneDriver::Advance() {
   }
   source_ = source;
   const auto address = RendezvousAddress();
+  if (exit_code_) return;  // stopped meanwhile
   if (!address.ok()) {
     exit_code_ = static_cast<int>(link::TrainerExit::kCollective);
     error_ = std::string(address.status().message());
@@ -120,14 +127,19 @@ absl::StatusOr<std::string> StandaloneDriver::RendezvousAddress() {
     if (text.ok()) {
       const std::pair<std::string, std::string> parts =
           absl::StrSplit(absl::StripSuffix(*text, "\n"), absl::MaxSplits(' ', 1));
-      if (parts.first == absl::StrCat(options_.attempt)) return parts.second;
+      if (parts.first == absl::StrCat(options_.attempt) && Listens(parts.second)) {
+        return parts.second;
+      }
     }
+    if (stops_ > 0) return absl::CancelledError("asked to stop");
     if (RealClock().Monotonic() > deadline) {
       return absl::UnavailableError(absl::StrCat(
           "rendezvous file '", options_.rendezvous, "': rank 0 of attempt ", options_.attempt,
           " did not write it within ", absl::FormatDuration(options_.rendezvous_timeout)));
     }
-    absl::SleepFor(absl::Milliseconds(20));
+    // Lets RequestStop in.
+    mutex_.AwaitWithTimeout(absl::Condition(+[](int* stops) { return *stops > 0; }, &stops_),
+                            absl::Milliseconds(20));
   }
 }
 

@@ -55,7 +55,7 @@ class StandaloneDriver : public ReportSink {
  private:
   void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Order(link::Stage stage, bool kill = false) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<std::string> RendezvousAddress();
+  absl::StatusOr<std::string> RendezvousAddress() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const StandaloneOptions options_;
   const std::function<void(CoreEvent)> post_;

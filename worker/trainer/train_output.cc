@@ -31,6 +31,7 @@ absl::Status TrainOutput::OpenCsv(const std::string& path) {
 }
 
 void TrainOutput::OnSamples(int64_t step, uint64_t hash) {
+  if (!csv_) return;  // nobody would take them out again
   absl::MutexLock lock(&mutex_);
   samples_[step] = hash;
 }

@@ -1,5 +1,6 @@
 #include "worker/checkpoint/manifest.h"
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "tests/status_matchers.h"
@@ -67,6 +68,15 @@ TEST(ManifestTest, FaultsNameTheField) {
   manifest.numerics.world_size = -1;
   EXPECT_THAT(ManifestFromJson(ManifestToJson(manifest)),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("numerics.world_size")));
+}
+
+TEST(ManifestTest, DeepNestingIsDamageAndNoStackOverflow) {
+  for (const int depth : {5, 100 * 1000, 4 * 1000 * 1000}) {
+    const std::string text = absl::StrCat("{\"format\":1,\"x\":", std::string(depth, '['),
+                                          std::string(depth, ']'), "}");
+    EXPECT_THAT(ManifestFromJson(text),
+                StatusIs(absl::StatusCode::kDataLoss, HasSubstr("nested too deeply")));
+  }
 }
 
 TEST(ManifestTest, ANewerFormatIsToldApartFromDamage) {

@@ -163,6 +163,23 @@ TEST_F(ProgramsTest, SigtermSavesAndExitsWith75AndTheNextStartFinishes) {
   EXPECT_THAT(Program(arguments, root + "/log").Wait(), 0) << ReadText(root + "/log");
 }
 
+TEST_F(ProgramsTest, ARendezvousFileOfAKilledRunHoldsNobodyUpAndAStopEndsTheWait) {
+  const std::string root = MakeRoot("root");
+  {
+    Program one(Arguments(root, 1, 2), root + "/r1.log");
+    usleep(500 * 1000);  // into the wait; earlier is as good
+    one.Signal(SIGTERM);
+    EXPECT_EQ(one.Wait(), 76) << ReadText(root + "/r1.log");
+  }
+  // Of attempt 1 too, but nobody listens there: port 1 belongs to no program of this test.
+  std::ofstream(root + "/rendezvous") << "1 127.0.0.1:1\n";
+  Program one(Arguments(root, 1, 2), root + "/r1.log");
+  usleep(500 * 1000);
+  Program zero(Arguments(root, 0, 2), root + "/r0.log");
+  EXPECT_EQ(zero.Wait(), 0) << ReadText(root + "/r0.log");
+  EXPECT_EQ(one.Wait(), 0) << ReadText(root + "/r1.log");
+}
+
 TEST_F(ProgramsTest, WrongFlagsAndJobFilesAreExitCode2WithOneSentence) {
   const std::string root = MakeRoot("root");
   const auto fails_with = [&](std::vector<std::string> more, const std::string& text) {

@@ -1,10 +1,13 @@
 // Whole trainers as threads: real model, real sums over sockets, real files.
 
+#include <atomic>
 #include <cmath>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kernels/base/files.h"
 #include "tests/status_matchers.h"
 #include "tests/worker/trainer/test_gang.h"
@@ -148,6 +151,43 @@ TEST(TrainerTest, ACollectiveFailureAtAnyBucketChangesNothingAndTheSurvivorsReco
   EXPECT_GE(buckets, 4);
 }
 
+int CountEntries(const std::string& folder) {
+  return static_cast<int>(PosixFileSystem().List(folder)->size());
+}
+
+TEST(TrainerTest, TwentyBrokenGenerationsInOneProcessLeaveNoDescriptorAndNoThreadBehind) {
+  constexpr int kFailures = 20;
+  const TemporaryDirectory folder;
+  TestGang::Options options = With(folder, 2);
+  options.recoveries_max = kFailures;
+  for (int i = 0; i < kFailures; ++i) {
+    absl::StrAppend(&options.faults[i % 2], "fail_collective@generation=", i + 1,
+                    ",step=", 12 + i, ";");
+  }
+  TestGang gang(options);
+  // The most there were while a generation lived: what is left behind adds up.
+  std::map<int64_t, std::pair<int, int>> most;
+  std::atomic<bool> done{false};
+  std::thread watch([&] {
+    while (!done) {
+      auto& [fds, threads] = most[gang.generation()];
+      fds = std::max(fds, CountEntries("/proc/self/fd"));
+      threads = std::max(threads, CountEntries("/proc/self/task"));
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  });
+  const auto results = gang.Run();
+  done = true;
+  watch.join();
+  ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
+  ASSERT_THAT(gang.broken_versions(), SizeIs(kFailures));
+  const auto early = std::max({most[2], most[3], most[4], most[5]});
+  const auto late = most[kFailures + 1];
+  // One descriptor kept per generation would be 16 more.
+  EXPECT_LE(late.first, early.first + 8);
+  EXPECT_LE(late.second, early.second + 8);
+}
+
 TEST(TrainerTest, ANonFiniteGradientOnOneRankIsSeenByAllAlikeAndNothingIsSavedAfterIt) {
   for (const char* action : {"nan", "nan_loss"}) {
     const TemporaryDirectory folder;
@@ -217,6 +257,41 @@ TEST(TrainerTest, ADamagedCheckpointIsSetAsideAndTheOneBeforeItTaken) {
   EXPECT_THAT(PosixFileSystem().Stat(
                   absl::StrCat(folder.path(), "/runs/job000000000/bad.a0001.g0001.step_000000060")),
               IsOk());
+}
+
+// A whole checkpoint of another job file is not damage: nobody may move it.
+TEST(TrainerTest, ACheckpointOfAnotherModelSeedOrBatchIsAConfigurationErrorAndStaysWhereItIs) {
+  const TemporaryDirectory folder;
+  TestGang::Options options =
+      With(folder, 1, {{"schedule", "{name: rsqrt, warmup: 5 steps, total: 10 steps}"}});
+  ASSERT_EQ(RunGang(options)[0].exit_code, 0);
+  const std::string longer = "{name: rsqrt, warmup: 5 steps, total: 20 steps}";
+  const auto model = [](int width, int depth) {
+    return absl::StrCat("{custom: {patch: 7, width: ", width, ", depth: ", depth,
+                        ", heads: 2, mlp_width: 64}, image_size: 28, channels: 1, pool: map, "
+                        "classes: 10, loss: sigmoid, head_bias: -2.2}");
+  };
+  const std::vector<std::map<std::string, std::string>> others = {
+      {{"model", model(64, 2)}},
+      {{"model", model(32, 3)}},
+      {{"model", model(32, 1)}},
+      {{"optimizer", "{name: sgd, lr: 1e-3}"}},
+      {{"seed", "2"}},
+      {{"batch", "{global: 32}"}}};
+  for (auto other : others) {
+    const std::string changed = absl::StrCat(other.begin()->first, ": ", other.begin()->second);
+    other["schedule"] = longer;
+    options.attempt = 2;
+    options.job = TinyJob(other);
+    options.recoveries_max = 3;
+    const auto results = RunGang(options);
+    EXPECT_EQ(results[0].exit_code, 78) << changed << ": " << results[0].error;
+    EXPECT_THAT(results[0].error, HasSubstr("give this job another name or checkpoint.dir"));
+  }
+  options.job = TinyJob({{"schedule", longer}});
+  const auto results = RunGang(options);
+  ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
+  EXPECT_EQ(RecordsOf<link::StepRecord>(results[0]).front().step, 11);
 }
 
 TEST(TrainerTest, AFailedPartIsReportedAndTrainingGoesOn) {

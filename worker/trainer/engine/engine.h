@@ -101,6 +101,8 @@ class Engine {
   absl::Status CheckShared(const link::DesiredState& desired, Fault* fault);
   Outcome Load(const link::Source& source, Synchronised* done);
   Outcome AgreeOnLoad(Outcome own, Synchronised* done);
+  absl::Status CheckSameData(const CheckpointManifest& manifest) const;
+  absl::Status ReadState(const CheckpointName& name);
   absl::Status LoadCheckpoint(const std::string& id, Synchronised* done);
   absl::Status CompareVersions(Synchronised* done);
   absl::Status StartLoader(int64_t step);
@@ -160,6 +162,10 @@ class Engine {
   bool aborted_ ABSL_GUARDED_BY(mutex_) = false;
   EngineTotals totals_ ABSL_GUARDED_BY(mutex_);
 
+  bool aborted() const {
+    absl::MutexLock lock(&mutex_);
+    return aborted_;
+  }
   std::shared_ptr<Collective> collective() const {
     absl::MutexLock lock(&mutex_);
     return collective_;

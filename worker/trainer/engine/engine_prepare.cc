@@ -218,15 +218,21 @@ RunFacts Engine::Facts() const {
 
 CoreEvent Engine::DoList() {
   Listed done;
-  const auto usable = store_->Usable();
-  if (!usable.ok()) {
+  const auto listing = store_->List();
+  if (!listing.ok()) {
     static_cast<Outcome&>(done) =
-        Fails(Annotate(usable.status(), "list checkpoints"), Fault::kStorage);
+        Fails(Annotate(listing.status(), "list checkpoints"), Fault::kStorage);
     return done;
   }
+  for (const IncompleteEntry& entry : listing->incomplete) {
+    if (!entry.has_manifest) continue;  // a save that was broken off
+    VITSCALE_LOG(WARNING) << "checkpoint '" << entry.path << "' is damaged and passed over: "
+                          << entry.reason;
+  }
   constexpr size_t kListedMax = 10;
-  for (size_t i = 0; i < std::min(usable->size(), kListedMax); ++i) {
-    done.checkpoints.push_back(InfoOf((*usable)[i].manifest, (*usable)[i].path));
+  for (const CheckpointEntry& entry : listing->valid) {
+    if (entry.abandoned || done.checkpoints.size() == kListedMax) continue;
+    done.checkpoints.push_back(InfoOf(entry.manifest, entry.path));
   }
   return done;
 }

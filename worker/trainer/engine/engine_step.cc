@@ -1,6 +1,7 @@
 // A step in two parts, evaluations, leaving. See engine.h.
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -25,6 +26,21 @@ uint64_t HashSamples(const Batch& batch) {
   }
   return sum;
 }
+
+// An abort ends an evaluation between batches.
+class AbortableModel : public EvalModel {
+ public:
+  AbortableModel(EvalModel& model, std::function<bool()> aborted)
+      : model_(model), aborted_(std::move(aborted)) {}
+  absl::StatusOr<EvalSums> Evaluate(const Batch& batch) override {
+    if (aborted_()) return absl::CancelledError("aborted");
+    return model_.Evaluate(batch);
+  }
+
+ private:
+  EvalModel& model_;
+  const std::function<bool()> aborted_;
+};
 
 }  // namespace
 
@@ -192,7 +208,8 @@ CoreEvent Engine::DoEvaluate(const EvaluateOp& op) {
   const auto measure = [&]() -> absl::StatusOr<ClassifyResult> {
     VITSCALE_RETURN_IF_ERROR(
         replica_->PrepareEval(set.preprocess.range_min, set.preprocess.range_max));
-    return Classify(*set.source, replica_->plan().request.batch_micro, *replica_, *collective(),
+    AbortableModel model(*replica_, [this] { return aborted(); });
+    return Classify(*set.source, replica_->plan().request.batch_micro, model, *collective(),
                     kEvalTimeout, &collective_failed);
   };
   const absl::StatusOr<ClassifyResult> result = measure();
@@ -200,7 +217,9 @@ CoreEvent Engine::DoEvaluate(const EvaluateOp& op) {
   if (!result.ok()) {
     const absl::Status status = Annotate(result.status(), absl::StrCat("evaluation '", name, "'"));
     static_cast<Outcome&>(done) =
-        collective_failed ? CollectiveOutcome(status) : Outcome{status, Fault::kDevice, {}};
+        collective_failed || absl::IsCancelled(status)
+            ? CollectiveOutcome(status)
+            : Outcome{status, Fault::kDevice, {}};
     return done;
   }
   done.record.name = name;

@@ -22,6 +22,24 @@ namespace {
 constexpr absl::Duration kSmallExchange = absl::Seconds(30);
 constexpr absl::Duration kLoadTimeout = absl::Minutes(10);  // the slowest rank's reading
 
+// A damaged or vanished checkpoint breaks this generation, and the next one is formed from another. A whole one that
+// belongs to another job file is the user's business: it stays where it is.
+Fault FaultOfLoad(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnimplemented:
+      return Fault::kConfiguration;
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kOutOfRange:  // a file that is too short
+    case absl::StatusCode::kInternal:    // the device could not read it
+    case absl::StatusCode::kNotFound:
+      return Fault::kCollective;
+    default:  // no memory, no right to read it
+      return Fault::kStorage;
+  }
+}
+
 // A version as bytes of a fixed size.
 struct WireVersion {
   int64_t established_generation = 0, step = 0;
@@ -126,13 +144,10 @@ Outcome Engine::Load(const link::Source& source, Synchronised* done) {
     done->step = 0;
   } else if (source.kind == link::Source::Kind::kCheckpoint) {
     done->checkpoint = source.checkpoint;
-    const absl::Status status = LoadCheckpoint(source.checkpoint, done);
-    if (absl::IsFailedPrecondition(status)) return {status, Fault::kConfiguration, {}};
-    // A damaged or vanished checkpoint breaks this generation; the next one is formed from another.
-    if (!status.ok()) {
-      done->checkpoint_bad = true;
-      return {
-          Annotate(status, absl::StrCat("checkpoint ", source.checkpoint)), Fault::kCollective, {}};
+    if (absl::Status status = LoadCheckpoint(source.checkpoint, done); !status.ok()) {
+      const Fault fault = FaultOfLoad(status);
+      done->checkpoint_bad = fault == Fault::kCollective;
+      return {std::move(status), fault, {}};
     }
   } else {
     return {absl::UnimplementedError("source: only initialisation and checkpoints are understood"),
@@ -146,27 +161,63 @@ Outcome Engine::Load(const link::Source& source, Synchronised* done) {
 }
 
 // Everybody learns whether everybody could load. A checkpoint that is damaged for one is set aside
-// for all, so that the next generation is formed from the one before it.
+// for all, so that the next generation is formed from the one before it; one that is missing for
+// one is not taken again, but stays.
 Outcome Engine::AgreeOnLoad(Outcome own, Synchronised* done) {
-  const char* mine = own.status.ok() ? "y" : done->checkpoint_bad ? "b" : "x";
+  const bool missing = absl::IsNotFound(own.status);
+  const char* mine = own.status.ok() ? "y" : !done->checkpoint_bad ? "x" : missing ? "m" : "b";
   const auto all = collective()->AllGather(mine, kLoadTimeout);
   if (!all.ok()) return own.status.ok() ? CollectiveOutcome(all.status()) : own;
+  bool damaged = false;
   for (size_t rank = 0; rank < all->size(); ++rank) {
     if ((*all)[rank] == "y") continue;
-    done->checkpoint_bad |= (*all)[rank] == "b";
+    damaged |= (*all)[rank] == "b";
+    done->checkpoint_bad |= (*all)[rank] == "b" || (*all)[rank] == "m";
     if (own.status.ok()) {
       own = {absl::UnavailableError(absl::StrCat("rank ", rank, " could not load the state")),
              Fault::kCollective,
              {}};
     }
   }
-  if (done->checkpoint_bad && generation_.rank == 0) {
+  if (damaged && generation_.rank == 0) {
     const auto parts = ParseCheckpointId(done->checkpoint);
     const absl::Status aside = parts.ok() ? store_->SetAside(parts->name) : parts.status();
     VITSCALE_LOG(WARNING) << "checkpoint " << done->checkpoint << " is damaged: "
                           << (aside.ok() ? "set aside" : std::string(aside.message()));
   }
   return own;
+}
+
+// Seed and batch say which samples were seen: with others, steps would no longer mean what they did.
+absl::Status Engine::CheckSameData(const CheckpointManifest& manifest) const {
+  if (manifest.seed != job_.seed) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "seed: is ", job_.seed, ", but the run in the checkpoint folder was begun with ",
+        manifest.seed, "; give this job another name or checkpoint.dir"));
+  }
+  if (manifest.images != manifest.name.step * job_.batch_global) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "batch.global: is ", job_.batch_global, ", but the run in the checkpoint folder saw ",
+        manifest.images, " images in ", manifest.name.step,
+        " steps; give this job another name or checkpoint.dir"));
+  }
+  return absl::OkStatus();
+}
+
+// INVALID_ARGUMENT: every byte is as it was written, but the tensors are those of another model.
+absl::Status Engine::ReadState(const CheckpointName& name) {
+  std::vector<TensorTarget> targets;
+  for (StateTensor& tensor : replica_->State()) {
+    targets.push_back(
+        {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
+  }
+  replica_->StateWritten();
+  const absl::Status read = store_->Read(name, targets);
+  if (!absl::IsInvalidArgument(read) && !absl::IsDataLoss(read)) return read;
+  VITSCALE_RETURN_IF_ERROR(store_->Verify(name));
+  return absl::InvalidArgumentError(
+      absl::StrCat(read.message(), ": it is of another model or optimizer; give this job another "
+                                   "name or checkpoint.dir"));
 }
 
 absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
@@ -180,13 +231,8 @@ absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
         absl::StrCat("precision: checkpoint ", id,
                      " was written with another one; a run keeps the precision it began with"));
   }
-  std::vector<TensorTarget> targets;
-  for (StateTensor& tensor : replica_->State()) {
-    targets.push_back(
-        {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
-  }
-  replica_->StateWritten();
-  VITSCALE_RETURN_IF_ERROR(store_->Read(parts.name, targets));
+  VITSCALE_RETURN_IF_ERROR(CheckSameData(manifest));
+  VITSCALE_RETURN_IF_ERROR(ReadState(parts.name));
   VITSCALE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
   if (manifest.digest != 0 && digest != manifest.digest) {
     return absl::DataLossError(absl::StrCat("digest ", absl::Hex(digest), ", the manifest says ",
