@@ -37,9 +37,9 @@ bool MomentReached(const Cluster& cluster, const Kill& kill, const std::string& 
   const auto step_is = [&](int64_t step) { return cluster.JobStep(job) >= step; };
   switch (kill.moment) {
     case Moment::kStarting: return cluster.JobState(job) != "QUEUED";
-    case Moment::kTraining: return step_is(3 + static_cast<int64_t>(kill.seed % 10));
-    case Moment::kCheckpoint: return step_is(kill.checkpoint_every - 1);
-    case Moment::kFinishing: return step_is(kill.steps - 2);
+    case Moment::kTraining: return step_is(100 + 37 * static_cast<int64_t>(kill.seed % 10));
+    case Moment::kCheckpoint: return step_is(kill.checkpoint_every - 20);
+    case Moment::kFinishing: return step_is(kill.steps - 100);
     case Moment::kRandom: return absl::Now() >= random_moment;
   }
   return true;
@@ -99,8 +99,7 @@ absl::Status WaitForEnd(const Cluster& cluster, const std::string& job, TrainerC
 }
 
 absl::Status CheckSteps(const Cluster& cluster, const std::string& job, int64_t steps) {
-  const CommandResult result = cluster.Cli({"logs", job, "--steps", "-o", "json"});
-  const std::vector<nlohmann::json> rows = ParseJsonLines(result.out);
+  const std::vector<nlohmann::json> rows = cluster.Steps(job, steps);
   if (static_cast<int64_t>(rows.size()) != steps) {
     return absl::DataLossError(absl::StrCat("store holds ", rows.size(), " step records, want ", steps));
   }

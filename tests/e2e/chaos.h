@@ -23,8 +23,8 @@ struct Kill {
   Victim victim = Victim::kTrainer;
   Moment moment = Moment::kRandom;
   uint64_t seed = 0;              // which of the two workers, and the exact moment
-  int64_t steps = 60;             // of the job
-  int64_t checkpoint_every = 20;
+  int64_t steps = 2500;           // of the job: a few seconds
+  int64_t checkpoint_every = 250;
 };
 
 struct KillReport {

@@ -66,7 +66,7 @@ resources: {workers: {min: 2, max: 2}, device: cpu}
 model: {custom: {patch: 4, width: 32, depth: 2, heads: 2, mlp_width: 64}, image_size: 16, channels: 1, classes: 4}
 data: {train: {format: synthetic, synthetic_images: 1024}}
 optimizer: {name: adafactor, lr: 1e-3}
-schedule: {name: rsqrt, warmup: 10 steps, timescale: 100 steps, total: %d steps}
+schedule: {name: rsqrt, warmup: 2 steps, timescale: 100 steps, total: %d steps}
 batch: {global: 32}
 precision: f32
 evals: [{name: val, kind: classify, data: {format: synthetic, synthetic_images: 101}}]
@@ -194,6 +194,15 @@ absl::Status Cluster::WaitForStep(const std::string& job, int64_t step,
                                   absl::Duration deadline) const {
   return WaitUntil(deadline, absl::StrCat("job ", job, " did not reach step ", step),
                    [&] { return JobStep(job) >= step; });
+}
+
+std::vector<nlohmann::json> Cluster::Steps(const std::string& job, int64_t wanted) const {
+  std::vector<nlohmann::json> rows;
+  (void)WaitUntil(absl::Seconds(20), "", [&] {
+    rows = ParseJsonLines(Cli({"logs", job, "--steps", "-o", "json"}).out);
+    return static_cast<int64_t>(rows.size()) >= wanted;
+  });
+  return rows;
 }
 
 std::vector<ProcessInfo> Cluster::Everything() const {

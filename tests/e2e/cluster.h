@@ -48,6 +48,10 @@ class Cluster {
                             absl::Duration deadline) const;
   absl::Status WaitForStep(const std::string& job, int64_t step, absl::Duration deadline) const;
 
+  // Step records of a job in the store, once at least `wanted` are there or 20 s have passed: records reach the store in
+  // batches, the last ones a moment after the job has ended.
+  std::vector<nlohmann::json> Steps(const std::string& job, int64_t wanted) const;
+
   std::vector<ProcessInfo> Agents() const;
   std::vector<ProcessInfo> Trainers() const;
   std::vector<ProcessInfo> Everything() const;

@@ -42,7 +42,7 @@ TEST_F(FirstLightTest, AJobRunsToItsEndAndEveryStepIsInTheStore) {
   const CommandResult watch = cluster_->Cli({"watch", job}, kDeadline);
   EXPECT_EQ(watch.exit_code, 0) << watch.err << cluster_->CoordinatorLog();
   EXPECT_THAT(watch.out + watch.err, HasSubstr("SUCCEEDED"));
-  const auto rows = ParseJsonLines(cluster_->Cli({"logs", job, "--steps", "-o", "json"}).out);
+  const std::vector<nlohmann::json> rows = cluster_->Steps(job, 40);
   ASSERT_EQ(rows.size(), 40u);
   for (size_t i = 0; i < rows.size(); ++i) {
     EXPECT_EQ(JsonInt(rows[i]["step"]), static_cast<int64_t>(i) + 1);
@@ -72,24 +72,24 @@ TEST_F(FirstLightTest, TheSameIdempotencyKeySubmitsOnce) {
 }
 
 TEST_F(FirstLightTest, APausedJobResumesWhereItStood) {
-  const std::string job = Submit(TinyJob(60));
+  const std::string job = Submit(TinyJob(3000, 500));
   ASSERT_THAT(cluster_->WaitForStep(job, 10, kDeadline), IsOk()) << cluster_->CoordinatorLog();
   EXPECT_EQ(cluster_->Cli({"pause", job}).exit_code, 0);
   ASSERT_THAT(cluster_->WaitForState(job, {"PAUSED"}, kDeadline), IsOk());
   EXPECT_TRUE(cluster_->Trainers().empty());
   EXPECT_EQ(cluster_->Cli({"resume", job}).exit_code, 0);
   ASSERT_THAT(cluster_->WaitForState(job, {"SUCCEEDED"}, kDeadline), IsOk());
-  EXPECT_EQ(ParseJsonLines(cluster_->Cli({"logs", job, "--steps", "-o", "json"}).out).size(), 60u);
+  EXPECT_EQ(cluster_->Steps(job, 3000).size(), 3000u);
 }
 
 TEST_F(FirstLightTest, AJobOfHigherPriorityPreemptsAndTheVictimResumesByItself) {
-  const std::string low = Submit(TinyJob(200));
+  const std::string low = Submit(TinyJob(3000, 500));
   ASSERT_THAT(cluster_->WaitForStep(low, 5, kDeadline), IsOk());
   const std::string high = Submit(TinyJob(10), {"--priority", "5"});
   EXPECT_THAT(cluster_->WaitForState(high, {"SUCCEEDED"}, kDeadline), IsOk());
   EXPECT_THAT(cluster_->WaitForState(low, {"SUCCEEDED"}, kDeadline), IsOk());
   EXPECT_EQ(JsonInt(cluster_->GetJob(low)["preemptions"]), 1);
-  EXPECT_EQ(ParseJsonLines(cluster_->Cli({"logs", low, "--steps", "-o", "json"}).out).size(), 200u);
+  EXPECT_EQ(cluster_->Steps(low, 3000).size(), 3000u);
 }
 
 TEST_F(FirstLightTest, AKilledJobIsCancelledAndLeavesNoTrainer) {
