@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/command.h"
 #include "client/follow.h"
 #include "client/job_text.h"
@@ -21,6 +22,17 @@ namespace vitscale {
 namespace {
 
 constexpr int kStepsPerPage = 10000;
+constexpr int kLastStepsTries = 30;
+constexpr absl::Duration kLastStepsPause = absl::Milliseconds(100);
+
+// Step records reach the store in batches, the last ones a moment after their job has ended: true
+// as long as the job is known to have done more steps than `after`.
+bool LastStepsAreOnTheirWay(ControlClient& client, const std::string& job_id, int64_t after) {
+  v1::GetJobRequest request;
+  request.set_job_id(job_id);
+  const absl::StatusOr<v1::Job> job = client.GetJob(request);
+  return job.ok() && job->state() == v1::JOB_STATE_SUCCEEDED && after < job->step();
+}
 
 // Calls `use` with every page of the steps after `after`.
 absl::Status ForEachStepPage(ControlClient& client, const std::string& job_id, int64_t after,
@@ -29,13 +41,16 @@ absl::Status ForEachStepPage(ControlClient& client, const std::string& job_id, i
   request.set_job_id(job_id);
   request.set_after_step(after);
   request.set_page_size(kStepsPerPage);
-  bool more = true;
-  while (more) {
+  for (int tries = 0; tries < kLastStepsTries;) {
     VITSCALE_ASSIGN_OR_RETURN(const v1::ListStepsResponse page, client.ListSteps(request));
-    if (page.steps().empty()) break;
-    use({page.steps().begin(), page.steps().end()});
-    request.set_after_step(page.steps().rbegin()->step());
-    more = page.more();
+    if (!page.steps().empty()) {
+      use({page.steps().begin(), page.steps().end()});
+      request.set_after_step(page.steps().rbegin()->step());
+    }
+    if (page.more()) continue;
+    if (!LastStepsAreOnTheirWay(client, job_id, request.after_step())) break;
+    absl::SleepFor(kLastStepsPause);
+    ++tries;
   }
   return absl::OkStatus();
 }

@@ -138,8 +138,11 @@ TEST_F(PrometheusTest, MetricNamesPassPromtool) {
   absl::StatusOr<std::string> job = cluster_->Submit(TinyJob(100000));
   ASSERT_THAT(job, IsOk());
   ASSERT_THAT(cluster_->WaitForStep(*job, 5, absl::Seconds(60)), IsOk());
-  const nlohmann::json targets =
-      nlohmann::json::parse(Curl({"http://" + cluster_->metrics_address() + "/sd/workers"}), nullptr, false);
+  nlohmann::json targets;
+  for (int tries = 0; tries < 100 && targets.size() < 3; ++tries) {
+    targets = nlohmann::json::parse(Curl({"http://" + cluster_->metrics_address() + "/sd/workers"}), nullptr, false);
+    absl::SleepFor(absl::Milliseconds(100));
+  }
   ASSERT_TRUE(targets.is_array());
   size_t checked = 0;
   for (const auto& group : targets) {
