@@ -17,7 +17,7 @@
 #include "kernels/base/version.h"
 #include "server/vitscaled/daemon.h"
 #include "server/vitscaled/flags.h"
-#include "server/vitscaled/systemd.h"
+#include "kernels/base/systemd.h"
 
 namespace vitscale {
 namespace {

@@ -1,4 +1,5 @@
-// Bad input never hurts: one clear line that names the thing, the right exit code, nothing half-done left behind.
+// Bad input never hurts: one clear line that names the thing, the right exit code, nothing
+// half-done left behind.
 
 #include <sys/stat.h>
 
@@ -58,9 +59,7 @@ class BadInputTest : public testing::Test {
     EXPECT_THAT(failed.dump(), HasSubstr(words));
     EXPECT_EQ(JsonInt(failed["attempt"]), 1) << "a user's error is not retried";
   }
-  size_t ListedJobs() {
-    return ParseJsonLines(cluster_->Cli({"list", "-o", "json"}).out).size();
-  }
+  size_t ListedJobs() { return ParseJsonLines(cluster_->Cli({"list", "-o", "json"}).out).size(); }
   std::string IdxJob(const std::string& images, const std::string& labels) {
     return absl::StrReplaceAll(
         TinyJob(10), {{"train: {format: synthetic, synthetic_images: 1024}",
@@ -97,7 +96,8 @@ TEST_F(BadInputTest, APathMayNotClimbOutOfItsRoot) {
   ExpectRefused(IdxJob("../secret", "labels"), "data.train.images", "..");
 }
 TEST_F(BadInputTest, AllFaultsAreReportedAtOnce) {
-  const std::string yaml = absl::StrReplaceAll(TinyJob(10), {{"global: 32", "global: 0"}, {"lr: 1e-3", "lr: -1"}});
+  const std::string yaml =
+      absl::StrReplaceAll(TinyJob(10), {{"global: 32", "global: 0"}, {"lr: 1e-3", "lr: -1"}});
   const CommandResult result = cluster_->Cli({"submit", "-"}, kDeadline, yaml);
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, AllOf(HasSubstr("batch.global"), HasSubstr("optimizer.lr")));
@@ -129,39 +129,50 @@ TEST_F(BadInputTest, ACheckpointFolderThatCannotBeWrittenIsNamed) {
 }
 
 TEST_F(BadInputTest, ASecondCoordinatorOnTheSameStateIsRefused) {
-  const CommandResult result = RunCommand(
-      {Binary("vitscaled"), "--state-dir=" + cluster_->folder() + "/state",
-       "--socket=" + cluster_->folder() + "/other", "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0"},
-      {}, absl::Seconds(20));
+  const CommandResult result =
+      RunCommand({Binary("vitscaled"), "--state-dir=" + cluster_->folder() + "/state",
+                  "--socket=" + cluster_->folder() + "/other", "--listen=127.0.0.1:0",
+                  "--metrics=127.0.0.1:0"},
+                 {}, absl::Seconds(20));
   EXPECT_NE(result.exit_code, 0);
   EXPECT_NE(result.exit_code, 124);
   EXPECT_THAT(result.err, HasSubstr(cluster_->folder() + "/state"));
 }
 TEST_F(BadInputTest, ATakenPortIsNamed) {
-  const CommandResult result = RunCommand(
-      {Binary("vitscaled"), "--state-dir=" + cluster_->folder() + "/state2",
-       "--socket=" + cluster_->folder() + "/other", "--listen=" + cluster_->metrics_address(),
-       "--metrics=127.0.0.1:0"},
-      {}, absl::Seconds(20));
+  const CommandResult result =
+      RunCommand({Binary("vitscaled"), "--state-dir=" + cluster_->folder() + "/state2",
+                  "--socket=" + cluster_->folder() + "/other",
+                  "--listen=" + cluster_->metrics_address(), "--metrics=127.0.0.1:0"},
+                 {}, absl::Seconds(20));
   EXPECT_NE(result.exit_code, 0);
   EXPECT_NE(result.exit_code, 124);
   EXPECT_THAT(result.err, HasSubstr(cluster_->metrics_address()));
 }
 TEST_F(BadInputTest, ANonLoopbackBindNeedsInsecure) {
   for (const char* flag : {"--listen=0.0.0.0:0", "--metrics=0.0.0.0:0"}) {
-    const CommandResult result = RunCommand(
-        {Binary("vitscaled"), "--state-dir=" + cluster_->folder() + "/state3",
-         "--socket=" + cluster_->folder() + "/other", flag},
-        {}, absl::Seconds(20));
+    const CommandResult result =
+        RunCommand({Binary("vitscaled"), "--state-dir=" + cluster_->folder() + "/state3",
+                    "--socket=" + cluster_->folder() + "/other", flag},
+                   {}, absl::Seconds(20));
     EXPECT_NE(result.exit_code, 0) << flag;
     EXPECT_NE(result.exit_code, 124) << flag;
     EXPECT_THAT(result.err, HasSubstr("--insecure")) << flag;
   }
 }
+TEST_F(BadInputTest, AWorkerWithAnotherProtocolVersionIsRefusedForGood) {
+  const CommandResult result = RunCommand(
+      {Binary("vitscale-worker"), "--coordinator=" + cluster_->address(), "--device=cpu9",
+       "--worker-id=stranger", "--state-dir=" + cluster_->folder() + "/stranger",
+       "--lock-dir=" + cluster_->folder() + "/locks", "--metrics=127.0.0.1:0",
+       "--data-root=" + data_root_, "--checkpoint-root=" + cluster_->folder() + "/checkpoints",
+       "--protocol-version=2"},
+      {}, absl::Seconds(30));
+  EXPECT_EQ(result.exit_code, 78) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("protocol version"));
+}
 TEST_F(BadInputTest, AClientWithoutACoordinatorSaysSo) {
-  const CommandResult result =
-      RunCommand({Binary("vitscale"), "--address", "unix:/nonexistent/socket", "list"}, {},
-                 absl::Seconds(30));
+  const CommandResult result = RunCommand(
+      {Binary("vitscale"), "--address", "unix:/nonexistent/socket", "list"}, {}, absl::Seconds(30));
   EXPECT_EQ(result.exit_code, 4) << result.err;
   EXPECT_THAT(result.err, HasSubstr("/nonexistent/socket"));
 }

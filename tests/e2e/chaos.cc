@@ -36,11 +36,16 @@ bool MomentReached(const Cluster& cluster, const Kill& kill, const std::string& 
                    absl::Time random_moment) {
   const auto step_is = [&](int64_t step) { return cluster.JobStep(job) >= step; };
   switch (kill.moment) {
-    case Moment::kStarting: return cluster.JobState(job) != "QUEUED";
-    case Moment::kTraining: return step_is(100 + 37 * static_cast<int64_t>(kill.seed % 10));
-    case Moment::kCheckpoint: return step_is(kill.checkpoint_every - 20);
-    case Moment::kFinishing: return step_is(kill.steps - 100);
-    case Moment::kRandom: return absl::Now() >= random_moment;
+    case Moment::kStarting:
+      return cluster.JobState(job) != "QUEUED";
+    case Moment::kTraining:
+      return step_is(100 + 37 * static_cast<int64_t>(kill.seed % 10));
+    case Moment::kCheckpoint:
+      return step_is(kill.checkpoint_every - 20);
+    case Moment::kFinishing:
+      return step_is(kill.steps - 100);
+    case Moment::kRandom:
+      return absl::Now() >= random_moment;
   }
   return true;
 }
@@ -67,8 +72,7 @@ absl::StatusOr<int> Strike(Cluster& cluster, Victim victim, std::mt19937_64& dra
     return 0;
   }
   const std::vector<ProcessInfo> trainers = census.Take();
-  const std::vector<ProcessInfo> victims =
-      victim == Victim::kTrainer ? trainers : cluster.Agents();
+  const std::vector<ProcessInfo> victims = victim == Victim::kTrainer ? trainers : cluster.Agents();
   if (victims.empty()) return 0;  // nobody there at this moment: a kill of nothing
   const ProcessInfo chosen = victims[draws() % victims.size()];
   const int with_it = static_cast<int>(
@@ -86,8 +90,8 @@ absl::Status WaitForEnd(const Cluster& cluster, const std::string& job, TrainerC
     const std::string state = cluster.JobState(job);
     if (state == "SUCCEEDED") return absl::OkStatus();
     if (state == "FAILED" || state == "CANCELLED") {
-      return absl::InternalError(absl::StrCat("job ", job, " ended ", state, ": ",
-                                              cluster.GetJob(job).dump()));
+      return absl::InternalError(
+          absl::StrCat("job ", job, " ended ", state, ": ", cluster.GetJob(job).dump()));
     }
     if (absl::Now() > end) {
       return absl::DeadlineExceededError(absl::StrCat("job ", job, " is ", state, " at step ",
@@ -101,7 +105,8 @@ absl::Status WaitForEnd(const Cluster& cluster, const std::string& job, TrainerC
 absl::Status CheckSteps(const Cluster& cluster, const std::string& job, int64_t steps) {
   const std::vector<nlohmann::json> rows = cluster.Steps(job, steps);
   if (static_cast<int64_t>(rows.size()) != steps) {
-    return absl::DataLossError(absl::StrCat("store holds ", rows.size(), " step records, want ", steps));
+    return absl::DataLossError(
+        absl::StrCat("store holds ", rows.size(), " step records, want ", steps));
   }
   for (int64_t i = 0; i < steps; ++i) {
     if (JsonInt(rows[i]["step"]) != i + 1) {

@@ -13,7 +13,8 @@
 namespace vitscale {
 
 enum class Victim { kTrainer, kAgent, kCoordinator };
-// When the kill falls: while trainers start, while they train, around the save of a checkpoint, near the end.
+// When the kill falls: while trainers start, while they train, around the save of a checkpoint,
+// near the end.
 enum class Moment { kStarting, kTraining, kCheckpoint, kFinishing, kRandom };
 
 const char* VictimName(Victim victim);
@@ -22,24 +23,24 @@ const char* MomentName(Moment moment);
 struct Kill {
   Victim victim = Victim::kTrainer;
   Moment moment = Moment::kRandom;
-  uint64_t seed = 0;              // which of the two workers, and the exact moment
-  int64_t steps = 2500;           // of the job: a few seconds
+  uint64_t seed = 0;     // which of the two workers, and the exact moment
+  int64_t steps = 2500;  // of the job: a few seconds
   int64_t checkpoint_every = 250;
 };
 
 struct KillReport {
   std::string job;
-  std::string state_at_kill;      // of the job
+  std::string state_at_kill;  // of the job
   int64_t step_at_kill = 0;
-  int killed_ranks = 0;           // trainers that died with the victim
-  int trainers_seen = 0;          // different trainer processes during the job
+  int killed_ranks = 0;   // trainers that died with the victim
+  int trainers_seen = 0;  // different trainer processes during the job
   int64_t recoveries = 0;
-  double seconds = 0;             // from submit to SUCCEEDED
+  double seconds = 0;  // from submit to SUCCEEDED
 };
 
-// Submits, kills, waits, and checks: SUCCEEDED; steps 1..n in the store, each once; survivors kept their process, so
-// that different trainers seen = 2 + ranks killed; every checkpoint with a manifest is whole; no process of the job
-// is left. Returns the first of these that does not hold.
+// Submits, kills, waits, and checks: SUCCEEDED; steps 1..n in the store, each once; survivors kept
+// their process, so that different trainers seen = 2 + ranks killed; every checkpoint with a
+// manifest is whole; no process of the job is left. Returns the first of these that does not hold.
 absl::Status RunKill(Cluster& cluster, const Kill& kill, KillReport* report);
 
 }  // namespace vitscale

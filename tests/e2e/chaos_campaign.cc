@@ -2,8 +2,8 @@
 //
 //   chaos_campaign --kills 50 --seed 1
 //
-// Victims go round (trainer, agent, coordinator); the seed of each kill is printed, and `--kills 1 --seed S` repeats it.
-// Exit code 1 when any kill breaks a promise.
+// Victims go round (trainer, agent, coordinator); the seed of each kill is printed, and `--kills 1
+// --seed S` repeats it. Exit code 1 when any kill breaks a promise.
 
 #include <csignal>
 #include <cstdio>
@@ -19,7 +19,8 @@ int main(int argc, char** argv) {
   uint64_t seed = 1;
   CLI::App app("Kills trainers, agents and coordinators at random moments of short jobs.");
   app.add_option("--kills", kills, "how many")->capture_default_str();
-  app.add_option("--seed", seed, "seed of the first kill; the others follow")->capture_default_str();
+  app.add_option("--seed", seed, "seed of the first kill; the others follow")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
   absl::StatusOr<std::unique_ptr<Cluster>> cluster = Cluster::Start();
@@ -28,7 +29,9 @@ int main(int argc, char** argv) {
     return 1;
   }
   int failures = 0;
-  std::printf("seed  victim       job           at          step  ranks  trainers  recoveries  seconds  result\n");
+  std::printf(
+      "seed  victim       job           at          step  ranks  trainers  recoveries  seconds  "
+      "result\n");
   for (int i = 0; i < kills; ++i) {
     Kill kill;
     kill.seed = seed + i;
@@ -37,13 +40,15 @@ int main(int argc, char** argv) {
     const absl::Status status = RunKill(**cluster, kill, &report);
     failures += !status.ok();
     std::printf("%4llu  %-11s  %-12s  %-10s  %4lld  %5d  %8d  %10lld  %7.1f  %s\n",
-                static_cast<unsigned long long>(kill.seed), VictimName(kill.victim), report.job.c_str(),
-                report.state_at_kill.c_str(), static_cast<long long>(report.step_at_kill),
-                report.killed_ranks, report.trainers_seen, static_cast<long long>(report.recoveries),
-                report.seconds, status.ToString().c_str());
+                static_cast<unsigned long long>(kill.seed), VictimName(kill.victim),
+                report.job.c_str(), report.state_at_kill.c_str(),
+                static_cast<long long>(report.step_at_kill), report.killed_ranks,
+                report.trainers_seen, static_cast<long long>(report.recoveries), report.seconds,
+                status.ToString().c_str());
     std::fflush(stdout);
   }
   const absl::Status stopped = (*cluster)->StopCoordinator();
-  std::printf("%d kills, %d failed; after the stop: %s\n", kills, failures, stopped.ToString().c_str());
+  std::printf("%d kills, %d failed; after the stop: %s\n", kills, failures,
+              stopped.ToString().c_str());
   return failures == 0 && stopped.ok() ? 0 : 1;
 }

@@ -106,12 +106,18 @@ Environment Cluster::environment() const {
 absl::Status Cluster::StartCoordinator() {
   const std::string ready = folder_ + "/ready.json";
   std::filesystem::remove(ready);
-  std::vector<std::string> arguments = {
-      Binary("vitscaled"), "--state-dir=" + folder_ + "/state", "--socket=" + folder_ + "/s",
-      "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0",
-      absl::StrCat("--local-workers=", options_.workers), "--local-threads=1",
-      "--data-root=" + options_.data_root, "--checkpoint-root=" + folder_ + "/checkpoints",
-      "--ready-file=" + ready, "--heartbeat=200ms", "--lease=2s"};
+  std::vector<std::string> arguments = {Binary("vitscaled"),
+                                        "--state-dir=" + folder_ + "/state",
+                                        "--socket=" + folder_ + "/s",
+                                        "--listen=127.0.0.1:0",
+                                        "--metrics=127.0.0.1:0",
+                                        absl::StrCat("--local-workers=", options_.workers),
+                                        "--local-threads=1",
+                                        "--data-root=" + options_.data_root,
+                                        "--checkpoint-root=" + folder_ + "/checkpoints",
+                                        "--ready-file=" + ready,
+                                        "--heartbeat=200ms",
+                                        "--lease=2s"};
   for (const std::string& flag : options_.coordinator_flags) arguments.push_back(flag);
   VITSCALE_ASSIGN_OR_RETURN(coordinator_,
                             StartProgram(arguments, environment(), folder_ + "/vitscaled.log"));
@@ -186,8 +192,8 @@ absl::Status Cluster::WaitForState(const std::string& job, const std::vector<std
     return std::find(states.begin(), states.end(), last) != states.end();
   });
   if (status.ok()) return status;
-  return absl::DeadlineExceededError(absl::StrCat("job ", job, " is ", last, " at step ", JobStep(job),
-                                                  "; coordinator: ", CoordinatorLog()));
+  return absl::DeadlineExceededError(absl::StrCat(
+      "job ", job, " is ", last, " at step ", JobStep(job), "; coordinator: ", CoordinatorLog()));
 }
 
 absl::Status Cluster::WaitForStep(const std::string& job, int64_t step,

@@ -1,7 +1,8 @@
-// A whole vitscale on loopback for a test: one coordinator with local workers, real processes, real files.
+// A whole vitscale on loopback for a test: one coordinator with local workers, real processes, real
+// files.
 //
-// Everything lives below one temporary folder and carries VITSCALE_TEST_CLUSTER=<folder> in its environment, so that
-// the test can find every process, however deep, and prove that none is left.
+// Everything lives below one temporary folder and carries VITSCALE_TEST_CLUSTER=<folder> in its
+// environment, so that the test can find every process, however deep, and prove that none is left.
 
 #ifndef TESTS_E2E_CLUSTER_H_
 #define TESTS_E2E_CLUSTER_H_
@@ -19,7 +20,8 @@ namespace vitscale {
 
 struct ClusterOptions {
   int workers = 2;
-  std::vector<std::string> coordinator_flags;  // beside the defaults of cluster.cc (short deadlines)
+  std::vector<std::string>
+      coordinator_flags;  // beside the defaults of cluster.cc (short deadlines)
   std::string data_root = "/usr/share/datasets";
 };
 
@@ -38,18 +40,20 @@ class Cluster {
                     const std::string& input = "") const;
   // `vitscale get -o json`; null when it failed.
   nlohmann::json GetJob(const std::string& job) const;
-  std::string JobState(const std::string& job) const;  // "RUNNING"; empty when the coordinator is away
+  std::string JobState(
+      const std::string& job) const;  // "RUNNING"; empty when the coordinator is away
   int64_t JobStep(const std::string& job) const;
 
   // Submits a job file's text; its id.
-  absl::StatusOr<std::string> Submit(const std::string& yaml, std::vector<std::string> flags = {}) const;
+  absl::StatusOr<std::string> Submit(const std::string& yaml,
+                                     std::vector<std::string> flags = {}) const;
   // Polls until the job is in one of `states`.
   absl::Status WaitForState(const std::string& job, const std::vector<std::string>& states,
                             absl::Duration deadline) const;
   absl::Status WaitForStep(const std::string& job, int64_t step, absl::Duration deadline) const;
 
-  // Step records of a job in the store, once at least `wanted` are there or 20 s have passed: records reach the store in
-  // batches, the last ones a moment after the job has ended.
+  // Step records of a job in the store, once at least `wanted` are there or 20 s have passed:
+  // records reach the store in batches, the last ones a moment after the job has ended.
   std::vector<nlohmann::json> Steps(const std::string& job, int64_t wanted) const;
 
   std::vector<ProcessInfo> Agents() const;

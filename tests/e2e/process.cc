@@ -76,7 +76,8 @@ int ExitCode(int wait_status) {
 
 CommandResult RunCommand(const std::vector<std::string>& arguments, const Environment& environment,
                          absl::Duration deadline, const std::string& input) {
-  const std::string in_path = TemporaryPath(), out_path = TemporaryPath(), err_path = TemporaryPath();
+  const std::string in_path = TemporaryPath(), out_path = TemporaryPath(),
+                    err_path = TemporaryPath();
   std::ofstream(in_path) << input;
   const int in = open(in_path.c_str(), O_RDONLY | O_CLOEXEC);
   const int out = open(out_path.c_str(), O_WRONLY | O_CLOEXEC | O_TRUNC);
@@ -112,7 +113,8 @@ absl::StatusOr<int> WaitForExit(pid_t pid, absl::Duration deadline) {
   const absl::Time end = absl::Now() + deadline;
   int status = 0;
   while (waitpid(pid, &status, WNOHANG) == 0) {
-    if (absl::Now() > end) return absl::DeadlineExceededError(absl::StrCat("pid ", pid, " still runs"));
+    if (absl::Now() > end)
+      return absl::DeadlineExceededError(absl::StrCat("pid ", pid, " still runs"));
     absl::SleepFor(absl::Milliseconds(5));
   }
   return status;
@@ -150,7 +152,8 @@ std::vector<ProcessInfo> ProcessesWithEnvironment(const std::string& name,
 bool IsAlive(pid_t pid) {
   const std::string stat = ReadAll(absl::StrCat("/proc/", pid, "/stat"));
   const size_t after_name = stat.rfind(')');
-  return after_name != std::string::npos && stat.size() > after_name + 2 && stat[after_name + 2] != 'Z';
+  return after_name != std::string::npos && stat.size() > after_name + 2 &&
+         stat[after_name + 2] != 'Z';
 }
 
 }  // namespace vitscale

@@ -36,14 +36,15 @@ absl::StatusOr<int> WaitForExit(pid_t pid, absl::Duration deadline);
 struct ProcessInfo {
   pid_t pid = 0;
   pid_t parent = 0;
-  char state = '?';      // as in /proc/<pid>/stat; 'Z' is dead
-  std::string program;   // base name of argv[0]
-  std::string command;   // all arguments
+  char state = '?';     // as in /proc/<pid>/stat; 'Z' is dead
+  std::string program;  // base name of argv[0]
+  std::string command;  // all arguments
 };
 
-// Living processes whose environment holds `name=value`: everything that a test's cluster has started, however
-// deep, and nobody else's.
-std::vector<ProcessInfo> ProcessesWithEnvironment(const std::string& name, const std::string& value);
+// Living processes whose environment holds `name=value`: everything that a test's cluster has
+// started, however deep, and nobody else's.
+std::vector<ProcessInfo> ProcessesWithEnvironment(const std::string& name,
+                                                  const std::string& value);
 
 bool IsAlive(pid_t pid);
 

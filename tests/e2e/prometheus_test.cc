@@ -1,4 +1,5 @@
-// A real Prometheus scrapes a real run, and every query of every panel of the dashboard returns data.
+// A real Prometheus scrapes a real run, and every query of every panel of the dashboard returns
+// data.
 
 #include <signal.h>
 
@@ -41,9 +42,10 @@ std::vector<PanelQuery> DashboardQueries() {
     for (const auto& panel : dashboard["panels"]) {
       if (!panel.contains("targets")) continue;
       for (const auto& target : panel["targets"]) {
-        queries.push_back({panel["title"], absl::StrReplaceAll(
-            target["expr"].get<std::string>(),
-            {{"$__rate_interval", "10s"}, {"$run", ".*"}, {"$worker", ".*"}})});
+        queries.push_back({panel["title"],
+                           absl::StrReplaceAll(
+                               target["expr"].get<std::string>(),
+                               {{"$__rate_interval", "10s"}, {"$run", ".*"}, {"$worker", ".*"}})});
       }
     }
   }
@@ -53,7 +55,8 @@ std::vector<PanelQuery> DashboardQueries() {
 class PrometheusTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (!fs::exists(kTools + "/prometheus")) GTEST_SKIP() << "no Prometheus in " << kTools << " (tests/fetch_prometheus.sh)";
+    if (!fs::exists(kTools + "/prometheus"))
+      GTEST_SKIP() << "no Prometheus in " << kTools << " (tests/fetch_prometheus.sh)";
     absl::StatusOr<std::unique_ptr<Cluster>> cluster = Cluster::Start();
     ASSERT_THAT(cluster, IsOk());
     cluster_ = std::move(*cluster);
@@ -67,10 +70,13 @@ class PrometheusTest : public testing::Test {
 
   void StartPrometheus() {
     const std::string config = cluster_->folder() + "/prometheus.yml";
-    std::ofstream(config) << "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: vitscale\n"
-                          << "  http_sd_configs: [{url: 'http://" << cluster_->metrics_address()
-                          << "/sd/workers', refresh_interval: 1s}]\n";
-    ASSERT_EQ(RunCommand({kTools + "/promtool", "check", "config", config}, {}, absl::Seconds(20)).exit_code, 0);
+    std::ofstream(config)
+        << "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: vitscale\n"
+        << "  http_sd_configs: [{url: 'http://" << cluster_->metrics_address()
+        << "/sd/workers', refresh_interval: 1s}]\n";
+    ASSERT_EQ(RunCommand({kTools + "/promtool", "check", "config", config}, {}, absl::Seconds(20))
+                  .exit_code,
+              0);
     absl::StatusOr<pid_t> pid = StartProgram(
         {kTools + "/prometheus", "--config.file=" + config, "--web.listen-address=127.0.0.1:0",
          "--storage.tsdb.path=" + cluster_->folder() + "/tsdb"},
@@ -86,9 +92,11 @@ class PrometheusTest : public testing::Test {
   }
   // Prometheus chooses its port; its log does not say which, the kernel does.
   std::string ListenAddress() const {
-    const CommandResult result = RunCommand({"/bin/sh", "-c",
-        absl::StrCat("for f in /proc/", prometheus_, "/fd/*; do readlink $f; done; echo; cat /proc/",
-                     prometheus_, "/net/tcp")}, {}, absl::Seconds(5));
+    const CommandResult result = RunCommand(
+        {"/bin/sh", "-c",
+         absl::StrCat("for f in /proc/", prometheus_,
+                      "/fd/*; do readlink $f; done; echo; cat /proc/", prometheus_, "/net/tcp")},
+        {}, absl::Seconds(5));
     std::smatch row;
     std::istringstream lines(result.out);
     for (std::string line; std::getline(lines, line);) {
@@ -104,9 +112,10 @@ class PrometheusTest : public testing::Test {
     return "";
   }
   size_t ResultCount(const std::string& expression) {
-    const nlohmann::json answer = nlohmann::json::parse(
-        Curl({"-G", "http://" + address_ + "/api/v1/query", "--data-urlencode", "query=" + expression}),
-        nullptr, false);
+    const nlohmann::json answer =
+        nlohmann::json::parse(Curl({"-G", "http://" + address_ + "/api/v1/query",
+                                    "--data-urlencode", "query=" + expression}),
+                              nullptr, false);
     if (!answer.is_object() || answer.value("status", "") != "success") return 0;
     return answer["data"]["result"].size();
   }
@@ -140,7 +149,8 @@ TEST_F(PrometheusTest, MetricNamesPassPromtool) {
   ASSERT_THAT(cluster_->WaitForStep(*job, 5, absl::Seconds(60)), IsOk());
   nlohmann::json targets;
   for (int tries = 0; tries < 100 && targets.size() < 3; ++tries) {
-    targets = nlohmann::json::parse(Curl({"http://" + cluster_->metrics_address() + "/sd/workers"}), nullptr, false);
+    targets = nlohmann::json::parse(Curl({"http://" + cluster_->metrics_address() + "/sd/workers"}),
+                                    nullptr, false);
     absl::SleepFor(absl::Milliseconds(100));
   }
   ASSERT_TRUE(targets.is_array());

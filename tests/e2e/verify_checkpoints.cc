@@ -17,7 +17,8 @@ absl::Status VerifyCheckpoints(const std::string& root) {
                               CheckpointStore::Open(PosixFileSystem(), job.parent_path().string(),
                                                     job.filename().string()));
     VITSCALE_ASSIGN_OR_RETURN(const std::vector<CheckpointEntry> usable, store.Usable());
-    if (usable.empty()) return absl::DataLossError(absl::StrCat(job.string(), ": no checkpoint is usable"));
+    if (usable.empty())
+      return absl::DataLossError(absl::StrCat(job.string(), ": no checkpoint is usable"));
     for (const CheckpointEntry& checkpoint : usable) {
       VITSCALE_RETURN_IF_ERROR(store.Verify(checkpoint.manifest.name));
     }

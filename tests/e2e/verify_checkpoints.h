@@ -9,8 +9,9 @@
 
 namespace vitscale {
 
-// OK if each folder with a manifest.json holds the files that it lists with their sizes and CRC32C; DATA_LOSS names
-// the first that does not. Folders without a manifest are unfinished saves and do not count.
+// OK if each folder with a manifest.json holds the files that it lists with their sizes and CRC32C;
+// DATA_LOSS names the first that does not. Folders without a manifest are unfinished saves and do
+// not count.
 absl::Status VerifyCheckpoints(const std::string& root);
 
 }  // namespace vitscale

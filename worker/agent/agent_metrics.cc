@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/version.h"
-#include "worker/agent/metric_families.h"
+#include "proto/metrics/metric_families.h"
 
 namespace vitscale::agent {
 namespace {

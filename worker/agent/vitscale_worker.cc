@@ -29,7 +29,7 @@
 #include "worker/agent/device_lock.h"
 #include "worker/agent/event_queue.h"
 #include "worker/agent/flags.h"
-#include "worker/agent/notify.h"
+#include "kernels/base/systemd.h"
 #include "worker/agent/session_rpc.h"
 #include "worker/agent/spool.h"
 

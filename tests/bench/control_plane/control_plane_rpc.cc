@@ -1,11 +1,11 @@
-// How much the control plane costs: simulated workers that heart-beat over real gRPC streams, jobs in the store, and
-// users who submit and list.
+// How much the control plane costs: simulated workers that heart-beat over real gRPC streams, jobs
+// in the store, and users who submit and list.
 //
 //   control_plane_bench --workers 1000 --jobs 2000 --seconds 20 [--json]
 //
-// Starts a vitscaled of its own on loopback. Jobs ask for a GPU, which no simulated worker has: they stay in the queue
-// and are looked at by every scheduling round. Prints latencies of submit and list, the coordinator's share of a core
-// with heartbeats alone and under load, and its memory.
+// Starts a vitscaled of its own on loopback. Jobs ask for a GPU, which no simulated worker has:
+// they stay in the queue and are looked at by every scheduling round. Prints latencies of submit
+// and list, the coordinator's share of a core with heartbeats alone and under load, and its memory.
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -54,7 +54,8 @@ struct Latencies {
   double Quantile(double q) {
     if (milliseconds.empty()) return 0;
     std::sort(milliseconds.begin(), milliseconds.end());
-    return milliseconds[std::min(milliseconds.size() - 1, static_cast<size_t>(q * milliseconds.size()))];
+    return milliseconds[std::min(milliseconds.size() - 1,
+                                 static_cast<size_t>(q * milliseconds.size()))];
   }
 };
 
@@ -106,16 +107,18 @@ class Bench {
     folder_ = mkdtemp(folder);
     VITSCALE_ASSIGN_OR_RETURN(
         coordinator_,
-        StartProgram({absl::StrCat(VITSCALE_BINARY_DIR, "/vitscaled"), "--state-dir=" + folder_ + "/state",
-                      "--socket=" + folder_ + "/s", "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0",
-                      "--ready-file=" + folder_ + "/ready.json"},
-                     {}, folder_ + "/vitscaled.log"));
+        StartProgram(
+            {absl::StrCat(VITSCALE_BINARY_DIR, "/vitscaled"), "--state-dir=" + folder_ + "/state",
+             "--socket=" + folder_ + "/s", "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0",
+             "--ready-file=" + folder_ + "/ready.json"},
+            {}, folder_ + "/vitscaled.log"));
     for (int i = 0; i < 200 && !std::filesystem::exists(folder_ + "/ready.json"); ++i) {
       absl::SleepFor(absl::Milliseconds(50));
     }
     std::ifstream in(folder_ + "/ready.json");
     const nlohmann::json ready = nlohmann::json::parse(in, nullptr, false);
-    if (!ready.is_object()) return absl::UnavailableError("vitscaled did not start; see " + folder_);
+    if (!ready.is_object())
+      return absl::UnavailableError("vitscaled did not start; see " + folder_);
     VITSCALE_ASSIGN_OR_RETURN(address_, ParseAddress(ready.value("listen_address", "")));
     stub_ = v1::ControlService::NewStub(MakeChannel(address_));
     VITSCALE_ASSIGN_OR_RETURN(spec_, ParseJobSpec(kJob));
@@ -132,12 +135,16 @@ class Bench {
     *request.mutable_spec() = spec_;
     request.set_request_id(absl::StrCat("bench-", ++requests_));
     v1::SubmitJobResponse response;
-    Timed(latencies, [&](grpc::ClientContext& context) { return stub_->SubmitJob(&context, request, &response); });
+    Timed(latencies, [&](grpc::ClientContext& context) {
+      return stub_->SubmitJob(&context, request, &response);
+    });
   }
   void List(Latencies* latencies) {
     v1::ListJobsRequest request;
     v1::ListJobsResponse response;
-    Timed(latencies, [&](grpc::ClientContext& context) { return stub_->ListJobs(&context, request, &response); });
+    Timed(latencies, [&](grpc::ClientContext& context) {
+      return stub_->ListJobs(&context, request, &response);
+    });
   }
   template <typename Call>
   void Timed(Latencies* latencies, Call call) {
@@ -145,7 +152,8 @@ class Bench {
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     const absl::Time start = absl::Now();
     const grpc::Status status = call(context);
-    if (latencies != nullptr) latencies->milliseconds.push_back(absl::ToDoubleMilliseconds(absl::Now() - start));
+    if (latencies != nullptr)
+      latencies->milliseconds.push_back(absl::ToDoubleMilliseconds(absl::Now() - start));
     if (!status.ok()) failure_ = absl::UnavailableError(status.error_message());
   }
 
@@ -170,18 +178,24 @@ class Bench {
 
   void Report(double idle, double loaded, int64_t beats) {
     const nlohmann::json result = {
-        {"workers", options_.workers}, {"workers_alive", fleet_->alive()}, {"jobs", options_.jobs},
+        {"workers", options_.workers},
+        {"workers_alive", fleet_->alive()},
+        {"jobs", options_.jobs},
         {"heartbeats_per_second", static_cast<double>(beats) / options_.seconds},
         {"submits_per_second", options_.submits_per_second},
-        {"submit_p50_ms", submit_.Quantile(0.5)}, {"submit_p99_ms", submit_.Quantile(0.99)},
-        {"list_p50_ms", list_.Quantile(0.5)}, {"list_p99_ms", list_.Quantile(0.99)},
-        {"coordinator_cores_heartbeats", idle}, {"coordinator_cores_loaded", loaded},
+        {"submit_p50_ms", submit_.Quantile(0.5)},
+        {"submit_p99_ms", submit_.Quantile(0.99)},
+        {"list_p50_ms", list_.Quantile(0.5)},
+        {"list_p99_ms", list_.Quantile(0.99)},
+        {"coordinator_cores_heartbeats", idle},
+        {"coordinator_cores_loaded", loaded},
         {"coordinator_resident_mib", ResidentMiB(coordinator_)}};
     if (options_.json) {
       std::printf("%s\n", result.dump().c_str());
       return;
     }
-    for (const auto& [key, value] : result.items()) std::printf("%-30s %s\n", key.c_str(), value.dump().c_str());
+    for (const auto& [key, value] : result.items())
+      std::printf("%-30s %s\n", key.c_str(), value.dump().c_str());
   }
 
   const Options options_;
@@ -205,8 +219,10 @@ int main(int argc, char** argv) {
   CLI::App app("Measures the control plane with simulated workers.");
   app.add_option("--workers", options.workers, "simulated workers")->capture_default_str();
   app.add_option("--jobs", options.jobs, "jobs in the store")->capture_default_str();
-  app.add_option("--seconds", options.seconds, "length of each of the two measurements")->capture_default_str();
-  app.add_option("--rate", options.submits_per_second, "submits (and lists) a second")->capture_default_str();
+  app.add_option("--seconds", options.seconds, "length of each of the two measurements")
+      ->capture_default_str();
+  app.add_option("--rate", options.submits_per_second, "submits (and lists) a second")
+      ->capture_default_str();
   app.add_flag("--json", options.json, "one JSON object");
   CLI11_PARSE(app, argc, argv);
   rlimit files{};

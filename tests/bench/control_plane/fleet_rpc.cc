@@ -38,7 +38,9 @@ class SimulatedWorker : public grpc::ClientBidiReactor<v1::AgentMessage, v1::Coo
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     const grpc::Status status = stub_->Register(&context, request, &response);
-    if (!status.ok()) return absl::UnavailableError(absl::StrCat("register sim-", index, ": ", status.error_message()));
+    if (!status.ok())
+      return absl::UnavailableError(
+          absl::StrCat("register sim-", index, ": ", status.error_message()));
     session_.AddMetadata("vitscale-credential", response.credential());
     stub_->async()->Session(&session_, this);
     alive_ = true;
@@ -121,7 +123,8 @@ void Fleet::Beat(absl::Duration heartbeat) {
   for (size_t turn = 0; !stop_.HasBeenNotified(); turn = (turn + 1) % workers_.size()) {
     workers_[turn]->Beat();
     next += apart;
-    if (next - absl::Now() > absl::Milliseconds(5)) stop_.WaitForNotificationWithTimeout(next - absl::Now());
+    if (next - absl::Now() > absl::Milliseconds(5))
+      stop_.WaitForNotificationWithTimeout(next - absl::Now());
   }
 }
 

@@ -19,8 +19,8 @@ class SimulatedWorker;
 
 class Fleet {
  public:
-  // Registers `count` CPU workers, each on a connection of its own, and beats every `heartbeat` from then on, spread
-  // evenly over the interval.
+  // Registers `count` CPU workers, each on a connection of its own, and beats every `heartbeat`
+  // from then on, spread evenly over the interval.
   static absl::StatusOr<std::unique_ptr<Fleet>> Start(const Address& coordinator, int count,
                                                       absl::Duration heartbeat);
   ~Fleet();

@@ -1,8 +1,8 @@
 // systemd's notification protocol (sd_notify(3)) without its library: one datagram to
 // $NOTIFY_SOCKET.
 
-#ifndef SERVER_VITSCALED_SYSTEMD_H_
-#define SERVER_VITSCALED_SYSTEMD_H_
+#ifndef KERNELS_BASE_SYSTEMD_H_
+#define KERNELS_BASE_SYSTEMD_H_
 
 #include <string>
 
@@ -19,4 +19,4 @@ absl::Duration SystemdWatchdogInterval();
 
 }  // namespace vitscale
 
-#endif  // SERVER_VITSCALED_SYSTEMD_H_
+#endif  // KERNELS_BASE_SYSTEMD_H_

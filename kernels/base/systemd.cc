@@ -1,4 +1,4 @@
-#include "server/vitscaled/systemd.h"
+#include "kernels/base/systemd.h"
 
 #include <sys/socket.h>
 #include <sys/un.h>
