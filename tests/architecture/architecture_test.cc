@@ -206,6 +206,7 @@ TEST(IncludeRulesTest, PathsAreSortedIntoLayers) {
   EXPECT_EQ(LayerOf("vitscale/v1/control_service.grpc.pb.h"), Layer::kRpc);
   EXPECT_EQ(LayerOf("worker/agent/core/agent_core.h"), Layer::kAgent);
   EXPECT_EQ(LayerOf("worker/trainer/shell.h"), Layer::kEngine);
+  EXPECT_EQ(LayerOf("worker/checkpoint/manifest.h"), Layer::kFileFormats);
   EXPECT_EQ(LayerOf("absl/status/status.h"), Layer::kOutside);
 }
 
@@ -217,6 +218,9 @@ TEST(IncludeRulesTest, TheTableSaysNoWhereItMatters) {
   EXPECT_EQ(MayInclude(Layer::kModel).count(Layer::kFactory), 0u);
   EXPECT_EQ(MayInclude(Layer::kServer).count(Layer::kEngine), 0u);
   EXPECT_EQ(MayInclude(Layer::kClient).count(Layer::kProgram), 0u);
+  EXPECT_EQ(MayInclude(Layer::kClient).count(Layer::kEngine), 0u);
+  EXPECT_EQ(MayInclude(Layer::kFileFormats).count(Layer::kEngine), 0u);
+  EXPECT_EQ(MayInclude(Layer::kFileFormats).count(Layer::kFactory), 0u);
   EXPECT_EQ(MayInclude(Layer::kBase).size(), 1u);
 }
 

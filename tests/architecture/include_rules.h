@@ -3,6 +3,7 @@
 //
 //   kernels/base <- kernels <- worker/model, worker/plan <- engine <- worker/trainer
 //                   proto/spec <- worker/config <- engine, client, server
+//                   worker/checkpoint, worker/weights <- engine, client
 //                   worker/link <- worker/agent (the only part of worker/ with gRPC)
 
 #ifndef TESTS_ARCHITECTURE_INCLUDE_RULES_H_
@@ -18,19 +19,20 @@ namespace vitscale {
 
 // Where a file of ours, or an included header, belongs. Outside headers are kOutside.
 enum class Layer {
-  kBase,        // kernels/base
-  kProgram,     // what a model is built from: kernels/{backend,tensor,program,ops}.h
-  kFactory,     // kernels/backend_factory.h
-  kKernels,     // the rest of kernels/
-  kMessages,    // generated messages and protobuf itself
-  kRpc,         // generated services, gRPC, proto/rpc
-  kMetrics,     // proto/metrics
-  kSpec,        // proto/spec
-  kModel,       // worker/model, worker/plan
-  kJobStructs,  // worker/data/data_config.h: a plain struct that a JobConfig holds
-  kConfig,      // worker/config
-  kLink,        // worker/link
-  kEngine,      // the rest of worker/ but agent/
+  kBase,         // kernels/base
+  kProgram,      // what a model is built from: kernels/{backend,tensor,program,ops}.h
+  kFactory,      // kernels/backend_factory.h
+  kKernels,      // the rest of kernels/
+  kMessages,     // generated messages and protobuf itself
+  kRpc,          // generated services, gRPC, proto/rpc
+  kMetrics,      // proto/metrics
+  kSpec,         // proto/spec
+  kModel,        // worker/model, worker/plan
+  kJobStructs,   // worker/data/data_config.h: a plain struct that a JobConfig holds
+  kConfig,       // worker/config
+  kLink,         // worker/link
+  kFileFormats,  // worker/checkpoint, worker/weights: files of tensors; no backend, no engine
+  kEngine,       // the rest of worker/ but agent/
   kAgent,
   kServer,
   kClient,

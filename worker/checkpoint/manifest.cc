@@ -16,7 +16,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;            // newest that is read
+constexpr int kFormatWholeState = 1;  // has no weights_only
 constexpr char kChecksumKey[] = "crc32c";
 
 struct PrecisionName {
@@ -210,7 +211,7 @@ absl::Status CheckEnvelope(const Json& root) {
 absl::StatusOr<CheckpointManifest> FromFields(const Json& root) {
   Fields fields(root, "");
   CheckpointManifest manifest;
-  (void)fields.Unsigned("format");
+  const bool has_weights_only = fields.Unsigned("format") > kFormatWholeState;
   (void)fields.Text(kChecksumKey);
   manifest.job_id = fields.Text("job_id");
   manifest.name = {fields.Count("attempt"), fields.Count("generation"), fields.Count("step"),
@@ -224,6 +225,7 @@ absl::StatusOr<CheckpointManifest> FromFields(const Json& root) {
   manifest.spec = fields.Text("spec");
   manifest.version = fields.Text("version");
   manifest.final = fields.Bool("final");
+  if (has_weights_only) manifest.weights_only = fields.Bool("weights_only");
   std::string error;
   const std::string time = fields.Text("time");
   if (!absl::ParseTime(absl::RFC3339_full, time, &manifest.time, &error)) {
@@ -250,7 +252,7 @@ std::string ManifestToJson(const CheckpointManifest& manifest) {
   for (const PartFile& file : manifest.files) {
     files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"crc32c", Hex(file.crc32c, 8)}});
   }
-  Json root = {{"format", kFormat},
+  Json root = {{"format", manifest.weights_only ? kFormat : kFormatWholeState},
                {"job_id", manifest.job_id},
                {"attempt", manifest.name.attempt},
                {"generation", manifest.name.generation},
@@ -268,12 +270,14 @@ std::string ManifestToJson(const CheckpointManifest& manifest) {
                {"final", manifest.final},
                {"time", absl::FormatTime(absl::RFC3339_full, manifest.time, absl::UTCTimeZone())},
                {"files", files}};
+  if (manifest.weights_only) root["weights_only"] = true;
   root[kChecksumKey] = ChecksumOf(root);
   return Dump(root, 2) + "\n";
 }
 
 absl::StatusOr<CheckpointManifest> ManifestFromJson(absl::string_view text) {
-  // Copying and writing JSON recurse: what is nested more deeply than a manifest must not get there.
+  // Copying and writing JSON recurse: what is nested more deeply than a manifest must not get
+  // there.
   constexpr int kDeepest = 4;
   bool too_deep = false;
   const auto watch = [&too_deep](int depth, Json::parse_event_t, Json&) {

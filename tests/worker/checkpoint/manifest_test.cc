@@ -31,6 +31,18 @@ TEST(ManifestTest, SurvivesTheWayThroughJson) {
   EXPECT_EQ(read.total_bytes(), 105);
 }
 
+// A version that reads format 1 alone says that this one is newer than it is.
+TEST(ManifestTest, WeightsOnlyIsFormatTwoAndAllElseStaysFormatOne) {
+  CheckpointManifest manifest = Example();
+  EXPECT_THAT(ManifestToJson(manifest),
+              testing::AllOf(HasSubstr("\"format\": 1,"), testing::Not(HasSubstr("weights_only"))));
+  manifest.weights_only = true;
+  EXPECT_THAT(ManifestToJson(manifest), HasSubstr("\"format\": 2,"));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointManifest read,
+                                ManifestFromJson(ManifestToJson(manifest)));
+  EXPECT_EQ(read, manifest);
+}
+
 TEST(ManifestTest, EveryChangedCharacterIsAnErrorOrMeansTheSame) {
   const std::string text = ManifestToJson(Example());
   for (size_t at = 0; at < text.size(); ++at) {
@@ -72,8 +84,8 @@ TEST(ManifestTest, FaultsNameTheField) {
 
 TEST(ManifestTest, DeepNestingIsDamageAndNoStackOverflow) {
   for (const int depth : {5, 100 * 1000, 4 * 1000 * 1000}) {
-    const std::string text = absl::StrCat("{\"format\":1,\"x\":", std::string(depth, '['),
-                                          std::string(depth, ']'), "}");
+    const std::string text =
+        absl::StrCat("{\"format\":1,\"x\":", std::string(depth, '['), std::string(depth, ']'), "}");
     EXPECT_THAT(ManifestFromJson(text),
                 StatusIs(absl::StatusCode::kDataLoss, HasSubstr("nested too deeply")));
   }
@@ -81,9 +93,9 @@ TEST(ManifestTest, DeepNestingIsDamageAndNoStackOverflow) {
 
 TEST(ManifestTest, ANewerFormatIsToldApartFromDamage) {
   const std::string text =
-      absl::StrReplaceAll(ManifestToJson(Example()), {{"\"format\": 1", "\"format\": 2"}});
+      absl::StrReplaceAll(ManifestToJson(Example()), {{"\"format\": 1", "\"format\": 3"}});
   EXPECT_THAT(ManifestFromJson(text),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("reads up to 1")));
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("reads up to 2")));
 }
 
 TEST(InfoOfTest, CarriesWhatTheCoordinatorShows) {
