@@ -12,6 +12,7 @@
 #include "google/rpc/status.pb.h"
 #include "kernels/base/net.h"
 #include "kernels/base/status.h"
+#include "proto/rpc/channel_rpc.h"
 #include "vitscale/v1/control_service.grpc.pb.h"
 
 namespace vitscale {
@@ -22,25 +23,6 @@ constexpr char kServiceConfig[] = R"json({"methodConfig": [{
   "name": [{"service": "vitscale.v1.ControlService"}],
   "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "5s", "backoffMultiplier": 2,
                   "retryableStatusCodes": ["UNAVAILABLE"]}}]})json";
-
-// The one place where the client's credentials are chosen.
-std::shared_ptr<grpc::ChannelCredentials> ClientCredentials() {
-  return grpc::InsecureChannelCredentials();
-}
-
-grpc::ChannelArguments ChannelOptions() {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt("grpc.enable_http_proxy",
-                   0);  // proxies of the environment are not for this link
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
-  arguments.SetServiceConfigJSON(kServiceConfig);
-  return arguments;
-}
 
 // "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Connection refused" in few
 // words.
@@ -71,11 +53,10 @@ absl::Status FromWire(const grpc::Status& status, const std::string& address) {
 
 class RpcClient : public ControlClient {
  public:
-  RpcClient(const std::string& address, const std::string& target, absl::Duration timeout)
+  RpcClient(const std::string& address, const Address& parsed, absl::Duration timeout)
       : address_(address),
         timeout_(timeout),
-        stub_(v1::ControlService::NewStub(
-            grpc::CreateCustomChannel(target, ClientCredentials(), ChannelOptions()))) {}
+        stub_(v1::ControlService::NewStub(MakeChannel(parsed, {2'000, kServiceConfig}))) {}
 
   absl::StatusOr<v1::SubmitJobResponse> SubmitJob(const v1::SubmitJobRequest& r) override {
     return Call<v1::SubmitJobResponse>(&v1::ControlService::Stub::SubmitJob, r);
@@ -176,9 +157,7 @@ class RpcClient : public ControlClient {
 absl::StatusOr<std::unique_ptr<ControlClient>> ConnectToCoordinator(const std::string& address,
                                                                     absl::Duration call_timeout) {
   VITSCALE_ASSIGN_OR_RETURN(const Address parsed, ParseAddress(address));
-  const std::string target =
-      parsed.is_unix() ? absl::StrCat("unix:", parsed.unix_path) : parsed.tcp.ToString();
-  return std::make_unique<RpcClient>(address, target, call_timeout);
+  return std::make_unique<RpcClient>(address, parsed, call_timeout);
 }
 
 }  // namespace vitscale

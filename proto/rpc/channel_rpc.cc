@@ -15,7 +15,7 @@ std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials() {
   return grpc::InsecureServerCredentials();
 }
 
-std::shared_ptr<grpc::Channel> MakeChannel(const Address& address, int reconnect_max_ms) {
+std::shared_ptr<grpc::Channel> MakeChannel(const Address& address, const ChannelOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
@@ -23,8 +23,10 @@ std::shared_ptr<grpc::Channel> MakeChannel(const Address& address, int reconnect
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, reconnect_max_ms);
+  // Despite its name the time that one attempt to connect is given, handshake included.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5'000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, options.reconnect_max_ms);
+  if (options.service_config != nullptr) arguments.SetServiceConfigJSON(options.service_config);
   // Two agents of one process (tests) must not share a connection that one of them breaks.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   const std::string target =

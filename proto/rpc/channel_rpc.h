@@ -2,8 +2,7 @@
 // switched on.
 //
 // Until then both sides are plain, which is why a daemon binds to loopback or a Unix socket unless
-// it is told
-// --insecure.
+// it is told --insecure.
 
 #ifndef PROTO_RPC_CHANNEL_RPC_H_
 #define PROTO_RPC_CHANNEL_RPC_H_
@@ -21,10 +20,16 @@ namespace vitscale {
 std::shared_ptr<grpc::ChannelCredentials> MakeChannelCredentials();
 std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials();
 
+struct ChannelOptions {
+  int reconnect_max_ms = 1000;  // longest pause between two attempts to connect
+  const char* service_config = nullptr;  // JSON, such as a retry policy; null: none
+};
+
 // Connects lazily. No proxy from the environment (it would catch loopback and cluster links too); a
 // ping every 20 s also without calls, so that a dead peer is noticed; the default limit of 4 MiB a
-// message. Reconnects after at most `reconnect_max_ms`.
-std::shared_ptr<grpc::Channel> MakeChannel(const Address& address, int reconnect_max_ms = 1000);
+// message. An attempt to connect may take 5 s; attempts follow each other after 0.1 s at first.
+std::shared_ptr<grpc::Channel> MakeChannel(const Address& address,
+                                           const ChannelOptions& options = {});
 
 // What a server must allow so that MakeChannel's pings are no "too_many_pings": one per 10 s, also
 // without calls.

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
-#include "server/core/convert.h"
+#include "server/core/goodput.h"
 
 namespace vitscale {
 namespace {
@@ -33,28 +33,7 @@ bool Matches(const v1::Job& job, const v1::ListJobsRequest& request) {
 
 v1::Job JobAt(const JobRow& row, absl::Time now) {
   v1::Job job = row.job();
-  const double seconds = std::max(0.0, absl::ToDoubleSeconds(now - FromProto(row.state_since())));
-  v1::Goodput& goodput = *job.mutable_goodput();
-  switch (job.state()) {
-    case v1::JOB_STATE_QUEUED:
-    case v1::JOB_STATE_STARTING:
-      goodput.set_queued(goodput.queued() + seconds);
-      break;
-    case v1::JOB_STATE_RUNNING:
-      goodput.set_productive(goodput.productive() + std::max(0.0, seconds - row.booked_seconds()));
-      break;
-    case v1::JOB_STATE_RECOVERING:
-      goodput.set_recovering(goodput.recovering() + seconds);
-      break;
-    case v1::JOB_STATE_STOPPING:
-      goodput.set_checkpoint_stall(goodput.checkpoint_stall() + seconds);
-      break;
-    case v1::JOB_STATE_PAUSED:
-      goodput.set_paused(goodput.paused() + seconds);
-      break;
-    default:
-      break;
-  }
+  *job.mutable_goodput() = GoodputAt(row, now);
   return job;
 }
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "server/core/convert.h"
 #include "server/core/core.h"
+#include "server/core/goodput.h"
 
 namespace vitscale {
 
@@ -24,32 +25,8 @@ void Core::TouchMembers(const JobEntry& job) {
   }
 }
 
-// Books the time in the state that ends now. RUNNING is productive but for what is booked already.
 void Core::SettleGoodput(JobEntry& job) {
-  v1::Goodput& goodput = *job.row.mutable_job()->mutable_goodput();
-  const double seconds =
-      std::max(0.0, absl::ToDoubleSeconds(now_.wall - FromProto(job.row.state_since())));
-  switch (job.row.job().state()) {
-    case v1::JOB_STATE_QUEUED:
-    case v1::JOB_STATE_STARTING:
-      goodput.set_queued(goodput.queued() + seconds);
-      break;
-    case v1::JOB_STATE_RUNNING:
-      goodput.set_productive(goodput.productive() +
-                             std::max(0.0, seconds - job.row.booked_seconds()));
-      break;
-    case v1::JOB_STATE_RECOVERING:
-      goodput.set_recovering(goodput.recovering() + seconds);
-      break;
-    case v1::JOB_STATE_STOPPING:
-      goodput.set_checkpoint_stall(goodput.checkpoint_stall() + seconds);
-      break;
-    case v1::JOB_STATE_PAUSED:
-      goodput.set_paused(goodput.paused() + seconds);
-      break;
-    default:
-      break;
-  }
+  *job.row.mutable_job()->mutable_goodput() = GoodputAt(job.row, now_.wall);
   job.row.set_booked_seconds(0);
   *job.row.mutable_state_since() = ToProto(now_.wall);
 }
