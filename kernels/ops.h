@@ -249,19 +249,21 @@ struct GradStatsArgs {
 // g * clip_norm / n. All-zero gradients give zero updates, never NaN. Adafactor: beta2 = StepScalars::beta2;
 // epsilon 1e-30 inside the moving average; no bias correction, no update clipping; the update uses the momentum
 // before it is rounded to bf16. Source: big_vision optax.py scale_by_adafactor; optax factorized.py.
+// The stored momentum is multiplied by beta1 rounded to bf16 (0.9 becomes 0.8984375) and the product is not rounded;
+// a new value weighs 1 - beta1 with beta1 as given: what XLA makes of optax 0.2.8 with a bf16 accumulator.
 // Skips everything (no bit changes) when StepScalars::apply is 0 or the norm is not finite.
 struct OptimizerArgs {
   std::vector<OptimizedTensor> tensors;
   TensorView gradient_square_sum;
   TensorView factored_sums;
-  float beta1 = 0.9f;
+  double beta1 = 0.9;  // of the momentum; see above
   float clip_norm = 1.0f;  // 0: no clip
   TensorView parameter_square_sum;  // [1], f64, optional: of the parameters after the update
   TensorView update_square_sum;     // [1], f64, optional: of the update taken off
 };
 struct AdafactorApplyArgs : OptimizerArgs {};
 struct AdamWApplyArgs : OptimizerArgs {  // optax.scale_by_adam: bias-corrected, eps outside the root; m in bf16
-  float beta2 = 0.999f;
+  double beta2 = 0.999;
   float epsilon = 1e-8f;
 };
 struct SgdApplyArgs : OptimizerArgs {};  // m = beta1 * m + g (heavy ball, no Nesterov); update = m

@@ -17,12 +17,6 @@
 namespace vitscale::cpu {
 namespace {
 
-// The decay of the momentum is taken as the f32 value of OptimizerArgs::beta1 (0.9f) times the
-// widened bf16 momentum. In JAX, type promotion would turn a Python 0.9 next to a bf16 array into
-// bf16(0.9) = 0.8984375, whose steady-state updates are 1.5 % smaller; this is the place to change
-// it should an oracle run show that it does.
-float MomentumDecay(float beta1) { return beta1; }
-
 struct FactoredTensor {
   int tensor = 0;
   const float* sums = nullptr;      // as GradStats wrote them, laid out like the second moment
@@ -50,8 +44,8 @@ class AdafactorOp : public UpdateOp {
  protected:
   UpdateScalars ScalarsOf(const StepScalars& step) const override {
     UpdateScalars scalars;
-    scalars.beta1 = MomentumDecay(beta1_);
-    scalars.gradient_share = 1.0f - beta1_;
+    scalars.momentum_decay = MomentumDecay();
+    scalars.gradient_share = GradientShare();
     scalars.beta2 = step.beta2;
     return scalars;
   }

@@ -22,8 +22,8 @@ class AdamWOp : public UpdateOp {
   UpdateScalars ScalarsOf(const StepScalars& step) const override {
     const double t = static_cast<double>(step.step + 1);
     UpdateScalars scalars;
-    scalars.beta1 = beta1_;
-    scalars.gradient_share = 1.0f - beta1_;
+    scalars.momentum_decay = MomentumDecay();
+    scalars.gradient_share = GradientShare();
     scalars.beta2 = beta2_;
     scalars.epsilon = epsilon_;
     scalars.momentum_correction = static_cast<float>(1.0 / (1.0 - std::pow(beta1_, t)));
@@ -35,7 +35,7 @@ class AdamWOp : public UpdateOp {
   }
 
  private:
-  float beta2_;
+  double beta2_;
   float epsilon_;
 };
 

@@ -28,9 +28,9 @@ struct StatsTile {
 // What every element of an update has in common.
 struct UpdateScalars {
   float gradient_scale = 1.0f;  // 1 / batch and the clip in one
-  float beta1 = 0.0f;
+  float momentum_decay = 0.0f;
   float gradient_share = 0.0f;  // what a new update weighs in the momentum
-  float beta2 = 0.0f;
+  double beta2 = 0.0;           // of the second moment; 1 - beta2 is taken in f64
   float schedule = 0.0f;
   float learning_rate = 0.0f;
   float weight_decay = 0.0f;
@@ -68,7 +68,7 @@ struct OptimizerKernels {
   double (*square_sum)(const float* gradient, float scale, int64_t count);
 
   // v = beta2 v + (1 - beta2) (sums * scale + 1e-30), in f64 and rounded once.
-  void (*decay_moment)(const float* sums, double scale, float beta2, float* v, int64_t count);
+  void (*decay_moment)(const float* sums, double scale, double beta2, float* v, int64_t count);
   // out = scale / sqrt(v)
   void (*inverse_sqrt)(const float* v, float scale, float* out, int64_t count);
 

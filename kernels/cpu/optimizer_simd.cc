@@ -3,10 +3,9 @@
 // kernels/ops.h.
 //
 // Every rule gives u from the scaled gradient; then
-//   m = beta1 m + gradient_share u;   p = p - schedule (learning_rate m + weight_decay p)
+//   m = momentum_decay m + gradient_share u;   p = p - schedule (learning_rate m + weight_decay p)
 // where m is stored as bf16 and the update uses it before it is rounded. The first product is taken
-// in f32: the bf16 momentum is widened, and beta1 is not rounded to bf16 (a JAX program in which a
-// Python scalar meets a bf16 array would do that; see adafactor.cc).
+// in f32 from the widened momentum.
 
 #include "kernels/cpu/grad_stats_simd.h"
 #include "kernels/cpu/simd_loop.h"
@@ -49,7 +48,7 @@ VITSCALE_INLINE void TakeOff(const UpdateScalars& s, F32 momentum, float* parame
 }
 template <typename Lanes>
 VITSCALE_INLINE F32 NewMomentum(const UpdateScalars& s, F32 u, Bf16* momentum, Lanes lanes) {
-  const F32 m = MulAdd(Set(s.beta1), Load(momentum, lanes), Set(s.gradient_share) * u);
+  const F32 m = MulAdd(Set(s.momentum_decay), Load(momentum, lanes), Set(s.gradient_share) * u);
   Store(momentum, m, lanes);
   return m;
 }
@@ -59,11 +58,12 @@ VITSCALE_INLINE F32 NewMomentum(const UpdateScalars& s, F32 u, Bf16* momentum, L
 template <typename Sums>
 void AdafactorSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
   Sums sums;
-  const F32 share = Set(1.0f - s.beta2);
+  const F32 beta2 = Set(static_cast<float>(s.beta2)),
+            share = Set(static_cast<float>(1.0 - s.beta2));
   ForVectors(span.count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
     const F32 g = Load(span.gradient + c, lanes) * Set(s.gradient_scale);
     const F32 square = MulAdd(g, g, Set(kMomentEpsilon));
-    const F32 v = MulAdd(Set(s.beta2), Load(span.second_moment + c, lanes), share * square);
+    const F32 v = MulAdd(beta2, Load(span.second_moment + c, lanes), share * square);
     Store(span.second_moment + c, v, lanes);
     const F32 m = NewMomentum(s, g / Sqrt(v), span.momentum + c, lanes);
     TakeOff(s, m, span.parameter + c, lanes, sums);
@@ -111,10 +111,11 @@ void AdafactorFactoredSpan(const UpdateScalars& s, const FactoredSpan& span, Upd
 template <typename Sums>
 void AdamWSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
   Sums sums;
-  const F32 share = Set(1.0f - s.beta2);
+  const F32 beta2 = Set(static_cast<float>(s.beta2)),
+            share = Set(static_cast<float>(1.0 - s.beta2));
   ForVectors(span.count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
     const F32 g = Load(span.gradient + c, lanes) * Set(s.gradient_scale);
-    const F32 v = MulAdd(Set(s.beta2), Load(span.second_moment + c, lanes), share * (g * g));
+    const F32 v = MulAdd(beta2, Load(span.second_moment + c, lanes), share * (g * g));
     Store(span.second_moment + c, v, lanes);
     const F32 m = NewMomentum(s, g, span.momentum + c, lanes);
     const F32 root = Sqrt(v * Set(s.moment_correction)) + Set(s.epsilon);
@@ -135,8 +136,8 @@ void SgdSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
 
 // ---- factored second moments --------------------------------------------------------------------
 
-void DecayMoment(const float* sums, double scale, float beta2, float* v, int64_t count) {
-  const F64 kept = WideSet(beta2), share = WideSet(1.0f - beta2), wide_scale = WideSet(scale);
+void DecayMoment(const float* sums, double scale, double beta2, float* v, int64_t count) {
+  const F64 kept = WideSet(beta2), share = WideSet(1.0 - beta2), wide_scale = WideSet(scale);
   const F64 epsilon = WideSet(kMomentEpsilon);
   ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
     const F64 mean = Widen(Load(sums + c, lanes)) * wide_scale + epsilon;

@@ -1,4 +1,5 @@
-// SGD with momentum on the CPU (heavy ball, Polyak 1964): m = beta1 m + g, not (1 - beta1) g.
+// SGD with momentum on the CPU (heavy ball, Polyak 1964): m = beta1 m + g, not (1 - beta1) g, as
+// optax.trace.
 
 #include <memory>
 
@@ -15,7 +16,7 @@ class SgdOp : public UpdateOp {
  protected:
   UpdateScalars ScalarsOf(const StepScalars& step) const override {
     UpdateScalars scalars;
-    scalars.beta1 = beta1_;
+    scalars.momentum_decay = MomentumDecay();
     scalars.gradient_share = 1.0f;
     return scalars;
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/base/bf16.h"
 #include "kernels/cpu/cpu_op.h"
 #include "kernels/cpu/factored_shape.h"
 #include "kernels/cpu/optimizer.h"
@@ -47,6 +48,13 @@ class UpdateOp : public CpuOp {
   virtual void Prepare(const UpdateScalars& scalars, int64_t item) {}
   virtual void Update(const UpdateScalars& scalars, const UpdateTile& tile, UpdateSums* sums) = 0;
 
+  // What the stored momentum is multiplied by: beta1 as bf16. In optax 0.2.8 the Python number
+  // beta1 meets a bf16 array and becomes a bf16 number itself; XLA then multiplies in f32 without
+  // rounding the product (tests/golden/optimizer_decay.py).
+  float MomentumDecay() const { return FromBf16(ToBf16(static_cast<float>(beta1_))); }
+  // 1 - beta1, where beta1 is not rounded first.
+  float GradientShare() const { return static_cast<float>(1.0 - beta1_); }
+
   // The elements of a tile that is not cut by rows.
   UpdateSpan SpanOf(const UpdateTile& tile) const;
   // The factor of the clip alone: 1, or clip_norm / norm.
@@ -54,7 +62,7 @@ class UpdateOp : public CpuOp {
 
   const OptimizerKernels& kernels_;
   std::vector<UpdateTensor> tensors_;
-  float beta1_;
+  double beta1_;
 
  private:
   void SumTiles();

@@ -100,7 +100,7 @@ struct StepRun {
     if (factored > 0) args.factored_sums = bench.Output("sums", DType::kF32, {factored});
     args.parameter_square_sum = bench.Output("p2", DType::kF64, {1}, Arena::kStatistics);
     args.update_square_sum = bench.Output("u2", DType::kF64, {1}, Arena::kStatistics);
-    args.beta1 = static_cast<float>(step.beta1);
+    args.beta1 = step.beta1;
     args.clip_norm = static_cast<float>(step.clip_norm);
     Program program;
     program.Add(GradStatsArgs{args.tensors, args.gradient_square_sum, args.factored_sums});
@@ -108,7 +108,7 @@ struct StepRun {
     StepScalars scalars;
     scalars.step = step.step;
     scalars.schedule = static_cast<float>(step.schedule);
-    scalars.beta2 = static_cast<float>(step.beta2);
+    scalars.beta2 = step.beta2;
     scalars.gradient_scale = static_cast<float>(step.gradient_scale);
     scalars.apply = apply;
     EXPECT_THAT(bench.RunProgram(std::move(program), scalars), IsOk());
@@ -137,7 +137,7 @@ struct StepRun {
     } else if (rule == Rule::kAdamW) {
       AdamWApplyArgs update;
       static_cast<OptimizerArgs&>(update) = args;
-      update.beta2 = static_cast<float>(step.beta2);
+      update.beta2 = step.beta2;
       update.epsilon = static_cast<float>(step.epsilon);
       program.Add(update);
     } else {
@@ -179,17 +179,15 @@ inline void ReferenceStep(Rule rule, std::vector<TensorState>& tensors,
   if (rule == Rule::kSgd) reference::SgdStep(tensors, gradients, step);
 }
 
-// What step `k` (from 0) of a run sees. Scalars are f32, as the engine gives them.
+// What step `k` (from 0) of a run sees, as the engine gives it.
 inline StepValues ScalarsOf(Rule rule, int64_t k) {
   StepValues s;
   s.step = k;
   s.schedule =
       static_cast<float>(std::min(1.0, static_cast<double>(k) / 5));  // 0 on the first step
-  s.beta1 = 0.9f;
-  s.beta2 =
-      rule == Rule::kAdafactor
-          ? static_cast<float>(std::min(0.999, 1.0 - std::pow(static_cast<double>(k + 1), -0.8)))
-          : 0.999f;
+  s.beta2 = rule == Rule::kAdafactor
+                ? std::min(0.999, 1.0 - std::pow(static_cast<double>(k + 1), -0.8))
+                : 0.999;
   s.gradient_scale = 1.0f / 64;
   s.epsilon = 1e-8f;
   return s;

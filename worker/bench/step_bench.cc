@@ -58,7 +58,7 @@ class Stepper {
 
   absl::Status Step(int64_t step, MarkerSink* sink) {
     scalars_.step = step;
-    scalars_.beta2 = static_cast<float>(AdafactorBeta2(step, 0.999));
+    scalars_.beta2 = AdafactorBeta2(step, 0.999);
     scalars_.gradient_scale = 1.0f / static_cast<float>(replica_.plan.layout.batch);
     for (int i = 0; i < 3; ++i) VITSCALE_RETURN_IF_ERROR(RunProgram(i, sink));
     return absl::OkStatus();

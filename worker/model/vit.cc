@@ -136,7 +136,7 @@ Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer)
   args.gradient_square_sum = layout.statistics.gradient_square_sum;
   args.parameter_square_sum = layout.statistics.parameter_square_sum;
   args.update_square_sum = layout.statistics.update_square_sum;
-  args.beta1 = static_cast<float>(optimizer.beta1);
+  args.beta1 = optimizer.beta1;
   args.clip_norm = static_cast<float>(optimizer.clip_norm);
   const int64_t factored = FactoredElements(args.tensors);
   if (factored > 0) {
@@ -150,7 +150,7 @@ Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer)
       program.Add(AdafactorApplyArgs{args});
       break;
     case OptimizerKind::kAdamW:
-      program.Add(AdamWApplyArgs{args, static_cast<float>(optimizer.beta2)});
+      program.Add(AdamWApplyArgs{args, optimizer.beta2});
       break;
     case OptimizerKind::kSgd:
       program.Add(SgdApplyArgs{args});

@@ -2,7 +2,8 @@
 // and without a look at the kernels: big_vision optax.py (scale_by_adafactor), optax factorized.py,
 // _clipping.py, transform.py.
 //
-// Only the momentum is rounded (to bf16, nearest even), because the rule says so.
+// Only the momentum is rounded (to bf16, nearest even), because the rule says so, and beta1 where
+// it multiplies the momentum, because optax does (ops.h, OptimizerArgs).
 
 #ifndef TESTS_KERNELS_REFERENCE_OPTIMIZER_REFERENCE_H_
 #define TESTS_KERNELS_REFERENCE_OPTIMIZER_REFERENCE_H_
@@ -45,6 +46,10 @@ struct StepValues {
   double epsilon = 1e-8;  // AdamW
   int64_t step = 0;
 };
+
+inline double MomentumDecay(const StepValues& step) {
+  return FromBf16(ToBf16(static_cast<float>(step.beta1)));
+}
 
 // The index of every axis of element `i`.
 inline std::vector<int64_t> Unravel(int64_t i, const Shape& shape) {
@@ -142,7 +147,7 @@ inline void AdafactorStep(std::vector<TensorState>& tensors, const std::vector<V
     Values m = t.factoring.factored ? FactoredUpdate(t, clipped[k], step.beta2)
                                     : FullUpdate(t, clipped[k], step.beta2);
     for (size_t i = 0; i < m.size(); ++i) {
-      m[i] = step.beta1 * t.momentum[i] + (1 - step.beta1) * m[i];
+      m[i] = MomentumDecay(step) * t.momentum[i] + (1 - step.beta1) * m[i];
     }
     TakeOff(t, m, m, step.schedule);
   }
@@ -156,7 +161,7 @@ inline void AdamWStep(std::vector<TensorState>& tensors, const std::vector<Value
     Values m(clipped[k].size()), direction(m.size());
     for (size_t i = 0; i < m.size(); ++i) {
       const double g = clipped[k][i];
-      m[i] = step.beta1 * t.momentum[i] + (1 - step.beta1) * g;
+      m[i] = MomentumDecay(step) * t.momentum[i] + (1 - step.beta1) * g;
       double& v = t.second_moment[i];
       v = step.beta2 * v + (1 - step.beta2) * g * g;
       direction[i] = m[i] / (1 - std::pow(step.beta1, step.step + 1)) /
@@ -172,7 +177,7 @@ inline void SgdStep(std::vector<TensorState>& tensors, const std::vector<Values>
   for (size_t k = 0; k < tensors.size(); ++k) {
     Values m(clipped[k].size());
     for (size_t i = 0; i < m.size(); ++i) {
-      m[i] = step.beta1 * tensors[k].momentum[i] + clipped[k][i];
+      m[i] = MomentumDecay(step) * tensors[k].momentum[i] + clipped[k][i];
     }
     TakeOff(tensors[k], m, m, step.schedule);
   }
