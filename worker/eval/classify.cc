@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/base/status.h"
+#include "worker/eval/run_batches.h"
 
 namespace vitscale {
 namespace {
@@ -14,16 +15,12 @@ absl::StatusOr<std::vector<EvalSums>> RunOwnBatches(const ImageSource& source,
                                                     BatchSequence sequence, EvalModel& model,
                                                     int loader_threads) {
   std::vector<EvalSums> sums;
-  const int64_t count = sequence.count;
-  LoaderOptions options;
-  options.threads = loader_threads;
-  BatchLoader loader(source, std::move(sequence), options);
-  Batch batch;
-  for (int64_t i = 0; i < count; ++i) {
-    VITSCALE_RETURN_IF_ERROR(loader.Next(&batch));
-    VITSCALE_ASSIGN_OR_RETURN(const EvalSums batch_sums, model.Evaluate(batch));
-    sums.push_back(batch_sums);
-  }
+  VITSCALE_RETURN_IF_ERROR(RunBatches(source, std::move(sequence), loader_threads,
+                                      [&](const Batch& batch, int64_t number) -> absl::Status {
+                                        VITSCALE_ASSIGN_OR_RETURN(sums.emplace_back(),
+                                                                  model.Evaluate(batch));
+                                        return absl::OkStatus();
+                                      }));
   return sums;
 }
 

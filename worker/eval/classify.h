@@ -14,22 +14,10 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/collective/collective.h"
-#include "worker/data/loader.h"
 #include "worker/data/source.h"
+#include "worker/eval/eval_model.h"
 
 namespace vitscale {
-
-struct EvalSums {
-  double loss = 0;  // over images with weight 1
-  int64_t correct = 0;
-};
-
-// What runs one batch.
-class EvalModel {
- public:
-  virtual ~EvalModel() = default;
-  virtual absl::StatusOr<EvalSums> Evaluate(const Batch& batch) = 0;
-};
 
 struct ClassifyResult {
   int64_t images = 0;
