@@ -1,5 +1,6 @@
 #include "proto/spec/defaults.h"
 
+#include <algorithm>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,8 @@
 
 namespace vitscale {
 namespace {
+
+constexpr int32_t kEvaluateAtOnce = 64;  // images per worker
 
 class Filler {
  public:
@@ -79,8 +82,22 @@ void FillEval(const Filler& filler, const std::string& path, const std::string& 
   if (eval->has_data()) FillSource(eval->mutable_data());
   if (const auto ops = ParsePreprocessOps(train_preprocess); ops.ok()) {
     f.Text(eval->mutable_preprocess(), absl::StrCat(path, ".preprocess"),
-           FormatPreprocess(WithoutRandomOps(*ops)));
+           FormatPreprocess(EvaluationOps(*ops, eval->kind() == v1::EVAL_KIND_FEWSHOT)));
   }
+}
+
+// An evaluation trains nothing: what says how is left out, so that a training job's file does as
+// well. The batch only says how many images a worker takes at once.
+void LeaveOutTraining(const Filler& filler, v1::JobSpec* spec) {
+  Filler f = filler;
+  spec->mutable_data()->clear_train();
+  spec->clear_optimizer();
+  spec->clear_schedule();
+  for (v1::Eval& eval : *spec->mutable_evals()) eval.clear_every();
+  v1::Batch* batch = spec->mutable_batch();
+  const int32_t workers = std::clamp(spec->resources().workers().max(), 1, 1024);
+  const int32_t each = batch->micro() > 0 ? std::min(batch->micro(), 1024) : kEvaluateAtOnce;
+  f.Int(batch, "batch.global", &v1::Batch::global, &v1::Batch::set_global, each * workers);
 }
 
 // In the one form; images become steps where the batch is known.
@@ -97,10 +114,7 @@ void NormaliseLength(int64_t batch_global, std::string* text) {
 }
 
 void NormaliseOps(std::string* text) {
-  auto ops = ParsePreprocessOps(*text);
-  if (!ops.ok()) return;
-  if (ops->empty() || ops->back().name != "value_range") ops->push_back({"value_range", {-1, 1}});
-  *text = FormatPreprocess(*ops);
+  if (auto ops = ParsePreprocessOps(*text); ops.ok()) *text = FormatPreprocess(CanonicalOps(*ops));
 }
 
 }  // namespace
@@ -119,8 +133,13 @@ void FillDefaults(const Places* places, v1::JobSpec* spec) {
   v1::Data* data = spec->mutable_data();
   if (data->has_train()) FillSource(data->mutable_train());
   f.Text(data->mutable_preprocess(), "data.preprocess", "value_range(-1,1)");
-  FillOptimizer(spec->mutable_optimizer());
-  FillSchedule(f, spec->mutable_schedule());
+  if (spec->kind() == v1::JOB_KIND_EVALUATE) {
+    LeaveOutTraining(f, spec);
+  } else {
+    f.Word(spec, &v1::JobSpec::kind, &v1::JobSpec::set_kind, v1::JOB_KIND_PRETRAIN);
+    FillOptimizer(spec->mutable_optimizer());
+    FillSchedule(f, spec->mutable_schedule());
+  }
   for (int i = 0; i < spec->evals_size(); ++i) {
     FillEval(f, absl::StrCat("evals[", i, "]"), data->preprocess(), spec->mutable_evals(i));
   }
@@ -138,13 +157,16 @@ void FillDefaults(const Places* places, v1::JobSpec* spec) {
 
 void NormaliseText(v1::JobSpec* spec) {
   const int64_t batch = spec->batch().global();
-  v1::Schedule* schedule = spec->mutable_schedule();
-  for (std::string* text : {schedule->mutable_warmup(), schedule->mutable_timescale(),
-                            schedule->mutable_cooldown(), schedule->mutable_total(),
-                            schedule->mutable_shift(), spec->mutable_checkpoint()->mutable_every(),
-                            spec->mutable_checkpoint()->mutable_keep()->mutable_every()}) {
-    NormaliseLength(batch, text);
+  if (spec->has_schedule()) {
+    v1::Schedule* schedule = spec->mutable_schedule();
+    for (std::string* text :
+         {schedule->mutable_warmup(), schedule->mutable_timescale(), schedule->mutable_cooldown(),
+          schedule->mutable_total(), schedule->mutable_shift()}) {
+      NormaliseLength(batch, text);
+    }
   }
+  NormaliseLength(batch, spec->mutable_checkpoint()->mutable_every());
+  NormaliseLength(batch, spec->mutable_checkpoint()->mutable_keep()->mutable_every());
   NormaliseOps(spec->mutable_data()->mutable_preprocess());
   for (v1::Eval& eval : *spec->mutable_evals()) {
     NormaliseLength(batch, eval.mutable_every());

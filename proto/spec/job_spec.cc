@@ -58,11 +58,15 @@ std::vector<Fault> CheckFilled(const v1::JobSpec& spec) {
   Checker c;
   CheckGenerally(spec, "", &c);
   CheckHead(spec, &c);
+  CheckStart(spec, &c);
   CheckModel(spec.model(), &c);
-  CheckSource(spec.data().train(), "data.train", &c);
-  c.Preprocess("data.preprocess", spec.data().preprocess(), /*random_allowed=*/true);
-  CheckOptimizer(spec.optimizer(), &c);
-  CheckSchedule(spec.schedule(), spec.batch().global(), &c);
+  CheckPreprocess("data.preprocess", spec.data().preprocess(), /*random_allowed=*/true,
+                  spec.data().train(), spec.model(), &c);
+  if (spec.kind() != v1::JOB_KIND_EVALUATE) {
+    CheckSource(spec.data().train(), "data.train", &c);
+    CheckOptimizer(spec.optimizer(), &c);
+    CheckSchedule(spec.schedule(), spec.batch().global(), &c);
+  }
   CheckEvals(spec, &c);
   CheckSaving(spec, &c);
   return c.faults;

@@ -12,7 +12,6 @@
 namespace vitscale {
 namespace {
 
-constexpr int64_t kImagesMax = int64_t{1} << 40;
 constexpr int kWorkersMax = 1024;
 constexpr int kImageSizeMax = 2048;
 constexpr int kPatchMax = 256;
@@ -117,30 +116,6 @@ void CheckShape(const v1::CustomShape& shape, bool sincos, Checker* c) {
   }
 }
 
-void CheckIdx(const v1::DataSource& source, const std::string& path, Checker* c) {
-  for (const auto& [field, value] :
-       {std::pair{"images", &source.images()}, {"labels", &source.labels()}}) {
-    const std::string at = absl::StrCat(path, ".", field);
-    if (value->empty()) {
-      c->Fail(at, "is missing, wanted the path of an IDX file below a data root");
-    } else {
-      c->Path(at, *value);
-    }
-  }
-  if (!source.path().empty())
-    c->Fail(path + ".path", "does not go with format idx, which has images and labels");
-}
-
-void CheckSynthetic(const v1::DataSource& source, const std::string& path, Checker* c) {
-  c->Range(path + ".synthetic_images", source.synthetic_images(), 1, kImagesMax);
-  for (const auto& [field, value] : {std::pair{"images", &source.images()},
-                                     {"labels", &source.labels()},
-                                     {"path", &source.path()}}) {
-    if (!value->empty())
-      c->Fail(absl::StrCat(path, ".", field), "does not go with format synthetic");
-  }
-}
-
 // Length comparisons: nullopt where units differ (epochs against steps).
 std::optional<int64_t> Comparable(const Length& length, const Length& other, int64_t batch_global) {
   const bool epochs = length.unit == LengthUnit::kEpochs;
@@ -170,11 +145,6 @@ void CheckHead(const v1::JobSpec& spec, Checker* c) {
   } else if (*grace < absl::Seconds(1) || *grace > absl::Hours(1)) {
     c->Fail("grace", absl::StrCat("was \"", spec.grace(), "\", wanted 1s to 1h"));
   }
-  if (!spec.from().empty()) {
-    c->Reserve(
-        "from",
-        "starting from a checkpoint of another job is not done by this version; leave it out");
-  }
 }
 
 void CheckModel(const v1::Model& model, Checker* c) {
@@ -199,34 +169,6 @@ void CheckModel(const v1::Model& model, Checker* c) {
   c->Range("model.classes", int64_t{model.classes()}, 1, 1'000'000);
   c->Range("model.head_bias", model.head_bias(), -100.0, 100.0);
   c->Range("model.representation_size", int64_t{model.representation_size()}, 0, 65536);
-}
-
-void CheckSource(const v1::DataSource& source, const std::string& path, Checker* c) {
-  switch (source.format()) {
-    case v1::DATA_FORMAT_UNSPECIFIED:
-      c->Fail(path + ".format", "is missing, wanted idx or synthetic");
-      break;
-    case v1::DATA_FORMAT_IDX:
-      CheckIdx(source, path, c);
-      break;
-    case v1::DATA_FORMAT_SYNTHETIC:
-      CheckSynthetic(source, path, c);
-      break;
-    case v1::DATA_FORMAT_FOLDER:
-    case v1::DATA_FORMAT_WEBDATASET:
-      c->Reserve(
-          path + ".format",
-          absl::StrCat(EnumWord(*v1::DataFormat_descriptor()->FindValueByNumber(source.format())),
-                       " is not read by this version, wanted idx or synthetic"));
-      break;
-    default:
-      break;  // CheckGenerally has said it
-  }
-  c->Range(path + ".take", source.take(), 0, kImagesMax);
-  if (source.label_kind() == v1::LABEL_KIND_SPARSE || source.label_kind() == v1::LABEL_KIND_DENSE) {
-    c->Reserve(path + ".label_kind",
-               "sparse and dense labels are not read by this version, wanted class_id");
-  }
 }
 
 void CheckOptimizer(const v1::Optimizer& o, Checker* c) {
@@ -288,8 +230,7 @@ void CheckEvals(const v1::JobSpec& spec, Checker* c) {
       c->Reserve(path + ".kind", "fewshot is not run by this version, wanted classify");
     }
     CheckSource(eval.data(), path + ".data", c);
-    if (!eval.preprocess().empty())
-      c->Preprocess(path + ".preprocess", eval.preprocess(), /*random_allowed=*/false);
+    CheckEvalPreprocess(spec, eval, path + ".preprocess", c);
     if (!eval.every().empty()) c->LengthOf(path + ".every", eval.every(), true);
     for (int s = 0; s < eval.shots_size(); ++s) {
       c->Range(absl::StrCat(path, ".shots[", s, "]"), int64_t{eval.shots(s)}, 1, 10000);

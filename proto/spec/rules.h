@@ -48,9 +48,17 @@ void CheckGenerally(const google::protobuf::Message& message, const std::string&
                     Checker* checker);
 
 void CheckHead(const v1::JobSpec& spec,
-               Checker* checker);  // name, labels, priority, resources, batch, grace, from
+               Checker* checker);  // name, labels, priority, resources, batch, grace
+void CheckStart(const v1::JobSpec& spec, Checker* checker);  // kind, from, and what they ask of others
 void CheckModel(const v1::Model& model, Checker* checker);
 void CheckSource(const v1::DataSource& source, const std::string& path, Checker* checker);
+// Grammar, chance, and the size of what comes out: the model's. `source`: the images it is for.
+void CheckPreprocess(const std::string& field, const std::string& text, bool random_allowed,
+                     const v1::DataSource& source, const v1::Model& model, Checker* checker);
+// The same for an evaluation. What it took over from a training text that is refused is not refused
+// again.
+void CheckEvalPreprocess(const v1::JobSpec& spec, const v1::Eval& eval, const std::string& field,
+                         Checker* checker);
 void CheckOptimizer(const v1::Optimizer& optimizer, Checker* checker);
 void CheckSchedule(const v1::Schedule& schedule, int64_t batch_global, Checker* checker);
 void CheckEvals(const v1::JobSpec& spec, Checker* checker);

@@ -17,7 +17,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 2;            // newest that is read
-constexpr int kFormatWholeState = 1;  // has no weights_only
+constexpr int kFormatOne = 1;  // has neither weights_only nor train_images
 constexpr char kChecksumKey[] = "crc32c";
 
 struct PrecisionName {
@@ -62,6 +62,9 @@ class Fields {
   Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
     if (!object_.is_object()) Fault("", "is no object");
   }
+
+  // For members that may be absent.
+  bool Has(const char* name) const { return object_.is_object() && object_.contains(name); }
 
   std::string Text(const char* name) {
     const Json* value = Member(name);
@@ -211,7 +214,7 @@ absl::Status CheckEnvelope(const Json& root) {
 absl::StatusOr<CheckpointManifest> FromFields(const Json& root) {
   Fields fields(root, "");
   CheckpointManifest manifest;
-  const bool has_weights_only = fields.Unsigned("format") > kFormatWholeState;
+  const bool may_have_more = fields.Unsigned("format") > kFormatOne;
   (void)fields.Text(kChecksumKey);
   manifest.job_id = fields.Text("job_id");
   manifest.name = {fields.Count("attempt"), fields.Count("generation"), fields.Count("step"),
@@ -225,7 +228,12 @@ absl::StatusOr<CheckpointManifest> FromFields(const Json& root) {
   manifest.spec = fields.Text("spec");
   manifest.version = fields.Text("version");
   manifest.final = fields.Bool("final");
-  if (has_weights_only) manifest.weights_only = fields.Bool("weights_only");
+  if (may_have_more && fields.Has("weights_only")) {
+    manifest.weights_only = fields.Bool("weights_only");
+  }
+  if (may_have_more && fields.Has("train_images")) {
+    manifest.train_images = fields.Count("train_images");
+  }
   std::string error;
   const std::string time = fields.Text("time");
   if (!absl::ParseTime(absl::RFC3339_full, time, &manifest.time, &error)) {
@@ -252,7 +260,8 @@ std::string ManifestToJson(const CheckpointManifest& manifest) {
   for (const PartFile& file : manifest.files) {
     files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"crc32c", Hex(file.crc32c, 8)}});
   }
-  Json root = {{"format", manifest.weights_only ? kFormat : kFormatWholeState},
+  const bool more = manifest.weights_only || manifest.train_images > 0;
+  Json root = {{"format", more ? kFormat : kFormatOne},
                {"job_id", manifest.job_id},
                {"attempt", manifest.name.attempt},
                {"generation", manifest.name.generation},
@@ -271,6 +280,7 @@ std::string ManifestToJson(const CheckpointManifest& manifest) {
                {"time", absl::FormatTime(absl::RFC3339_full, manifest.time, absl::UTCTimeZone())},
                {"files", files}};
   if (manifest.weights_only) root["weights_only"] = true;
+  if (manifest.train_images > 0) root["train_images"] = manifest.train_images;
   root[kChecksumKey] = ChecksumOf(root);
   return Dump(root, 2) + "\n";
 }

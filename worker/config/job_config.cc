@@ -7,7 +7,7 @@
 #include "kernels/base/files.h"
 #include "kernels/base/status.h"
 #include "proto/spec/job_spec.h"
-#include "proto/spec/preprocess.h"
+#include "worker/config/preprocess_config.h"
 
 namespace vitscale {
 namespace {
@@ -24,8 +24,10 @@ Length LengthOf(const std::string& text) {
 
 DataSourceConfig SourceOf(const v1::DataSource& source) {
   DataSourceConfig config;
-  config.format =
-      source.format() == v1::DATA_FORMAT_SYNTHETIC ? DataFormat::kSynthetic : DataFormat::kIdx;
+  config.format = source.format() == v1::DATA_FORMAT_SYNTHETIC ? DataFormat::kSynthetic
+                  : source.format() == v1::DATA_FORMAT_FOLDER  ? DataFormat::kFolder
+                                                               : DataFormat::kIdx;
+  config.path = source.path();
   config.images = source.images();
   config.labels = source.labels();
   config.synthetic_images = source.synthetic_images();
@@ -91,8 +93,9 @@ ScheduleLengths ScheduleOf(const v1::Schedule& spec) {
           LengthOf(spec.cooldown()),   LengthOf(spec.total()),  LengthOf(spec.shift())};
 }
 
-EvalConfig EvalOf(const v1::Eval& spec) {
-  return {spec.name(), SourceOf(spec.data()), spec.preprocess(), LengthOf(spec.every())};
+absl::StatusOr<EvalConfig> EvalOf(const v1::Eval& spec) {
+  VITSCALE_ASSIGN_OR_RETURN(const Preprocess preprocess, PreprocessFromText(spec.preprocess()));
+  return EvalConfig{spec.name(), SourceOf(spec.data()), preprocess, LengthOf(spec.every())};
 }
 
 Precision PrecisionOf(v1::Precision precision) {
@@ -110,17 +113,23 @@ absl::StatusOr<JobConfig> ConfigOf(const v1::JobSpec& given) {
   VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec spec, Canonicalize(given));
   JobConfig job;
   job.name = spec.name();
+  job.kind = spec.kind() == v1::JOB_KIND_EVALUATE ? JobKind::kEvaluate : JobKind::kPretrain;
+  if (!spec.from().empty()) {
+    VITSCALE_ASSIGN_OR_RETURN(job.from, ParseCheckpointRef(spec.from()));
+  }
   job.workers = spec.resources().workers().max();
   VITSCALE_ASSIGN_OR_RETURN(job.model, ModelOf(spec.model()));
-  job.optimizer = OptimizerOf(spec.optimizer());
-  job.schedule = ScheduleOf(spec.schedule());
+  if (job.kind == JobKind::kPretrain) {
+    job.optimizer = OptimizerOf(spec.optimizer());
+    job.schedule = ScheduleOf(spec.schedule());
+  }
   job.batch_global = spec.batch().global();
   job.batch_micro = spec.batch().micro();
   job.precision = PrecisionOf(spec.precision());
   job.train = SourceOf(spec.data().train());
-  job.preprocess = spec.data().preprocess();
+  VITSCALE_ASSIGN_OR_RETURN(job.preprocess, PreprocessFromText(spec.data().preprocess()));
   for (const v1::Eval& eval : spec.evals()) {
-    job.evals.push_back(EvalOf(eval));
+    VITSCALE_ASSIGN_OR_RETURN(job.evals.emplace_back(), EvalOf(eval));
   }
   const v1::Checkpoint& checkpoint = spec.checkpoint();
   job.checkpoint = {checkpoint.dir(), LengthOf(checkpoint.every()), checkpoint.keep().last(),
@@ -182,6 +191,15 @@ absl::Status CheckFitsTotal(const ScheduleConfig& s) {
                    " steps are longer than the total of ", s.total, " steps"));
 }
 
+// No step is done; everything is measured at the end, which has come.
+RunLengths LengthsOfEvaluation(const JobConfig& job) {
+  RunLengths run;
+  run.total_steps = job.from ? job.from->step : 0;
+  run.checkpoint_every = 1;
+  run.eval_every.assign(job.evals.size(), 0);
+  return run;
+}
+
 }  // namespace
 
 absl::StatusOr<JobConfig> JobConfigFromCanonical(absl::string_view serialized_job_spec) {
@@ -206,6 +224,7 @@ absl::StatusOr<JobConfig> LoadJobConfig(const std::string& path,
 }
 
 absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_images) {
+  if (job.kind == JobKind::kEvaluate) return LengthsOfEvaluation(job);
   if (train_images < job.batch_global) {
     return absl::InvalidArgumentError(
         absl::StrCat("data.train: has ", train_images,
@@ -243,11 +262,8 @@ PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
   request.precision = precision;
   request.batch_micro = job.batch_micro;
   request.batch_global = job.batch_global;
-  if (const auto ops = ParsePreprocessOps(job.preprocess); ops.ok() && !ops->empty()) {
-    const PreprocessOp& range = ops->back();  // canonical: value_range is always there, last
-    request.range_min = static_cast<float>(range.arguments[0]);
-    request.range_max = static_cast<float>(range.arguments[1]);
-  }
+  request.range_min = job.preprocess.range_min;
+  request.range_max = job.preprocess.range_max;
   return request;
 }
 

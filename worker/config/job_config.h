@@ -10,12 +10,14 @@
 #define WORKER_CONFIG_JOB_CONFIG_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "proto/spec/checkpoint_ref.h"
 #include "proto/spec/units.h"
 #include "worker/data/data_config.h"
 #include "worker/model/model_config.h"
@@ -35,7 +37,7 @@ struct ScheduleLengths {
 struct EvalConfig {
   std::string name;  // unique in the job
   DataSourceConfig data;
-  std::string preprocess;  // "op|op", without random ops
+  Preprocess preprocess;   // without random ops
   Length every;            // zero: at the end only
 };
 
@@ -52,8 +54,12 @@ struct DivergenceConfig {
   int max = 3;  // kSkip: most skipped steps in a row
 };
 
+enum class JobKind { kPretrain, kEvaluate };
+
 struct JobConfig {
   std::string name;
+  JobKind kind = JobKind::kPretrain;
+  std::optional<CheckpointRef> from;  // complete where a worker gets it from a coordinator
   int workers = 1;  // world size (min == max)
   ModelConfig model;
   OptimizerConfig optimizer;
@@ -62,7 +68,7 @@ struct JobConfig {
   int batch_micro = 0;                     // 0: not chosen yet, see ChooseMicroBatch in worker/plan
   Precision precision = Precision::kAuto;  // kAuto: resolved at placement
   DataSourceConfig train;
-  std::string preprocess;  // "op|op"
+  Preprocess preprocess;
   std::vector<EvalConfig> evals;
   CheckpointConfig checkpoint;
   DivergenceConfig on_divergence;
@@ -87,14 +93,14 @@ absl::StatusOr<JobConfig> ParseJobConfig(absl::string_view text, absl::string_vi
 // Every length in steps, once the size of the training data is known.
 struct RunLengths {
   ScheduleConfig schedule;          // total included
-  int64_t total_steps = 0;          // > 0
+  int64_t total_steps = 0;          // > 0; of an evaluation: those done in its checkpoint
   int64_t steps_per_epoch = 0;      // floor(train_images / batch_global), > 0
   int64_t checkpoint_every = 0;     // > 0
   int64_t keep_every = 0;           // 0: none
   std::vector<int64_t> eval_every;  // one per job.evals; 0: at the end only
 };
 
-// Errors: INVALID_ARGUMENT naming the field: fewer images than a global batch, warmup + cooldown
+// An evaluation needs no training data. Errors: INVALID_ARGUMENT naming the field: fewer images than a global batch, warmup + cooldown
 // beyond total, a length that rounds to no step.
 absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_images);
 
