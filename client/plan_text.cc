@@ -9,6 +9,7 @@
 #include "kernels/base/status.h"
 #include "proto/spec/message_text.h"
 #include "proto/spec/units.h"
+#include "worker/plan/cost.h"
 
 namespace vitscale {
 namespace {
@@ -20,7 +21,23 @@ std::string VariantJson(const VariantRow& row) {
                       ", \"tokens\": ", row.tokens, ", \"parameters\": ", row.parameters,
                       ", \"forward_flops\": ", ShortestDouble(row.flops.forward),
                       ", \"trunk_flops\": ", ShortestDouble(row.flops.trunk),
-                      ", \"state_bytes\": ", row.state_bytes, "}");
+                      ", \"state_bytes\": ", row.state_bytes,
+                      ", \"body_parameters\": ", row.body_parameters,
+                      ", \"paper_flops_224\": ", ShortestDouble(row.paper_flops_224),
+                      ", \"paper_flops_384\": ", ShortestDouble(row.paper_flops_384), "}");
+}
+
+constexpr char kVariantsNote[] =
+    "\nPARAMETERS, GFLOP/IMAGE (forward, matmuls) and STATE: with a MAP head and the classifier.\n"
+    "BODY (millions) and GF@224, GF@384: as table 2 of arXiv 2106.04560 counts, without both.\n";
+
+// What the paper's table says of a variant.
+void CountAsThePaper(ModelConfig model, VariantRow& row) {
+  model.image_size = 384;
+  row.paper_flops_384 = FlopsOf(model).paper_table;
+  model.image_size = 224;
+  row.paper_flops_224 = FlopsOf(model).paper_table;
+  row.body_parameters = ParamTable(model, OptimizerKind::kAdafactor).body_parameter_count();
 }
 
 }  // namespace
@@ -75,6 +92,7 @@ absl::StatusOr<std::vector<VariantRow>> PlanVariants(int classes, int image_size
     VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
     rows.push_back({name, shape, request.model.tokens(), plan.layout.table.parameter_count(),
                     plan.flops, plan.checkpoint_bytes});
+    CountAsThePaper(request.model, rows.back());
   }
   return rows;
 }
@@ -89,7 +107,7 @@ std::string VariantsText(const std::vector<VariantRow>& rows, OutputFormat forma
                         "\n]\n");
   }
   Table table({"VARIANT", "WIDTH", "DEPTH", "MLP", "HEADS", "TOKENS", "PARAMETERS", "GFLOP/IMAGE",
-               "STATE"});
+               "STATE", "BODY", "GF@224", "GF@384"});
   for (const VariantRow& row : rows) {
     const bool csv = format == OutputFormat::kCsv;
     table.Row({row.name, absl::StrCat(row.shape.width), absl::StrCat(row.shape.depth),
@@ -97,9 +115,17 @@ std::string VariantsText(const std::vector<VariantRow>& rows, OutputFormat forma
                absl::StrCat(row.tokens),
                csv ? absl::StrCat(row.parameters) : Thousands(row.parameters),
                Significant(row.flops.forward / 1e9, 4),
-               csv ? absl::StrCat(row.state_bytes) : FormatSize(row.state_bytes)});
+               csv ? absl::StrCat(row.state_bytes) : FormatSize(row.state_bytes),
+               csv ? absl::StrCat(row.body_parameters) : PaperMillions(row.body_parameters),
+               absl::StrFormat("%.1f", row.paper_flops_224 / 1e9),
+               absl::StrFormat("%.1f", row.paper_flops_384 / 1e9)});
   }
-  return format == OutputFormat::kCsv ? table.Csv() : table.Text();
+  return format == OutputFormat::kCsv ? table.Csv() : table.Text() + kVariantsNote;
+}
+
+std::string PaperMillions(int64_t parameters) {
+  const double millions = static_cast<double>(parameters) / 1e6;
+  return absl::StrFormat(millions < 10 ? "%.1f" : "%.0f", millions);
 }
 
 }  // namespace vitscale

@@ -26,11 +26,17 @@ struct VariantRow {
   int64_t tokens = 0, parameters = 0;
   Flops flops;
   int64_t state_bytes = 0;  // parameters, momentum, second moment (Adafactor)
+  // As arXiv 2106.04560 table 2 counts: without MAP head and classifier, at 224 and 384 pixels.
+  int64_t body_parameters = 0;  // at 224
+  double paper_flops_224 = 0, paper_flops_384 = 0;
 };
 
 // Every named variant with a MAP head.
 absl::StatusOr<std::vector<VariantRow>> PlanVariants(int classes, int image_size);
 std::string VariantsText(const std::vector<VariantRow>& rows, OutputFormat format);
+
+// Millions with the digits of the paper's table: "5.4", "22", "1843".
+std::string PaperMillions(int64_t parameters);
 
 }  // namespace vitscale
 

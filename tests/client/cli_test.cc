@@ -2,6 +2,7 @@
 
 #include "client/cli.h"
 
+#include <algorithm>
 #include <fstream>
 #include <memory>
 #include <numeric>
@@ -442,6 +443,40 @@ TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
   EXPECT_GT(json["parameters"], 0);
   EXPECT_EQ(Run({"plan", "-", "--memory", "1Ki"}, kJob), 1);
   EXPECT_EQ(Run({"plan"}), 2);
+}
+
+// Table 2 of arXiv 2106.04560: parameters in millions, GFLOPs of one image at 224 and 384.
+TEST_F(CliTest, PlanVariantsPrintsThePapersTableToTheDigit) {
+  constexpr struct {
+    const char *name, *millions, *gf_224, *gf_384;
+  } kPaper[] = {{"s/28", "5.4", "0.7", "2.0"},          {"s/16", "5.0", "2.2", "7.8"},
+                {"S/32", "22", "2.3", "6.9"},           {"Ti/16", "5.5", "2.5", "9.5"},
+                {"B/32", "87", "8.7", "26.0"},          {"S/16", "22", "9.2", "31.2"},
+                {"B/28", "87", "11.3", "30.5"},         {"B/16", "86", "35.1", "111.3"},
+                {"L/16", "303", "122.9", "382.8"},      {"g/14", "1011", "533.1", "1596.4"},
+                {"G/14", "1843", "965.3", "2859.9"}};
+  for (const char* size : {"224", "256"}) {  // of the job at hand; the paper's columns stay
+    ASSERT_EQ(Run({"plan", "--variants", "--image-size", size}), 0) << err();
+    const std::vector<std::string> lines = absl::StrSplit(out(), '\n');
+    for (const auto& row : kPaper) {
+      int seen = 0;
+      for (const std::string& line : lines) {
+        const std::vector<std::string> cells = absl::StrSplit(line, ' ', absl::SkipEmpty());
+        if (cells.size() < 3 || cells[0] != row.name) continue;
+        ++seen;
+        EXPECT_THAT(std::vector<std::string>(cells.end() - 3, cells.end()),
+                    testing::ElementsAre(row.millions, row.gf_224, row.gf_384))
+            << line;
+      }
+      EXPECT_EQ(seen, 1) << row.name;
+    }
+  }
+  ASSERT_EQ(Run({"plan", "--variants", "-o", "json"}), 0);
+  const auto json = nlohmann::json::parse(out());
+  const auto largest =
+      std::find_if(json.begin(), json.end(), [](const auto& row) { return row["variant"] == "G/14"; });
+  ASSERT_NE(largest, json.end());
+  EXPECT_EQ((*largest)["body_parameters"], 1842772352);
 }
 
 TEST_F(CliTest, ValidateSaysWhatIsWrongOrPrintsTheCanonicalForm) {

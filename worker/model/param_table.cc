@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/philox.h"
 #include "kernels/base/status.h"
@@ -188,6 +189,16 @@ ParamTable::ParamTable(const ModelConfig& model, OptimizerKind optimizer) {
     p.gradient_offset =
         arena_elements_ - p.offset_elements - AlignUp(p.elements(), kParameterAlignment);
   }
+}
+
+int64_t ParamTable::body_parameter_count() const {
+  int64_t count = 0;
+  for (const Parameter& p : parameters_) {
+    const bool head = absl::StartsWith(p.name, "MAPHead_0/") ||
+                      absl::StartsWith(p.name, "pre_logits/") || absl::StartsWith(p.name, "head/");
+    if (!head) count += p.elements();
+  }
+  return count;
 }
 
 const Parameter* ParamTable::Find(absl::string_view name) const {

@@ -75,6 +75,9 @@ class ParamTable {
   const Parameter* Find(absl::string_view name) const;  // null if there is none
 
   int64_t parameter_count() const { return parameter_count_; }          // without the gaps
+  // Patch embedding, positions and encoder: what arXiv 2106.04560 table 2 counts. Without the MAP
+  // head, the representation layer and the classifier.
+  int64_t body_parameter_count() const;
   int64_t second_moment_count() const { return second_moment_count_; }  // without the gaps
   int64_t arena_elements() const {
     return arena_elements_;

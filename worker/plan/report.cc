@@ -36,13 +36,17 @@ void ModelLines(std::string& text, const Plan& plan) {
   Line(text, "input",
        absl::StrFormat("%dx%dx%d, %d tokens, %s positions", m.image_size, m.image_size, m.channels,
                        m.tokens(), PositionName(m.position)));
-  Line(text, "parameters", Grouped(plan.layout.table.parameter_count()));
+  Line(text, "parameters",
+       absl::StrCat(Grouped(plan.layout.table.parameter_count()), " (body ",
+                    Grouped(plan.layout.table.body_parameter_count()), ")"));
   Line(text, "second moment",
        absl::StrCat(Grouped(plan.layout.table.second_moment_count()), " floats (",
                     OptimizerKindName(plan.request.optimizer), ")"));
   Line(text, "FLOPs per image",
-       absl::StrFormat("%.4g GF forward (trunk %.4g), %.4g GF training", plan.flops.forward / 1e9,
-                       plan.flops.trunk / 1e9, plan.flops.training() / 1e9));
+       absl::StrFormat("%.4g GF forward (trunk %.4g, as the paper's table 2 counts %.1f), %.4g GF "
+                       "training",
+                       plan.flops.forward / 1e9, plan.flops.trunk / 1e9,
+                       plan.flops.paper_table / 1e9, plan.flops.training() / 1e9));
   Line(text, "batch",
        absl::StrCat(plan.request.batch_global, " images per step in micro-batches of ",
                     plan.request.batch_micro));

@@ -44,6 +44,25 @@ TEST(FlopsTest, TrunkWithElementwiseWorkEqualsThePaperTableWithinItsRounding) {
   }
 }
 
+// Parameters of the same table, in millions: neither the MAP head nor the classifier is counted.
+TEST(ParametersTest, OfTheBodyEqualThePaperTableWithinItsRounding) {
+  constexpr double kMillions[] = {5.4, 5.0, 22, 5.5, 87, 22, 87, 86, 303, 1011, 1843};
+  for (size_t i = 0; i < std::size(kPaperFlops); ++i) {
+    const ModelConfig model = Request(kPaperFlops[i].name).model;
+    const ParamTable table(model, OptimizerKind::kAdafactor);
+    EXPECT_NEAR(double(table.body_parameter_count()) / 1e6, kMillions[i],
+                kMillions[i] < 10 ? 0.05 : 0.5)
+        << kPaperFlops[i].name;
+    // Whatever the head.
+    ModelConfig more = model;
+    more.classes += 1;
+    more.pool = PoolKind::kGap;
+    more.representation_size = 8;
+    EXPECT_EQ(ParamTable(more, OptimizerKind::kSgd).body_parameter_count(),
+              table.body_parameter_count());
+  }
+}
+
 // What the matmuls leave out of the table is below 3 % even for the smallest models.
 TEST(FlopsTest, MatmulsAreNearlyAllOfThePaperTable) {
   for (const auto& row : kPaperFlops) {
