@@ -142,6 +142,30 @@ class RealFileSystem : public FileSystem {
     return names;
   }
 
+  absl::StatusOr<std::vector<DirectoryEntry>> ListEntries(const std::string& path) override {
+    std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir(path.c_str()), &closedir);
+    if (directory == nullptr) return PathError(errno, "list", path);
+    std::vector<DirectoryEntry> entries;
+    errno = 0;
+    while (const dirent* entry = readdir(directory.get())) {
+      unsigned char type = entry->d_type;
+      struct stat info {};
+      if (type == DT_UNKNOWN &&  // some file systems do not say
+          fstatat(dirfd(directory.get()), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0) {
+        type = IFTODT(info.st_mode);
+      }
+      const std::string name = entry->d_name;
+      if (name != "." && name != "..") {
+        entries.push_back({name, type == DT_DIR, type == DT_REG, type == DT_LNK});
+      }
+      errno = 0;
+    }
+    if (errno != 0) return PathError(errno, "list", path);
+    std::sort(entries.begin(), entries.end(),
+              [](const DirectoryEntry& a, const DirectoryEntry& b) { return a.name < b.name; });
+    return entries;
+  }
+
   absl::StatusOr<FileInfo> Stat(const std::string& path) override {
     struct stat info {};
     if (lstat(path.c_str(), &info) != 0) return PathError(errno, "stat", path);
@@ -230,6 +254,19 @@ absl::StatusOr<bool> FileSystem::Exists(const std::string& path) {
   if (info.ok()) return true;
   if (absl::IsNotFound(info.status())) return false;
   return info.status();
+}
+
+absl::StatusOr<std::vector<DirectoryEntry>> FileSystem::ListEntries(const std::string& path) {
+  VITSCALE_ASSIGN_OR_RETURN(const std::vector<std::string> names, List(path));
+  std::vector<DirectoryEntry> entries;
+  for (const std::string& name : names) {
+    const auto info = Stat(JoinPath(path, name));
+    if (!info.ok() && !absl::IsNotFound(info.status())) return info.status();
+    const bool dangling = !info.ok();
+    const bool link = dangling || info->is_symlink;
+    entries.push_back({name, !link && info->is_directory, !link && info->is_regular, link});
+  }
+  return entries;
 }
 
 FileSystem& PosixFileSystem() {

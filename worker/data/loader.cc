@@ -1,5 +1,6 @@
 #include "worker/data/loader.h"
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <utility>
@@ -26,7 +27,7 @@ BatchSequence TrainBatches(const SampleOrder& order, uint64_t seed, const Prepro
       const bool flip =
           preprocess.flip_lr &&
           Draws(seed, DrawPurpose::kFlip, place.epoch, place.sample).Bits() >> 31 != 0;
-      spec.samples.push_back({place.sample, flip});
+      spec.samples.push_back({place.sample, flip, place.epoch});
     }
     return spec;
   };
@@ -41,7 +42,7 @@ BatchSequence EvalBatches(int64_t size, int64_t batch, int rank, int world_size)
   sequence.at = [size, batch, rank, world_size](int64_t number) {
     BatchSpec spec{0, (number * world_size + rank) * batch, {}};
     for (int64_t i = spec.first; i < spec.first + batch; ++i) {
-      spec.samples.push_back({i < size ? i : -1, false});
+      spec.samples.push_back({i < size ? i : -1});
     }
     return spec;
   };
@@ -73,9 +74,21 @@ absl::Status FillBatch(const ImageSource& source, const BatchSpec& spec, Batch* 
       continue;
     }
     VITSCALE_RETURN_IF_ERROR(
-        Annotate(source.Read(sample.sample, pixels), absl::StrCat("image ", sample.sample)));
+        Annotate(source.ReadInEpoch(sample.sample, sample.epoch, pixels),
+                 absl::StrCat("image ", sample.sample)));
   }
   return absl::OkStatus();
+}
+
+LoaderOptions LoaderOptionsFor(const ImageSource& source, int64_t batch, int cores) {
+  constexpr int kThreadsMax = 16;
+  constexpr int64_t kBytesMax = int64_t{1} << 30;
+  LoaderOptions options;
+  if (!source.is_slow()) return options;
+  const int64_t batches = kBytesMax / std::max<int64_t>(1, batch * source.image_bytes());
+  options.threads = std::clamp(cores, 1, kThreadsMax);
+  options.prefetch = static_cast<int>(std::clamp<int64_t>(batches, 2, options.threads + 1));
+  return options;
 }
 
 // A ring of slots: batch number n lives in slot n mod prefetch. A thread takes the next number once

@@ -6,7 +6,8 @@
 //
 // What is in batch number i is a pure function of i (BatchSequence): never of threads, prefetching or
 // rank. A new generation, or a resumed run, simply makes a new loader. Images stay uint8 and
-// unflipped; crop and flip go along as numbers.
+// unflipped; the flip goes along as a number. Decoding and resizing are the source's, and so happen
+// in the loader's threads.
 
 #ifndef WORKER_DATA_LOADER_H_
 #define WORKER_DATA_LOADER_H_
@@ -17,7 +18,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "worker/data/preprocess.h"
+#include "worker/data/data_config.h"
 #include "worker/data/sample_order.h"
 #include "worker/data/source.h"
 
@@ -40,6 +41,7 @@ struct Batch {
 struct SampleSpec {
   int64_t sample = -1;
   bool flip = false;
+  int64_t epoch = 0;  // keys the random crop, see ImageSource::ReadInEpoch
 };
 struct BatchSpec {
   int64_t step = 0;
@@ -73,6 +75,12 @@ struct LoaderOptions {
   int threads = 1;   // at least 1
   int prefetch = 2;  // batches ready or in the making, at least 1
 };
+
+// One thread suffices for what lies in memory. A slow source (ImageSource::is_slow) gets as many as
+// there are cores, 16 at most, with a batch more than threads on the way, but no more than 1 GiB of
+// batches: they rest when the queue is full, so that they take from the computation only what it
+// needs. `cores`: what this rank may use.
+LoaderOptions LoaderOptionsFor(const ImageSource& source, int64_t batch, int cores);
 
 class BatchLoader {
  public:

@@ -1,92 +1,101 @@
 #include "worker/data/preprocess.h"
 
-#include <cmath>
-#include <string>
-#include <vector>
+#include <algorithm>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "kernels/base/status.h"
-#include "kernels/base/suggest.h"
+#include "worker/data/image/crop.h"
+#include "worker/data/image/decode.h"
+#include "worker/data/image/resize.h"
 
 namespace vitscale {
 namespace {
 
-struct Op {
-  std::string name;
-  std::vector<std::string> arguments;
+// The image between two ops: a view into the source, or into one of this thread's two buffers.
+class Pipeline {
+ public:
+  explicit Pipeline(const ImageView& image) : view_(image) {}
+
+  absl::Status Apply(const ImageOp& op, Draws& draws) {
+    switch (op.kind) {
+      case ImageOpKind::kResize:
+        return Resize(op.height, op.width, ResizeBilinear);
+      case ImageOpKind::kResizeSmall: {
+        const Sides sides = SmallSides(view_.height, view_.width, op.height);
+        return Resize(sides.height, sides.width, ResizeArea);
+      }
+      case ImageOpKind::kCentralCrop:
+        return Crop(CentralBox(view_.height, view_.width, op.height, op.width));
+      case ImageOpKind::kRandomCrop:
+        return Crop(RandomBox(view_.height, view_.width, op.height, op.width, draws));
+      case ImageOpKind::kInceptionCrop:
+        view_ = Cut(view_, InceptionBox(view_.height, view_.width, {op.area_min, op.area_max},
+                                        draws));
+        return Resize(op.height, op.width, ResizeBilinear);
+    }
+    return absl::InternalError("an op without meaning");
+  }
+  // Writes the next resize here if it gives this size, which spares a copy.
+  void LastGoesTo(int height, int width, absl::Span<uint8_t> out) {
+    last_height_ = height, last_width_ = width, last_ = out;
+  }
+  const ImageView& view() const { return view_; }
+
+ private:
+  absl::Status Resize(int height, int width,
+                      void (*resize)(const ImageView&, int, int, absl::Span<uint8_t>)) {
+    if (int64_t{height} * width > kPixelsMax) {
+      return absl::InvalidArgumentError(absl::StrCat("resized to ", height, "x", width,
+                                                     " pixels, want at most ", kPixelsMax));
+    }
+    if (!last_.empty() && height == last_height_ && width == last_width_) {
+      resize(view_, height, width, last_);
+      view_ = {last_.data(), height, width, view_.channels, int64_t{width} * view_.channels};
+      return absl::OkStatus();
+    }
+    thread_local Image buffers[2];
+    Image& to = buffers[In(buffers[0]) ? 1 : 0];
+    to.Resize(height, width, view_.channels);
+    resize(view_, height, width, absl::MakeSpan(to.pixels(), to.row_bytes() * height));
+    view_ = to.view();
+    return absl::OkStatus();
+  }
+  bool In(const Image& image) const {
+    const uint8_t* begin = image.view().pixels;
+    return begin != nullptr && view_.pixels >= begin &&
+           view_.pixels < begin + image.row_bytes() * image.height();
+  }
+  absl::Status Crop(const absl::StatusOr<Box>& box) {
+    if (!box.ok()) return box.status();
+    view_ = Cut(view_, *box);
+    return absl::OkStatus();
+  }
+
+  ImageView view_;
+  int last_height_ = 0, last_width_ = 0;
+  absl::Span<uint8_t> last_;
 };
-
-absl::Status Fault(absl::string_view op, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("preprocess op \"", op, "\": ", what));
-}
-
-// "name" or "name(a,b)".
-absl::StatusOr<Op> SplitOp(absl::string_view text) {
-  Op op;
-  const size_t open = text.find('(');
-  op.name = std::string(absl::StripAsciiWhitespace(text.substr(0, open)));
-  if (op.name.empty()) return Fault(text, "has no name");
-  if (open == absl::string_view::npos) return op;
-  absl::string_view inside = text.substr(open + 1);
-  if (!absl::EndsWith(inside, ")")) return Fault(text, "its bracket is not closed");
-  inside.remove_suffix(1);
-  if (absl::StripAsciiWhitespace(inside).empty()) return op;
-  for (absl::string_view argument : absl::StrSplit(inside, ',')) {
-    op.arguments.emplace_back(absl::StripAsciiWhitespace(argument));
-  }
-  return op;
-}
-
-absl::Status ReadValueRange(const Op& op, absl::string_view text, Preprocess* result) {
-  float low = 0, high = 0;
-  const bool numbers = op.arguments.size() == 2 && absl::SimpleAtof(op.arguments[0], &low) &&
-                       absl::SimpleAtof(op.arguments[1], &high);
-  if (!numbers || !std::isfinite(low) || !std::isfinite(high) || low >= high) {
-    return Fault(text, "want value_range(low,high) with two numbers, low < high");
-  }
-  result->range_min = low;
-  result->range_max = high;
-  return absl::OkStatus();
-}
-
-absl::Status ReadFlip(const Op& op, absl::string_view text, PreprocessUse use, Preprocess* result) {
-  if (!op.arguments.empty()) return Fault(text, "takes no arguments");
-  if (use == PreprocessUse::kEval) {
-    return Fault(text, "is random, and an evaluation must not be: leave it out");
-  }
-  result->flip_lr = use == PreprocessUse::kTrain;
-  return absl::OkStatus();
-}
 
 }  // namespace
 
-absl::StatusOr<Preprocess> ParsePreprocess(absl::string_view text, PreprocessUse use) {
-  Preprocess result;
-  if (absl::StripAsciiWhitespace(text).empty()) return result;
-  bool have_range = false, have_flip = false;
-  for (absl::string_view piece : absl::StrSplit(text, '|')) {
-    piece = absl::StripAsciiWhitespace(piece);
-    VITSCALE_ASSIGN_OR_RETURN(const Op op, SplitOp(piece));
-    if (have_range) return Fault(piece, "stands after value_range, which must be the last op");
-    if (op.name == "value_range") {
-      VITSCALE_RETURN_IF_ERROR(ReadValueRange(op, piece, &result));
-      have_range = true;
-    } else if (op.name == "flip_lr") {
-      if (have_flip) return Fault(piece, "is given twice");
-      VITSCALE_RETURN_IF_ERROR(ReadFlip(op, piece, use, &result));
-      have_flip = true;
-    } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("preprocess: unknown op \"", op.name, "\"",
-                       DidYouMean(op.name, {"value_range", "flip_lr"}),
-                       " (there are value_range(low,high) and flip_lr)"));
-    }
+absl::Status ApplyImageOps(const std::vector<ImageOp>& ops, const ImageView& image, Draws& draws,
+                           int height, int width, absl::Span<uint8_t> out) {
+  VITSCALE_CHECK(static_cast<int64_t>(out.size()) == int64_t{height} * width * image.channels);
+  Pipeline pipeline(image);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    if (i + 1 == ops.size()) pipeline.LastGoesTo(height, width, out);
+    VITSCALE_RETURN_IF_ERROR(pipeline.Apply(ops[i], draws));
   }
-  return result;
+  const ImageView& view = pipeline.view();
+  if (view.height != height || view.width != width) {
+    return absl::InvalidArgumentError(absl::StrCat("the preprocessing makes ", view.height, "x",
+                                                   view.width, " of it, the model wants ", height,
+                                                   "x", width));
+  }
+  if (view.pixels == out.data()) return absl::OkStatus();
+  const int64_t row = int64_t{width} * view.channels;
+  for (int y = 0; y < height; ++y) std::copy_n(view.Row(y), row, out.data() + y * row);
+  return absl::OkStatus();
 }
 
 }  // namespace vitscale

@@ -1,8 +1,14 @@
 #include "worker/data/source.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/status.h"
+#include "worker/data/folder_source.h"
 #include "worker/data/idx_source.h"
+#include "worker/data/raw_images.h"
 #include "worker/data/synthetic_source.h"
 
 namespace vitscale {
@@ -31,11 +37,22 @@ absl::Status CheckSize(const ImageSource& source, const SourceRequest& request) 
                    "x", request.channels, " (height x width x channels; 0 is any)"));
 }
 
+// Ops that do not lead to the model's size are seen here, not at the first step.
+absl::Status TryFirst(const ImageSource& source) {
+  std::vector<uint8_t> pixels(source.image_bytes());
+  return source.Read(0, absl::MakeSpan(pixels));
+}
+
 absl::StatusOr<std::unique_ptr<ImageSource>> OpenAny(FileSystem& fs,
                                                      const std::vector<std::string>& roots,
                                                      const DataSourceConfig& config,
                                                      const SourceRequest& request) {
   if (config.format == DataFormat::kIdx) return OpenIdxSource(fs, roots, config, request);
+  if (config.format == DataFormat::kFolder) {
+    VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<RawImages> images,
+                              OpenFolder(fs, roots, config, request));
+    return MakePreprocessedSource(std::move(images), request);
+  }
   const int64_t images =
       config.take > 0 ? std::min(config.take, config.synthetic_images) : config.synthetic_images;
   return MakeSyntheticSource(images, request);
@@ -50,8 +67,43 @@ absl::StatusOr<std::unique_ptr<ImageSource>> OpenSource(FileSystem& fs,
   VITSCALE_RETURN_IF_ERROR(CheckConfig(config, request));
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<ImageSource> source,
                             OpenAny(fs, roots, config, request));
-  VITSCALE_RETURN_IF_ERROR(CheckSize(*source, request));
+  const bool folder = config.format == DataFormat::kFolder;
+  if (request.ops.empty() && !folder) {
+    VITSCALE_RETURN_IF_ERROR(CheckSize(*source, request));
+    return source;
+  }
+  if (source->channels() != request.channels) {
+    return absl::InvalidArgumentError(absl::StrCat(source->description(), "; the model wants ",
+                                                   request.channels, " channels"));
+  }
+  if (!folder) source = MakePreprocessedSource(MakeRawImages(std::move(source)), request);
+  VITSCALE_RETURN_IF_ERROR(TryFirst(*source));
   return source;
+}
+
+absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval) {
+  const std::vector<std::string>&want = train.class_names(), &are = eval.class_names();
+  if (want.empty() || are.empty()) return absl::OkStatus();
+  std::vector<std::string> missing, extra;  // both lists are sorted
+  std::set_difference(want.begin(), want.end(), are.begin(), are.end(),
+                      std::back_inserter(missing));
+  std::set_difference(are.begin(), are.end(), want.begin(), want.end(), std::back_inserter(extra));
+  if (missing.empty() && extra.empty()) return absl::OkStatus();
+  const auto list = [](std::vector<std::string> names) {
+    constexpr size_t kShown = 5;
+    const size_t all = names.size();
+    names.resize(std::min(all, kShown));
+    return absl::StrCat(all, all == 0 ? "" : absl::StrCat(" ('", absl::StrJoin(names, "', '"), "'",
+                                                          all > kShown ? ", …)" : ")"));
+  };
+  return absl::InvalidArgumentError(
+      absl::StrCat(eval.description(), ": its class folders are not those of data.train: ",
+                   list(missing), " missing, ", list(extra), " more"));
+}
+
+const std::vector<std::string>& ImageSource::class_names() const {
+  static const auto* none = new std::vector<std::string>;
+  return *none;
 }
 
 }  // namespace vitscale

@@ -19,11 +19,12 @@ v1::JobSpec Good() {
 name: a
 labels: {k: v, other: "x y"}
 model: {custom: {patch: 4, width: 64, depth: 4, heads: 2, mlp_width: 256}, image_size: 28, channels: 1, classes: 10}
-data: {train: {format: idx, images: a.gz, labels: b.gz}, preprocess: "flip_lr|value_range(-1,1)"}
+data: {train: {format: idx, images: a.gz, labels: b.gz}, preprocess: "resize(32,28)|inception_crop(28,8,90)|flip_lr|value_range(-1,1)"}
 optimizer: {lr: 2e-3, weight_decay: {body: 0.1}}
 schedule: {warmup: 200 steps, total: 10 epochs}
 batch: {global: 256, micro: 64}
-evals: [{name: val, data: {format: synthetic, synthetic_images: 9}, every: 1 epoch, shots: [1, 5]}]
+evals: [{name: val, kind: fewshot, support: {format: synthetic, synthetic_images: 90},
+         data: {format: synthetic, synthetic_images: 9}, every: 1 epoch, shots: [1, 5], l2: [0.5, 1024]}]
 )yaml");
   EXPECT_THAT(spec, IsOk());
   return *spec;

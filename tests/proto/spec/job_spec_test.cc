@@ -64,6 +64,42 @@ v1::JobSpec Good() {
   return *spec;
 }
 
+// Good with a few-shot evaluation, `fields` among its own.
+std::vector<std::string> FewShotFaults(const std::string& fields) {
+  return FaultsOf(kGood, {absl::StrCat("evals[1]={name: few, kind: fewshot, ",
+                                       "data: {format: synthetic, synthetic_images: 5}, ",
+                                       "support: {format: synthetic, synthetic_images: 50}, ",
+                                       fields, "}")});
+}
+
+TEST(JobSpecTest, AFewShotEvaluationHasTheDefaultsOfTheAuthors) {
+  VITSCALE_ASSERT_OK_AND_ASSIGN(
+      const v1::JobSpec given,
+      ParseJobSpec(kGood, SpecFormat::kAuto,
+                   {"evals[0].kind=fewshot",
+                    "evals[0].support={format: idx, images: a, labels: b}"}));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const v1::JobSpec spec, Canonicalize(given));
+  EXPECT_THAT(spec.evals(0).shots(), ElementsAre(1, 5, 10, 25));
+  EXPECT_THAT(spec.evals(0).l2(), ElementsAre(1024));
+  EXPECT_EQ(spec.evals(0).seeds(), 3);
+  EXPECT_EQ(spec.evals(0).preprocess(), "value_range(-1,1)");
+  EXPECT_EQ(spec.evals(0).support().label_kind(), v1::LABEL_KIND_CLASS_ID);
+}
+
+TEST(JobSpecTest, FaultsOfAFewShotEvaluationAreSaidByField) {
+  EXPECT_THAT(FewShotFaults("shots: [1, 100], l2: [0.0009765625, 524288], seeds: 1"), IsEmpty());
+  const auto expect = [](const std::string& fields, const std::string& fault) {
+    EXPECT_THAT(FewShotFaults(fields), ElementsAre(HasSubstr(fault))) << fields;
+  };
+  expect("shots: []", "evals[1].shots (--set): had 0 elements, wanted 1 to 16");
+  expect("shots: [1, 0]", "evals[1].shots[1] (--set): was 0, wanted 1 to 10000");
+  expect("shots: [5, 5]", "evals[1].shots[1] (--set): was 5 again");
+  expect("l2: [0]", "evals[1].l2[0] (--set): was 0, wanted 0.0001 to 1000000000000");
+  expect("l2: [1, 2, 1]", "evals[1].l2[2] (--set): was 1 again");
+  expect("l2: [nan]", "evals[1].l2[0] (--set)");
+  expect("seeds: 0", "evals[1].seeds (--set): was 0, wanted 1 to 100");
+}
+
 TEST(JobSpecTest, ReadsTheWholeFile) {
   const v1::JobSpec spec = Good();
   EXPECT_EQ(spec.name(), "fashion-mnist");
@@ -92,6 +128,48 @@ TEST(JobSpecTest, CanonicalFormHasEveryDefault) {
   EXPECT_EQ(spec.evals(0).every(), "1 epochs");
   EXPECT_EQ(spec.checkpoint().keep().last(), 3);
   EXPECT_EQ(spec.grace(), "120s");
+}
+
+// What evaluations of a set of folders use unless told otherwise is written out.
+TEST(JobSpecTest, EvaluationsOfRandomCropsResizeAndCropTheMiddle) {
+  const auto evaluation = [](const std::string& train) {
+    const auto spec = ParseJobSpec(
+        kGood, SpecFormat::kAuto,
+        {"data.train={format: folder, path: train}", "evals[0].data={format: folder, path: val}",
+         "model.image_size=224", "model.custom.patch=16", "model.channels=3",
+         "data.preprocess=" + train});
+    EXPECT_THAT(spec, IsOk());
+    const auto canonical = Canonicalize(*spec);
+    EXPECT_THAT(canonical, IsOk());
+    return canonical->data().preprocess() + " -> " + canonical->evals(0).preprocess();
+  };
+  EXPECT_EQ(evaluation("decode|inception_crop(224)|flip_lr"),
+            "inception_crop(224)|flip_lr|value_range(-1,1) -> "
+            "resize_small(256)|central_crop(224)|value_range(-1,1)");
+  EXPECT_EQ(evaluation("decode_jpeg_and_inception_crop(224,8,100)|value_range(0, 1)"),
+            "inception_crop(224,8)|value_range(0,1) -> "
+            "resize_small(256)|central_crop(224)|value_range(0,1)");
+  EXPECT_EQ(evaluation("resize_small(256)|random_crop(224)"),
+            "resize_small(256)|random_crop(224)|value_range(-1,1) -> "
+            "resize_small(256)|central_crop(224)|value_range(-1,1)");
+  EXPECT_EQ(evaluation("resize(256,256)|inception_crop(224, 5, 100)"),
+            "resize(256)|inception_crop(224)|value_range(-1,1) -> "
+            "resize_small(256)|central_crop(224)|value_range(-1,1)");
+  EXPECT_EQ(evaluation("resize(224)"),
+            "resize(224)|value_range(-1,1) -> resize(224)|value_range(-1,1)");
+}
+
+TEST(JobSpecTest, AFolderNeedsOpsThatGiveEveryImageTheModelsSize) {
+  const auto train = [](const std::string& ops) {
+    return OneFault(kGood, {"data.train={format: folder, path: train}", "evals=",
+                            "data.preprocess=" + ops});
+  };
+  EXPECT_THAT(train("flip_lr"), HasSubstr("leaves images as large as their files, wanted 28x28, "
+                                          "which is model.image_size: add inception_crop(28)"));
+  EXPECT_THAT(train("resize_small(28)"),
+              HasSubstr("leaves the longer side as it comes after \"resize_small\""));
+  EXPECT_THAT(train("resize_small(20)|central_crop(28)"),
+              HasSubstr("cuts 28x28 from images whose shorter side is 20"));
 }
 
 TEST(JobSpecTest, CanonicalFormIsAFixedPointAndItsYamlReadsBackTheSame) {
@@ -212,12 +290,30 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"data.preprocess=flip_rl", "unknown op \"flip_rl\", did you mean \"flip_lr\"?"},
         BadCase{"data.preprocess=value_range(1,-1)", "first number below its second"},
         BadCase{"data.preprocess=value_range(1)", "was given 1 arguments, wanted 2"},
+        BadCase{"data.preprocess=resize()", "\"resize\" was given 0 arguments, wanted 1 to 2"},
+        BadCase{"data.preprocess=resize(28.5)", "a side of 28.5, wanted whole pixels, 1 to 4096"},
+        BadCase{"data.preprocess=resize_small(0)", "a side of 0, wanted whole pixels"},
+        BadCase{"data.preprocess=inception_crop(28,50,20)", "an area of 50 to 20 per cent"},
+        BadCase{"data.preprocess=inception_crop(28,0)", "wanted above 0 to 100"},
+        BadCase{"data.preprocess=flip_lr|decode", "\"decode\" must be the first op"},
+        BadCase{"data.preprocess=randaug(2,10)", "\"randaug\" is not run by this version"},
+        BadCase{"data.preprocess=inception_crop(32)",
+                "makes images of 32x32, wanted 28x28, which is model.image_size"},
+        BadCase{"data.preprocess=resize(20)|central_crop(28)",
+                "\"central_crop\" cuts 28x28 from images whose shorter side is 20"},
+        BadCase{"evals[0].preprocess=random_crop(28)", "\"random_crop\" is random"},
+        BadCase{"evals[0].data={format: folder, path: val}",
+                "leaves images as large as their files, wanted 28x28"},
+        BadCase{"evals[1]={name: x, preprocess: resize(28), data: {format: folder}}",
+                "evals[1].data.path: is missing, wanted the path of a folder"},
+        BadCase{"evals[1]={name: x, preprocess: resize(28), data: {format: folder, path: a, "
+                "images: b}}",
+                "evals[1].data.images (--set): does not go with format folder"},
         BadCase{"data.preprocess=value_range(0,x)", "wanted a number"},
         BadCase{"data.preprocess=flip_lr|flip_lr", "given twice"},
         BadCase{"data.preprocess=value_range(0,1)|flip_lr", "must be the last op"},
         BadCase{"evals[0].preprocess=flip_lr",
                 "\"flip_lr\" is random, wanted none in an evaluation"},
-        BadCase{"data.preprocess=inception_crop(224)", "not run by this version"},
         BadCase{"optimizer.beta1=1", "wanted 0 to below 1"},
         BadCase{"optimizer.clip_norm=-1", "optimizer.clip_norm"},
         BadCase{"optimizer.name=adafacter", "did you mean \"adafactor\"?"},
@@ -229,7 +325,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"schedule.total=100 steps", "wanted at most the total"},
         BadCase{"schedule.cooldown=11 epochs", "longer than the total of \"10 epochs\""},
         BadCase{"evals[0].name=Val", "evals[0].name"},
-        BadCase{"evals.0.kind=fewshot", "fewshot is not run"},
+        BadCase{"evals.0.kind=fewshot", "evals[0].support: is missing, wanted the images"},
+        BadCase{"evals.0.shots=[1]", "evals[0].shots (--set): goes with kind fewshot"},
+        BadCase{"evals.0.support={format: synthetic, synthetic_images: 9}",
+                "evals[0].support (--set): goes with kind fewshot"},
+        BadCase{"evals[1]={name: x, kind: fewshot, data: {format: synthetic, synthetic_images: 5}, "
+                "support: {format: idx, images: a}}",
+                "evals[1].support.labels (--set): is missing"},
         BadCase{"evals[0].every=0 steps", "wanted more than 0"},
         BadCase{"evals[1]={name: val, data: {format: synthetic, synthetic_images: 5}}",
                 "evals[1].name (--set): was \"val\" again"},
@@ -245,7 +347,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"priority=1001", "wanted -1000 to 1000"},
         BadCase{"precision=f16", "wanted auto, bf16 or f32"},
         BadCase{"seed=-1", "whole number from 0"},
-        BadCase{"from=abc/def", "another job is not done"},
+        BadCase{"from=abc/def", "from (--set): was \"abc/def\", wanted a checkpoint folder"},
         BadCase{"name=a_b", "wanted 1 to 63 of [a-z0-9-]"},
         BadCase{"labels.x y=1", "wanted path=value"},
         BadCase{"labels={a: {b: c}}", "labels.a (--set): was a mapping, wanted text"},
@@ -253,9 +355,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"optimizr.lr=1", "did you mean \"optimizer\"?"}, BadCase{"seed=[1", "not YAML"}));
 
 TEST(JobSpecTest, ReservedFeaturesAloneAreUnimplementedAmongOtherFaultsInvalid) {
-  EXPECT_THAT(ParseJobSpec(kGood, SpecFormat::kAuto, {"from=x/y"}),
+  EXPECT_THAT(ParseJobSpec(kGood, SpecFormat::kAuto, {"on_divergence.policy=rollback"}),
               StatusIs(absl::StatusCode::kUnimplemented));
-  EXPECT_THAT(ParseJobSpec(kGood, SpecFormat::kAuto, {"from=x/y", "priority=-5000"}),
+  EXPECT_THAT(ParseJobSpec(kGood, SpecFormat::kAuto, {"on_divergence.policy=rollback", "priority=-5000"}),
               StatusIs(absl::StatusCode::kInvalidArgument));
 }
 

@@ -19,7 +19,7 @@ name: fashion
 resources: {workers: {min: 2, max: 2}}
 model: {custom: {patch: 4, width: 64, depth: 4, heads: 2, mlp_width: 256}, image_size: 28, channels: 1,
         classes: 10, head_bias: -2.2, pool: cls, loss: softmax}
-data: {train: {format: idx, images: a, labels: b, take: 60000}, preprocess: "flip_lr|value_range(0,1)"}
+data: {train: {format: idx, images: a, labels: b, take: 60000}, preprocess: "resize(40,36)|inception_crop(28,10,90)|flip_lr|value_range(0,1)"}
 optimizer: {name: adamw, lr: 2e-3, weight_decay: {body: 0.1}}
 schedule: {warmup: 200 steps, timescale: 1000 steps, cooldown: 5 epochs, total: 10 epochs}
 batch: {global: 256, micro: 128}
@@ -47,7 +47,12 @@ TEST(JobConfigTest, HoldsWhatTheFileSays) {
   EXPECT_DOUBLE_EQ(job.optimizer.decay_head, 3.0);
   EXPECT_EQ(job.train.images, "a");
   EXPECT_EQ(job.train.take, 60000);
-  EXPECT_EQ(job.evals[0].preprocess, "value_range(0,1)");
+  EXPECT_EQ(job.preprocess, (Preprocess{{{ImageOpKind::kResize, 40, 36},
+                                         {ImageOpKind::kInceptionCrop, 28, 28, 0.1, 0.9}},
+                                        true, 0, 1}));
+  EXPECT_EQ(job.evals[0].preprocess,
+            (Preprocess{{{ImageOpKind::kResizeSmall, 32, 32}, {ImageOpKind::kCentralCrop, 28, 28}},
+                        false, 0, 1}));
   EXPECT_EQ(job.evals[0].data.format, DataFormat::kSynthetic);
   EXPECT_EQ(job.checkpoint.every, Length::Steps(50));
   EXPECT_EQ(job.on_divergence.policy, DivergencePolicy::kSkip);
