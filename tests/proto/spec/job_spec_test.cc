@@ -331,7 +331,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "evals[0].support (--set): goes with kind fewshot"},
         BadCase{"evals[1]={name: x, kind: fewshot, data: {format: synthetic, synthetic_images: 5}, "
                 "support: {format: idx, images: a}}",
-                "evals[1].support.labels (--set): is missing"},
+                "evals[1].support.labels: is missing"},
         BadCase{"evals[0].every=0 steps", "wanted more than 0"},
         BadCase{"evals[1]={name: val, data: {format: synthetic, synthetic_images: 5}}",
                 "evals[1].name (--set): was \"val\" again"},

@@ -32,12 +32,22 @@ TEST(ManifestTest, SurvivesTheWayThroughJson) {
 }
 
 // A version that reads format 1 alone says that this one is newer than it is.
-TEST(ManifestTest, WeightsOnlyIsFormatTwoAndAllElseStaysFormatOne) {
+TEST(ManifestTest, WeightsOnlyIsFormatTwoAndAWholeStateStaysFormatOne) {
   CheckpointManifest manifest = Example();
   EXPECT_THAT(ManifestToJson(manifest),
               testing::AllOf(HasSubstr("\"format\": 1,"), testing::Not(HasSubstr("weights_only"))));
   manifest.weights_only = true;
   EXPECT_THAT(ManifestToJson(manifest), HasSubstr("\"format\": 2,"));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointManifest read,
+                                ManifestFromJson(ManifestToJson(manifest)));
+  EXPECT_EQ(read, manifest);
+}
+
+TEST(ManifestTest, TheNumberOfTrainingImagesIsToldWhereItIsKnown) {
+  CheckpointManifest manifest = Example();
+  manifest.train_images = 60000;
+  EXPECT_THAT(ManifestToJson(manifest),
+              testing::AllOf(HasSubstr("\"format\": 2,"), HasSubstr("\"train_images\": 60000")));
   VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointManifest read,
                                 ManifestFromJson(ManifestToJson(manifest)));
   EXPECT_EQ(read, manifest);

@@ -159,7 +159,7 @@ void TestGang::OrderAll(Stage stage) {
   stage_ = stage;
   for (int rank = 0; rank < options_.ranks; ++rank) {
     link::DesiredState desired;
-    desired.job_id = "job000000000";
+    desired.job_id = options_.job_id;
     desired.attempt = options_.attempt;
     desired.generation = generation_;
     desired.stage = stage;

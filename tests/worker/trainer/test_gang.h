@@ -26,6 +26,7 @@ class TestGang {
  public:
   struct Options {
     std::string job;  // text of the job file; workers are set to `ranks`
+    std::string job_id = "job000000000";
     int ranks = 1;
     std::string checkpoint_root;
     std::vector<std::string> checkpoint_roots;  // by rank; empty: the same for all

@@ -175,7 +175,7 @@ void TrainerCore::On(const Synchronised& event) {
   observed_.stage = Stage::kGo;
   if (!event.checkpoint.empty()) observed_.checkpoint = event.checkpoint;
   source_checkpoint_ = event.checkpoint;
-  source_step_ = event.checkpoint.empty() ? 0 : event.step;
+  source_step_ = event.step;
   manifest_step_ = -1;
   save_deferred_ = votes_stop_ = votes_checkpoint_ = acting_stop_ = acting_checkpoint_ = false;
   skipped_in_row_ = 0;
@@ -199,7 +199,8 @@ void TrainerCore::On(const Left&) {
 // No generation to close in good order: what is newer than any checkpoint is saved under a name of
 // its own.
 void TrainerCore::LeaveAsOrphan() {
-  const int64_t saved = observed_.checkpoints.empty() ? 0 : observed_.checkpoints.front().step;
+  const int64_t own = observed_.checkpoints.empty() ? 0 : observed_.checkpoints.front().step;
+  const int64_t saved = std::max(own, facts_ ? facts_->start_step : 0);
   if (observed_.version && observed_.version->step > saved) {
     return Do(EmergencySaveOp{observed_.version->step}, &link::Goodput::checkpoint_stall);
   }

@@ -23,7 +23,8 @@ namespace vitscale {
 
 // What the core must know of the run once it is prepared.
 struct RunFacts {
-  int64_t total_steps = 0;
+  int64_t start_step = 0;   // done in the state that the job begins with: above 0 for a branch
+  int64_t total_steps = 0;  // an evaluation: start_step
   int64_t batch_global = 0;
   int64_t checkpoint_every = 0;
   std::vector<int64_t> eval_every;  // 0: at the end only

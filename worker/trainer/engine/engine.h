@@ -25,7 +25,6 @@
 #include "worker/collective/rendezvous.h"
 #include "worker/config/job_config.h"
 #include "worker/data/loader.h"
-#include "worker/data/preprocess.h"
 #include "worker/data/sample_order.h"
 #include "worker/data/source.h"
 #include "worker/trainer/core/events.h"
@@ -79,7 +78,18 @@ class Engine {
  private:
   struct EvalSet {
     std::unique_ptr<ImageSource> source;
+    std::unique_ptr<ImageSource> support;  // few-shot: what the shots are drawn from
     Preprocess preprocess;
+  };
+  // The checkpoint that the job starts from.
+  struct Parent {
+    CheckpointStore store;
+    CheckpointManifest manifest;
+    std::string id;
+    // Weights alone, or all that is asked of them is to be evaluated: any precision will do.
+    bool FreeOfPrecision(const JobConfig& job) const {
+      return manifest.weights_only || job.kind == JobKind::kEvaluate;
+    }
   };
   class StepSink;
 
@@ -94,6 +104,15 @@ class Engine {
   link::NumericsRecord Numerics(int world_size, const std::string& collective) const;
   RunFacts Facts() const;
   CoreEvent DoList();
+
+  // ---- engine_from.cc ----
+  bool evaluates() const { return job_.kind == JobKind::kEvaluate; }
+  static Fault FaultOfStart(const absl::Status& status);
+  Outcome OpenFrom();
+  absl::Status OpenParent();
+  absl::Status CheckParent(const CheckpointManifest& parent) const;
+  absl::Status LoadFrom(Synchronised* done);
+  int64_t ImagesAfter(int64_t step) const;
 
   // ---- engine_synchronise.cc ----
   CoreEvent DoSynchronise(const SynchroniseOp& op);
@@ -112,9 +131,16 @@ class Engine {
   Outcome RunPartOne(ControlRecord& record, Exchanged* done);
   CoreEvent DoClosing(const ClosingOp& op);
   CoreEvent DoApply(const ApplyOp& op);
-  CoreEvent DoEvaluate(const EvaluateOp& op);
   CoreEvent DoLeave();
   void AddPhases(const std::map<std::string, double>& seconds);
+
+  // ---- engine_eval.cc ----
+  absl::StatusOr<EvalSet> OpenEval(const EvalConfig& eval, SourceRequest request) const;
+  CoreEvent DoEvaluate(const EvaluateOp& op);
+  absl::Status MeasureOwnHead(const EvalSet& set, link::EvalRecord* record,
+                              bool* collective_failed);
+  absl::Status MeasureFewShot(const FewShotConfig& config, const EvalSet& set,
+                              link::EvalRecord* record, bool* collective_failed);
 
   // ---- engine_save.cc ----
   CoreEvent DoSnapshot(const SnapshotOp& op);
@@ -138,7 +164,6 @@ class Engine {
   std::string job_id_;
   JobConfig job_;
   RunLengths lengths_;
-  Preprocess preprocess_;
   std::unique_ptr<ImageSource> train_;
   std::vector<EvalSet> evals_;
   std::optional<SampleOrder> order_;
@@ -146,7 +171,9 @@ class Engine {
   Precision precision_ = Precision::kF32;
   uint64_t run_hash_ =
       0;  // of all that must be equal on all ranks: plan, spec, data, numeric class
-  std::optional<CheckpointStore> store_;
+  std::optional<CheckpointStore> store_;  // none for an evaluation
+  std::optional<Parent>
+      from_;  // opened when it is needed: not where the job has its own checkpoints
   std::unique_ptr<CheckpointWriter> writer_;
 
   // Of the generation.

@@ -54,9 +54,14 @@ Outcome Engine::OpenAll(const link::DesiredState& desired) {
   if (absl::Status status = OpenData(); !status.ok()) {
     return Fails(status, absl::IsInvalidArgument(status) ? Fault::kConfiguration : Fault::kData);
   }
+  if (evaluates()) {
+    if (Outcome from = OpenFrom(); !from.status.ok()) return from;
+    return MakeReplica(desired);
+  }
   if (absl::Status status = OpenCheckpoints(desired); !status.ok()) {
     return Fails(Annotate(status, "checkpoint.dir"), Fault::kStorage);
   }
+  if (Outcome from = OpenFrom(); !from.status.ok()) return from;
   return MakeReplica(desired);
 }
 
@@ -66,24 +71,18 @@ absl::Status Engine::OpenData() {
   request.height = request.width = job_.model.image_size;
   request.channels = job_.model.channels;
   request.seed = 0;  // synthetic sets show the same classes in training and evaluation
-  VITSCALE_ASSIGN_OR_RETURN(preprocess_, ParsePreprocess(job_.preprocess, PreprocessUse::kTrain));
-  auto train = OpenSource(*options_.fs, options_.setup.data_roots, job_.train, request);
-  if (!train.ok()) return Annotate(train.status(), "data.train");
-  train_ = *std::move(train);
-  for (const EvalConfig& eval : job_.evals) {
-    EvalSet set;
-    const std::string noun = absl::StrCat("evals '", eval.name, "'");
-    const bool own = !eval.preprocess.empty();
-    auto preprocess = ParsePreprocess(own ? eval.preprocess : job_.preprocess,
-                                      own ? PreprocessUse::kEval : PreprocessUse::kEvalFromTrain);
-    if (!preprocess.ok()) return Annotate(preprocess.status(), noun);
-    set.preprocess = *preprocess;
-    auto source = OpenSource(*options_.fs, options_.setup.data_roots, eval.data, request);
-    if (!source.ok()) return Annotate(source.status(), noun);
-    set.source = *std::move(source);
-    evals_.push_back(std::move(set));
+  request.ops = job_.preprocess.ops;
+  request.draw_seed = job_.seed;
+  if (!evaluates()) {
+    auto train = OpenSource(*options_.fs, options_.setup.data_roots, job_.train, request);
+    if (!train.ok()) return Annotate(train.status(), "data.train");
+    train_ = *std::move(train);
   }
-  VITSCALE_ASSIGN_OR_RETURN(lengths_, ResolveLengths(job_, train_->size()));
+  for (const EvalConfig& eval : job_.evals) {
+    VITSCALE_ASSIGN_OR_RETURN(evals_.emplace_back(), OpenEval(eval, request));
+  }
+  VITSCALE_ASSIGN_OR_RETURN(lengths_, ResolveLengths(job_, train_ ? train_->size() : 0));
+  if (!train_) return absl::OkStatus();
   VITSCALE_ASSIGN_OR_RETURN(order_,
                             SampleOrder::Create(job_.seed, train_->size(), job_.batch_global));
   return absl::OkStatus();
@@ -105,19 +104,23 @@ absl::Status Engine::OpenCheckpoints(const link::DesiredState& desired) {
 absl::StatusOr<Precision> Engine::ResolvePrecision(const link::DesiredState& desired,
                                                    const BackendOptions& backend) const {
   Precision before = desired.numerics ? FromLink(desired.numerics->precision) : Precision::kAuto;
-  if (before == Precision::kAuto) {
+  if (before == Precision::kAuto && store_) {
     VITSCALE_ASSIGN_OR_RETURN(const std::vector<CheckpointEntry> usable, store_->Usable());
     if (!usable.empty()) before = FromLink(usable.front().manifest.numerics.precision);
   }
-  const Precision placed = FromLink(desired.precision);
-  const Precision wanted = job_.precision != Precision::kAuto ? job_.precision : placed;
-  if (before != Precision::kAuto && wanted != Precision::kAuto && wanted != before) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("precision: ", PrecisionName(wanted), " is wanted, but the run was begun in ",
-                     PrecisionName(before), " and goes on in it only"));
+  if (before == Precision::kAuto && from_ && !from_->manifest.weights_only)
+    before = FromLink(from_->manifest.numerics.precision);
+  const bool bound = before != Precision::kAuto && !(from_ && from_->FreeOfPrecision(job_));
+  if (bound && job_.precision != Precision::kAuto && job_.precision != before) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "precision: ", PrecisionName(job_.precision), " is wanted, but the run was begun in ",
+        PrecisionName(before), " and goes on in it only"));
   }
+  if (job_.precision != Precision::kAuto) return job_.precision;
   if (before != Precision::kAuto) return before;
-  if (wanted != Precision::kAuto) return wanted;
+  if (const Precision placed = FromLink(desired.precision); placed != Precision::kAuto) {
+    return placed;
+  }
   return DescribeCpu(backend).bf16_matmul ? Precision::kBf16 : Precision::kF32;
 }
 
@@ -133,11 +136,10 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   backend.bf16 = precision_ == Precision::kBf16;
 
   PlanRequest request = PlanRequestFor(job_, precision_);
-  request.source_height = train_->height();
-  request.source_width = train_->width();
+  const ImageSource& source = train_ ? *train_ : *evals_.front().source;
+  request.source_height = source.height();
+  request.source_width = source.width();
   if (options_.bucket_bytes > 0) request.bucket_bytes = options_.bucket_bytes;
-  request.range_min = preprocess_.range_min;
-  request.range_max = preprocess_.range_max;
   const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
   if (request.batch_micro == 0) {
     auto micro = ChooseMicroBatch(request, job_.workers, memory);
@@ -169,9 +171,14 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   }
   const BackendInfo info = replica_->info();
   run_hash_ = CombineHash(plan->hash, Hash64(job_.canonical_bytes));
-  run_hash_ = CombineHash(run_hash_, train_->size());
+  run_hash_ = CombineHash(run_hash_, source.fingerprint());
+  for (const EvalSet& set : evals_) {
+    run_hash_ = CombineHash(run_hash_, set.source->fingerprint());
+    if (set.support) run_hash_ = CombineHash(run_hash_, set.support->fingerprint());
+  }
   run_hash_ = CombineHash(
       run_hash_, Hash64(absl::StrCat(info.name, info.instruction_set, info.libraries, Revision())));
+  if (evaluates()) return {};
   // Every rank of the gang can get a micro-batch more than another, so prepare what may be needed.
   for (int rank : {0, job_.workers - 1}) {
     const auto ranges =
@@ -202,6 +209,7 @@ link::NumericsRecord Engine::Numerics(int world_size, const std::string& collect
 
 RunFacts Engine::Facts() const {
   RunFacts facts;
+  facts.start_step = job_.from ? job_.from->step : 0;
   facts.total_steps = lengths_.total_steps;
   facts.batch_global = job_.batch_global;
   facts.checkpoint_every = lengths_.checkpoint_every;
@@ -218,6 +226,7 @@ RunFacts Engine::Facts() const {
 
 CoreEvent Engine::DoList() {
   Listed done;
+  if (!store_) return done;  // an evaluation saves nothing
   const auto listing = store_->List();
   if (!listing.ok()) {
     static_cast<Outcome&>(done) =
@@ -226,8 +235,8 @@ CoreEvent Engine::DoList() {
   }
   for (const IncompleteEntry& entry : listing->incomplete) {
     if (!entry.has_manifest) continue;  // a save that was broken off
-    VITSCALE_LOG(WARNING) << "checkpoint '" << entry.path << "' is damaged and passed over: "
-                          << entry.reason;
+    VITSCALE_LOG(WARNING) << "checkpoint '" << entry.path
+                          << "' is damaged and passed over: " << entry.reason;
   }
   constexpr size_t kListedMax = 10;
   for (const CheckpointEntry& entry : listing->valid) {

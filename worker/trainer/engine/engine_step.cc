@@ -1,21 +1,18 @@
-// A step in two parts, evaluations, leaving. See engine.h.
+// A step in two parts, leaving. See engine.h.
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/hash.h"
 #include "kernels/base/status.h"
-#include "worker/eval/classify.h"
 #include "worker/plan/schedule.h"
 #include "worker/trainer/engine/engine.h"
 
 namespace vitscale {
 namespace {
 
-constexpr absl::Duration kEvalTimeout = absl::Hours(1);  // the slowest rank's share
 constexpr absl::Duration kLeaveTimeout = absl::Seconds(10);
 
 // The same for any number of ranks when added up: a bag of (place, sample).
@@ -26,21 +23,6 @@ uint64_t HashSamples(const Batch& batch) {
   }
   return sum;
 }
-
-// An abort ends an evaluation between batches.
-class AbortableModel : public EvalModel {
- public:
-  AbortableModel(EvalModel& model, std::function<bool()> aborted)
-      : model_(model), aborted_(std::move(aborted)) {}
-  absl::StatusOr<EvalSums> Evaluate(const Batch& batch) override {
-    if (aborted_()) return absl::CancelledError("aborted");
-    return model_.Evaluate(batch);
-  }
-
- private:
-  EvalModel& model_;
-  const std::function<bool()> aborted_;
-};
 
 }  // namespace
 
@@ -171,7 +153,7 @@ CoreEvent Engine::DoApply(const ApplyOp& op) {
   scalars.step = op.step - 1;
   const double factor = ScheduleFactor(lengths_.schedule, scalars.step);
   scalars.schedule = static_cast<float>(factor);
-  scalars.beta2 = static_cast<float>(AdafactorBeta2(scalars.step, job_.optimizer.beta2_cap));
+  scalars.beta2 = AdafactorBeta2(scalars.step, job_.optimizer.beta2_cap);
   scalars.gradient_scale = 1.0f / static_cast<float>(job_.batch_global);
   scalars.apply = op.apply ? 1 : 0;
   const auto norms = replica_->Update(scalars);
@@ -196,42 +178,6 @@ CoreEvent Engine::DoApply(const ApplyOp& op) {
   }
   done.phase_seconds["optimizer"] = Seconds(began);
   AddPhases(done.phase_seconds);
-  return done;
-}
-
-CoreEvent Engine::DoEvaluate(const EvaluateOp& op) {
-  Evaluated done;
-  const absl::Time began = options_.clock->Monotonic();
-  const EvalSet& set = evals_[op.index];
-  faults_.At("evaluate", PlaceOf(op.step));
-  bool collective_failed = false;
-  const auto measure = [&]() -> absl::StatusOr<ClassifyResult> {
-    VITSCALE_RETURN_IF_ERROR(
-        replica_->PrepareEval(set.preprocess.range_min, set.preprocess.range_max));
-    AbortableModel model(*replica_, [this] { return aborted(); });
-    return Classify(*set.source, replica_->plan().request.batch_micro, model, *collective(),
-                    kEvalTimeout, &collective_failed);
-  };
-  const absl::StatusOr<ClassifyResult> result = measure();
-  const std::string& name = job_.evals[op.index].name;
-  if (!result.ok()) {
-    const absl::Status status = Annotate(result.status(), absl::StrCat("evaluation '", name, "'"));
-    static_cast<Outcome&>(done) =
-        collective_failed || absl::IsCancelled(status)
-            ? CollectiveOutcome(status)
-            : Outcome{status, Fault::kDevice, {}};
-    return done;
-  }
-  done.record.name = name;
-  done.record.step = op.step;
-  done.record.images = op.step * job_.batch_global;
-  done.record.flops = static_cast<double>(done.record.images) * replica_->plan().flops.training();
-  done.record.eval_images = result->images;
-  done.record.values = {{"loss", result->loss}, {"top1", result->top1}};
-  done.record.time = options_.clock->Now();
-  done.record.seconds = Seconds(began);
-  done.record.final = op.final;
-  exchange_left_ = options_.clock->Monotonic();
   return done;
 }
 

@@ -104,7 +104,7 @@ CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
 // The lowest rank writes a file, everybody must read it; everybody learns who could not.
 absl::Status Engine::CheckShared(const link::DesiredState& desired, Fault* fault) {
   const auto collective = this->collective();
-  if (collective->world_size() == 1) return absl::OkStatus();
+  if (collective->world_size() == 1 || !store_) return absl::OkStatus();
   const std::string secret = absl::StrCat(
       absl::Hex(Hash64(desired.rendezvous ? desired.rendezvous->secret : ""), absl::kZeroPad16));
   absl::Status own = absl::OkStatus();
@@ -137,7 +137,11 @@ absl::Status Engine::CheckShared(const link::DesiredState& desired, Fault* fault
 Outcome Engine::Load(const link::Source& source, Synchronised* done) {
   done->lineage = generation_.lineage;
   parent_.clear();
-  if (source.kind == link::Source::Kind::kInitialise) {
+  if (source.kind == link::Source::Kind::kInitialise && job_.from) {
+    if (absl::Status status = LoadFrom(done); !status.ok()) {
+      return {Annotate(status, "from"), FaultOfStart(status), {}};
+    }
+  } else if (source.kind == link::Source::Kind::kInitialise) {
     if (absl::Status status = replica_->Initialise(job_.seed); !status.ok()) {
       return {status, Fault::kDevice, {}};
     }
@@ -200,6 +204,11 @@ absl::Status Engine::CheckSameData(const CheckpointManifest& manifest) const {
         "batch.global: is ", job_.batch_global, ", but the run in the checkpoint folder saw ",
         manifest.images, " images in ", manifest.name.step,
         " steps; give this job another name or checkpoint.dir"));
+  }
+  if (manifest.train_images != 0 && manifest.train_images != train_->size()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "data.train: has ", train_->size(), " images, but the run in the checkpoint folder had ",
+        manifest.train_images, "; give this job another name or checkpoint.dir"));
   }
   return absl::OkStatus();
 }
@@ -267,8 +276,10 @@ absl::Status Engine::CompareVersions(Synchronised* done) {
 absl::Status Engine::StartLoader(int64_t step) {
   const int64_t left = lengths_.total_steps - step;
   if (left <= 0) return absl::OkStatus();
+  const int64_t micro = replica_->plan().request.batch_micro;
   auto loader = std::make_shared<BatchLoader>(
-      *train_, TrainBatches(*order_, job_.seed, preprocess_, ranges_, step, left));
+      *train_, TrainBatches(*order_, job_.seed, job_.preprocess, ranges_, step, left),
+      LoaderOptionsFor(*train_, micro, options_.setup.threads));
   absl::MutexLock lock(&mutex_);
   loader_ = std::move(loader);
   if (aborted_) loader_->Cancel();
