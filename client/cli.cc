@@ -19,6 +19,8 @@ Examples:
   vitscale watch fashion-mnist                  progress bar until it has ended
   vitscale logs fashion-mnist --steps -o csv    every step: loss, learning rate, norms, seconds
   vitscale plot fashion-mnist                   the loss curve as an SVG
+  vitscale submit --from fashion-mnist --set 'schedule.total=2000 steps'   branch a run
+  vitscale evaluate fashion-mnist               measure its newest checkpoint
   vitscale plan job.yaml                        parameters, FLOPs and memory, without running anything
 
 Jobs are named by id, or by name where that is unambiguous.
@@ -119,6 +121,7 @@ int RunCli(const std::vector<std::string>& arguments, Context& context) {
   DeclareGlobalFlags(app, context, flags);
   Cli cli{app, context, {}};
   AddJobCommands(cli);
+  AddEvaluate(cli);
   AddRecordCommands(cli);
   AddLocalCommands(cli);
   app.require_subcommand(0, 1);

@@ -9,6 +9,7 @@
 #include "client/follow.h"
 #include "client/job_text.h"
 #include "client/output.h"
+#include "client/start.h"
 #include "client/watch_view.h"
 #include "kernels/base/status.h"
 #include "kernels/base/suggest.h"
@@ -25,7 +26,7 @@ constexpr int kLastEvents = 10;
 struct SubmitFlags {
   std::string file;
   std::vector<std::string> set;
-  std::string name, key, priority;
+  std::string from, name, key, priority;
   bool dry_run = false, wait = false, follow = false, quiet = false;
 };
 
@@ -41,15 +42,39 @@ void SayWhatNext(Context& context, const v1::Job& job) {
   context.err << "watch it:  vitscale watch " << job.id() << "\n";
 }
 
-absl::StatusOr<int> Submit(Context& context, const SubmitFlags& flags) {
-  std::vector<std::string> set = flags.set;
+// The job file of the run that `from` belongs to, as a branch of it.
+absl::StatusOr<v1::JobSpec> BranchSpec(ControlClient& client, const std::string& from,
+                                       const std::vector<std::string>& set) {
+  VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec run, SpecBehind(client, from));
+  const std::string name = run.name();
+  run.set_name(NameAfter(name, "branch"));
+  auto spec = ParseJobSpec(ToYaml(run), SpecFormat::kYaml, set);
+  if (!spec.ok()) return Annotate(spec.status(), absl::StrCat("branch of ", name));
+  return spec;
+}
+
+absl::StatusOr<v1::JobSpec> SpecToSubmit(Context& context, ControlClient& client,
+                                         const SubmitFlags& flags) {
+  std::vector<std::string> set;
+  if (!flags.from.empty()) {
+    set.push_back(absl::StrCat("from=", JsonQuote(FromOf(client, flags.from))));
+  }
+  set.insert(set.end(), flags.set.begin(), flags.set.end());
   if (!flags.name.empty()) set.push_back(absl::StrCat("name=", flags.name));
   if (!flags.priority.empty()) set.push_back(absl::StrCat("priority=", flags.priority));
+  if (!flags.file.empty()) return ReadSpec(context, flags.file, set);
+  return BranchSpec(client, flags.from, set);
+}
+
+absl::StatusOr<int> Submit(Context& context, const SubmitFlags& flags) {
+  if (flags.file.empty() && flags.from.empty()) {
+    return absl::InvalidArgumentError("submit: wanted a job file, or --from");
+  }
   v1::SubmitJobRequest request;
-  VITSCALE_ASSIGN_OR_RETURN(*request.mutable_spec(), ReadSpec(context, flags.file, set));
+  VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
+  VITSCALE_ASSIGN_OR_RETURN(*request.mutable_spec(), SpecToSubmit(context, *client, flags));
   request.set_request_id(flags.key.empty() ? context.RequestId() : flags.key);
   request.set_validate_only(flags.dry_run);
-  VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   const auto response = client->SubmitJob(request);
   if (absl::IsAlreadyExists(response.status()) && !flags.key.empty()) {
     return Annotate(response.status(), absl::StrCat("idempotency key \"", flags.key, "\""));
@@ -76,16 +101,29 @@ absl::StatusOr<int> Submit(Context& context, const SubmitFlags& flags) {
 
 void AddSubmit(Cli& cli) {
   AddCommand<SubmitFlags>(
-      cli, cli.app, "submit", "Queue a job from a job file.",
+      cli, cli.app, "submit", "Queue a job from a job file, or a branch of a run.",
       "  vitscale submit job.yaml\n"
       "  vitscale submit job.yaml --set seed=2 --set optimizer.lr=1e-3 --follow\n"
       "  generate | vitscale submit - -q                 print the id alone\n"
       "  vitscale submit job.yaml --dry-run              check it and print the canonical form\n"
-      "  vitscale submit job.yaml --idempotency-key k1   repeat without queueing twice",
+      "  vitscale submit job.yaml --idempotency-key k1   repeat without queueing twice\n"
+      "\nOne long run with a constant or rsqrt schedule gives many durations: branch from its "
+      "checkpoints\nand cool each branch down. Optimizer count and place in the data go on; "
+      "schedule.total counts from\nstep 0 of the long run.\n"
+      "  for n in 100000 300000 1000000; do\n"
+      "    c=$(vitscale checkpoints list long -o json | jq -r --argjson n $n \\\n"
+      "        '[.[] | select((.step | tonumber) == $n)][0].id')\n"
+      "    vitscale submit --from $c --name long-$n \\\n"
+      "        --set \"schedule.total=$((n + 50000)) steps\" --set \"schedule.cooldown=50000 "
+      "steps\"\n"
+      "  done",
       [](CLI::App& app, SubmitFlags& f) {
         app.add_option("file", f.file,
-                       "Job file (YAML, JSON or textproto), or - for standard input")
-            ->required();
+                       "Job file (YAML, JSON or textproto), or - for standard input (default with "
+                       "--from: that of the run)");
+        app.add_option("--from", f.from,
+                       "Start from a checkpoint: a job (its newest), a checkpoint's id, or its "
+                       "folder");
         app.add_option(
                "--set", f.set,
                "Override a field: path=value, such as batch.global=512 or evals[0].name=val")

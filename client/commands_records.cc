@@ -31,7 +31,8 @@ bool LastStepsAreOnTheirWay(ControlClient& client, const std::string& job_id, in
   v1::GetJobRequest request;
   request.set_job_id(job_id);
   const absl::StatusOr<v1::Job> job = client.GetJob(request);
-  return job.ok() && job->state() == v1::JOB_STATE_SUCCEEDED && after < job->step();
+  return job.ok() && job->state() == v1::JOB_STATE_SUCCEEDED &&
+         std::max(after, job->first_step()) < job->step();
 }
 
 // Calls `use` with every page of the steps after `after`.
@@ -365,9 +366,11 @@ std::function<absl::StatusOr<int>(Context&, const PinFlags&)> Pin(bool pinned) {
 
 void AddCheckpoints(Cli& cli) {
   CLI::App* group = AddCommand<NoFlags>(
-      cli, cli.app, "checkpoints", "List, pin and unpin checkpoints.",
+      cli, cli.app, "checkpoints", "List, pin, show, verify, import and export checkpoints.",
       "  vitscale checkpoints list fashion-mnist\n  vitscale checkpoints pin "
-      "3f2k9a1b7c0d/a0001.g0001.step_000001000",
+      "3f2k9a1b7c0d/a0001.g0001.step_000001000\n"
+      "  vitscale checkpoints import i21k_B_32.npz --out checkpoints\n"
+      "  vitscale checkpoints export checkpoints/3f2k9a1b7c0d --format timm --out vit.safetensors",
       [](CLI::App& app, NoFlags&) { app.require_subcommand(1); },
       [](Context&, const NoFlags&) -> absl::StatusOr<int> { return kExitUsage; });
   AddCommand<CheckpointFlags>(
@@ -387,6 +390,7 @@ void AddCheckpoints(Cli& cli) {
   AddCommand<PinFlags>(cli, *group, "unpin", "Let retention have a checkpoint.",
                        "  vitscale checkpoints unpin 3f2k9a1b7c0d/a0001.g0001.step_000001000",
                        declare, Pin(false));
+  AddCheckpointFileCommands(cli, *group);
 }
 
 // ---- workers ------------------------------------------------------------------------------------

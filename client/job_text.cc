@@ -14,6 +14,7 @@ namespace vitscale {
 namespace {
 
 std::string Progress(const v1::Job& job) {
+  if (job.spec().kind() == v1::JOB_KIND_EVALUATE) return "evaluation";
   if (job.total_steps() == 0) return absl::StrCat(job.step());
   return absl::StrCat(job.step(), "/", job.total_steps());
 }
@@ -63,6 +64,13 @@ std::string NumericsText(const v1::NumericsRecord& n) {
   return absl::StrCat(n.backend(), " ", n.instruction_set(), ", ",
                       precision ? EnumWord(*precision) : "?", ", ", n.world_size(),
                       " ranks, micro-batch ", n.batch_micro(), ", ", n.collective());
+}
+
+// Shares of images as per cent: "top1", "10shot".
+std::string MeasureText(const std::string& name, double value) {
+  const bool share = name.rfind("top", 0) == 0 || name == "accuracy" ||
+                     name.find("shot") != std::string::npos;
+  return share ? absl::StrFormat("%.2f %%", 100 * value) : Significant(value, 4);
 }
 
 void AppendEvents(const std::vector<v1::Event>& events, std::string* out) {
@@ -225,13 +233,28 @@ Table StepTable(const std::vector<v1::StepRecord>& steps, bool wide, bool csv) {
   return table;
 }
 
+Table EvalTable(const std::vector<v1::EvalRecord>& evals, bool csv) {
+  Table table(csv ? std::vector<std::string>{"evaluation", "step", "images", "eval_images",
+                                             "measure", "value"}
+                  : std::vector<std::string>{"EVALUATION", "STEP", "IMAGES", "MEASURED", "MEASURE",
+                                             "VALUE"});
+  for (const v1::EvalRecord& eval : evals) {
+    const std::map<std::string, double> values(eval.values().begin(), eval.values().end());
+    for (auto it = values.rbegin(); it != values.rend(); ++it) {  // top1 before loss
+      table.Row({eval.name(), absl::StrCat(eval.step()),
+                 csv ? absl::StrCat(eval.images()) : Thousands(eval.images()),
+                 csv ? absl::StrCat(eval.eval_images()) : Thousands(eval.eval_images()), it->first,
+                 csv ? ShortestDouble(it->second) : MeasureText(it->first, it->second)});
+    }
+  }
+  return table;
+}
+
 std::string EvalValues(const v1::EvalRecord& eval) {
   const std::map<std::string, double> values(eval.values().begin(), eval.values().end());
   std::vector<std::string> parts;
   for (const auto& [name, value] : values) {
-    const bool share = name.rfind("top", 0) == 0 || name == "accuracy";
-    parts.push_back(share ? absl::StrFormat("%s %.2f %%", name, 100 * value)
-                          : absl::StrCat(name, " ", Significant(value, 4)));
+    parts.push_back(absl::StrCat(name, " ", MeasureText(name, value)));
   }
   std::reverse(parts.begin(), parts.end());  // top1 before loss
   return absl::StrJoin(parts, ", ");
@@ -271,6 +294,7 @@ std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_ev
   Line(&out, "state",
        absl::StrCat(Coloured(StateWord(job.state()), color), job.message().empty() ? "" : "  ",
                     job.message()));
+  Line(&out, "from", job.spec().from());
   Line(&out, "intent", IntentWord(job.intent()));
   Line(&out, "step", Progress(job));
   if (job.has_last_step()) {

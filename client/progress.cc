@@ -62,13 +62,22 @@ std::string ProgressLine(const ProgressView& view, int columns, bool color) {
   constexpr int kBarWidth = 24;
   const v1::Job& job = view.job;
   const int64_t total = job.total_steps();
-  const double share = total > 0 ? static_cast<double>(job.step()) / static_cast<double>(total) : 0;
+  // A branch has its own steps to do, not those of the run that it left.
+  const int64_t first = job.first_step(), own = total - first;
+  const double share =
+      own > 0 ? static_cast<double>(std::max(job.step(), first) - first) / static_cast<double>(own)
+              : 0;
   std::string head = absl::StrCat(Bold(Shorten(job.spec().name(), 20), color), " ",
                                   Coloured(StateWord(job.state()), color));
-  std::vector<std::string> parts = {
-      absl::StrCat(ProgressBar(share, kBarWidth),
-                   absl::StrFormat(" %3d %%", static_cast<int>(share * 100))),
-      absl::StrCat(job.step(), "/", total)};
+  std::vector<std::string> parts;
+  if (job.spec().kind() == v1::JOB_KIND_EVALUATE) {
+    parts.push_back(absl::StrCat(job.last_evals_size(), "/", job.spec().evals_size(),
+                                 " evaluations"));
+  } else {
+    parts = {absl::StrCat(ProgressBar(share, kBarWidth),
+                          absl::StrFormat(" %3d %%", static_cast<int>(share * 100))),
+             absl::StrCat(job.step(), "/", total)};
+  }
   if (job.has_last_step())
     parts.push_back(absl::StrCat("loss ", Significant(job.last_step().loss(), 4)));
   if (!view.note.empty()) {

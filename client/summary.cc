@@ -106,6 +106,8 @@ Summary Summarize(const JobHistory& history, absl::Time now) {
   s.name = job.spec().name();
   s.state = StateWord(job.state());
   s.steps = job.step();
+  s.first_step = job.first_step();
+  s.from = job.spec().from();
   s.images = history.steps.empty() ? 0 : history.steps.back().images();
   s.workers = job.spec().resources().workers().max();
   for (const v1::EvalRecord& eval : history.evals) {
@@ -131,11 +133,18 @@ std::string SummaryText(const Summary& s) {
     if (!value.empty()) absl::StrAppend(&out, absl::StrFormat("  %-17s", name), value, "\n");
   };
   line("job", absl::StrCat(s.job_id, " (", s.name, ") ", s.state));
-  line("steps", absl::StrCat(Thousands(s.steps), " (", Thousands(s.images), " images, ", s.workers,
-                             " workers)"));
+  line("from", s.from);
+  if (s.first_step == 0 || s.steps > s.first_step) {  // not of an evaluation
+    line("steps",
+         absl::StrCat(s.first_step > 0 ? absl::StrCat(Thousands(s.first_step), " to ") : "",
+                      Thousands(s.steps), " (", Thousands(s.images), " images, ", s.workers,
+                      " workers)"));
+  }
   if (s.top1) line("top-1", absl::StrFormat("%.2f %% (%s)", 100 * *s.top1, s.eval_name));
-  line("final loss", Significant(s.loss, 4));
-  line("images/s", Thousands(static_cast<int64_t>(std::llround(s.images_per_second))));
+  if (s.steps > s.first_step) {
+    line("final loss", Significant(s.loss, 4));
+    line("images/s", Thousands(static_cast<int64_t>(std::llround(s.images_per_second))));
+  }
   line("training seconds", absl::StrFormat("%.1f", s.training_seconds));
   line("checkpoint", s.checkpoint);
   line("loss curve", s.plot);
@@ -148,7 +157,8 @@ std::string SummaryJson(const Summary& s) {
   };
   std::string out = absl::StrCat(
       "{\"job\": ", JsonQuote(s.job_id), ", \"name\": ", JsonQuote(s.name),
-      ", \"state\": ", JsonQuote(s.state), ", \"steps\": ", s.steps, ", \"images\": ", s.images);
+      ", \"state\": ", JsonQuote(s.state), ", \"steps\": ", s.steps,
+      ", \"first_step\": ", s.first_step, ", \"images\": ", s.images);
   absl::StrAppend(&out, ", \"top1\": ", s.top1 ? number(*s.top1) : "null",
                   ", \"loss\": ", number(s.loss),
                   ", \"images_per_second\": ", number(s.images_per_second),

@@ -24,6 +24,8 @@ struct JobHistory {
 struct Summary {
   std::string job_id, name, state;
   int64_t steps = 0, images = 0;
+  int64_t first_step = 0;  // of a branch: steps that were done when it began
+  std::string from;        // the checkpoint it began with; empty: initialisation
   std::optional<double> top1;  // 0 to 1, of the last evaluation that has it
   std::string eval_name;
   double loss = 0;  // training loss, mean over the last 1 % of the steps (at least one)

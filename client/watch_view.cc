@@ -18,8 +18,10 @@ constexpr absl::Duration kRedraw = absl::Milliseconds(100);
 
 std::string EndLine(const v1::Job& job, bool color) {
   std::string line = absl::StrCat("job ", job.id(), " (", job.spec().name(), ") ",
-                                  Coloured(StateWord(job.state()), color), " at step ", job.step(),
-                                  "/", job.total_steps());
+                                  Coloured(StateWord(job.state()), color));
+  if (job.spec().kind() != v1::JOB_KIND_EVALUATE) {
+    absl::StrAppend(&line, " at step ", job.step(), "/", job.total_steps());
+  }
   if (job.has_last_step())
     absl::StrAppend(&line, ", loss ", Significant(job.last_step().loss(), 4));
   for (const v1::EvalRecord& eval : job.last_evals()) {
@@ -84,7 +86,7 @@ void WatchView::OnStep(const v1::StepRecord& step) {
   if (context_.out_is_terminal) return Draw(false);
   const int64_t total = view_.job.total_steps();
   if (step.step() < next_step_line_ && step.step() != total) return;
-  const int64_t stride = std::max<int64_t>(1, total / kStepLines);
+  const int64_t stride = std::max<int64_t>(1, (total - view_.job.first_step()) / kStepLines);
   next_step_line_ = (step.step() / stride + 1) * stride;
   Say(StepLine(step));
 }
