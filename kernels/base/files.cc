@@ -33,6 +33,28 @@ auto Retry(F call) {
   return result;
 }
 
+// What is there, for "… is not a regular file".
+absl::string_view KindOf(mode_t mode) {
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISSOCK(mode)) return "a socket";
+  if (S_ISCHR(mode) || S_ISBLK(mode)) return "a device";
+  return "something else";
+}
+
+// Opens a regular file for reading, and nothing else.
+absl::StatusOr<UniqueFd> OpenRegular(const std::string& path, struct stat* info) {
+  // O_NONBLOCK: opening a FIFO must not wait for a writer; it means nothing for regular files.
+  UniqueFd fd(Retry([&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
+  if (!fd.valid()) return PathError(errno, "open", path);
+  if (fstat(fd.get(), info) != 0) return PathError(errno, "stat", path);
+  if (!S_ISREG(info->st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("open '", path, "': is ", KindOf(info->st_mode), ", not a regular file"));
+  }
+  return fd;
+}
+
 class PosixWritableFile : public WritableFile {
  public:
   PosixWritableFile(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
@@ -97,20 +119,14 @@ class RealFileSystem : public FileSystem {
   }
 
   absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {
-    // O_NONBLOCK: opening a FIFO must not wait for a writer; it means nothing for regular files.
-    UniqueFd fd(Retry([&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
-    if (!fd.valid()) return PathError(errno, "open", path);
     struct stat info {};
-    if (fstat(fd.get(), &info) != 0) return PathError(errno, "stat", path);
-    if (!S_ISREG(info.st_mode)) {
-      return absl::FailedPreconditionError(absl::StrCat("open '", path, "': not a regular file"));
-    }
+    VITSCALE_ASSIGN_OR_RETURN(UniqueFd fd, OpenRegular(path, &info));
     return std::make_unique<PosixReadableFile>(std::move(fd), path, info.st_size);
   }
 
   absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t bytes_max) override {
-    UniqueFd fd(Retry([&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
-    if (!fd.valid()) return PathError(errno, "open", path);
+    struct stat info {};
+    VITSCALE_ASSIGN_OR_RETURN(const UniqueFd fd, OpenRegular(path, &info));
     std::string bytes;
     char buffer[1 << 16];
     while (true) {  // not by size: files under /proc have none

@@ -57,6 +57,8 @@ class FileSystem {
 
   // Open(O_CREAT | O_EXCL): ALREADY_EXISTS if there is anything at `path`, a dangling symlink included.
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> CreateExclusive(const std::string& path) = 0;
+  // Regular files only, here and below: FAILED_PRECONDITION saying what else it is. Opening a FIFO
+  // does not wait for a writer.
   virtual absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& path) = 0;
   // The whole file. RESOURCE_EXHAUSTED when it is longer than `bytes_max`.
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t bytes_max) = 0;

@@ -1,5 +1,7 @@
 #include "kernels/base/files.h"
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 
@@ -10,6 +12,7 @@
 namespace vitscale {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -61,6 +64,19 @@ TEST_F(FilesTest, MissingAndWrongKindsAreTold) {
   EXPECT_THAT(fs_.List(Path("none")), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_FALSE(*fs_.Exists(Path("none")));
   EXPECT_TRUE(*fs_.Exists(directory_.path()));
+}
+
+TEST_F(FilesTest, AFifoIsRefusedAtOnceWhereARegularFileIsWanted) {
+  ASSERT_EQ(mkfifo(Path("fifo").c_str(), 0600), 0);
+  const auto refused =
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr(Path("fifo")), HasSubstr("is a FIFO, not a regular file")));
+  EXPECT_THAT(fs_.ReadFile(Path("fifo"), 10), refused);
+  EXPECT_THAT(fs_.Open(Path("fifo")), refused);
+  EXPECT_THAT(fs_.ReadFile(directory_.path(), 10),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("is a directory")));
+  EXPECT_THAT(fs_.ReadFile("/dev/zero", 10),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("is a device")));
 }
 
 TEST_F(FilesTest, ListIsSortedAndStatTellsKinds) {

@@ -1,5 +1,7 @@
 #include "worker/checkpoint/checkpoint_store.h"
 
+#include <sys/stat.h>
+
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "kernels/base/path.h"
@@ -275,6 +277,23 @@ TEST_F(CheckpointStoreTest, ABrokenTombstoneIsNeverIgnored) {
   fs_.Truncate(JoinPath(store_.JobPath(), "lineage_0002.json"), 5);
   EXPECT_THAT(store_.Usable(),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("lineage_0002.json")));
+}
+
+// Opening one waits for somebody who writes: nobody ever would.
+TEST(CheckpointStoreOnDiskTest, AFifoInPlaceOfATombstoneOrAManifestIsToldNotWaitedFor) {
+  const TemporaryDirectory folder;
+  FileSystem& fs = PosixFileSystem();
+  VITSCALE_ASSERT_OK_AND_ASSIGN(CheckpointStore store,
+                                CheckpointStore::Open(fs, folder.path(), kTestJob));
+  const CheckpointName name{1, 1, 100, false};
+  ASSERT_THAT(store.Begin(name), IsOk());
+  ASSERT_EQ(mkfifo(JoinPath(store.PathOf(name), "manifest.json").c_str(), 0600), 0);
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointListing listing, store.List());
+  ASSERT_EQ(listing.incomplete.size(), 1u);
+  EXPECT_THAT(listing.incomplete[0].reason, HasSubstr("is a FIFO, not a regular file"));
+  ASSERT_EQ(mkfifo(JoinPath(store.JobPath(), "lineage_0002.json").c_str(), 0600), 0);
+  EXPECT_THAT(store.Usable(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                       HasSubstr("lineage_0002.json': is a FIFO")));
 }
 
 TEST_F(CheckpointStoreTest, RetentionRemovesWhatMayGoAndTellsIt) {
