@@ -88,7 +88,6 @@ class PoolAttentionGradOp : public CpuOp {
         query_(builder.Memory<const float>(args.query)),
         key_value_{builder.Memory<const std::byte>(args.key_value), args.key_value.dtype,
                    2 * common_.width},
-        out_{builder.Memory<const std::byte>(args.out), args.out.dtype, common_.width},
         grad_out_{builder.Memory<const std::byte>(args.grad_out), args.grad_out.dtype,
                   common_.width},
         log_sum_exp_(builder.Memory<const float>(args.log_sum_exp)),
@@ -97,7 +96,7 @@ class PoolAttentionGradOp : public CpuOp {
                         2 * common_.width},
         shares_(builder.Reserve<float>(args.batch * common_.width)),
         share_sum_(ShareSumKernelsFor(builder.isa())) {
-    builder.RequestScratch((2 * args.tokens + 2 * common_.width) * 4);
+    builder.RequestScratch((2 * args.tokens + common_.width) * 4);
   }
   int phases() const override { return 2; }
   int64_t items(int phase) const override {
@@ -112,9 +111,7 @@ class PoolAttentionGradOp : public CpuOp {
  private:
   void Image(float* scratch, int64_t image) const {
     const PoolAttentionShape& s = common_.shape;
-    float* out = scratch + 2 * s.tokens;
-    float* grad_out = out + common_.width;
-    Convert(common_.elementwise, out_.dtype, out_.Row(image), DType::kF32, out, common_.width);
+    float* grad_out = scratch + 2 * s.tokens;
     Convert(common_.elementwise, grad_out_.dtype, grad_out_.Row(image), DType::kF32, grad_out,
             common_.width);
     const float* log_sum_exp = log_sum_exp_ + image * s.heads;
@@ -122,11 +119,11 @@ class PoolAttentionGradOp : public CpuOp {
     const std::byte* rows = key_value_.Row(image * s.tokens);
     std::byte* grad_rows = grad_key_value_.Row(image * s.tokens);
     if (key_value_.dtype == DType::kBf16) {
-      common_.kernels.backward_bf16(s, query_, reinterpret_cast<const Bf16*>(rows), out, grad_out,
+      common_.kernels.backward_bf16(s, query_, reinterpret_cast<const Bf16*>(rows), grad_out,
                                     log_sum_exp, scratch, share,
                                     reinterpret_cast<Bf16*>(grad_rows));
     } else {
-      common_.kernels.backward_f32(s, query_, reinterpret_cast<const float*>(rows), out, grad_out,
+      common_.kernels.backward_f32(s, query_, reinterpret_cast<const float*>(rows), grad_out,
                                    log_sum_exp, scratch, share,
                                    reinterpret_cast<float*>(grad_rows));
     }
@@ -140,7 +137,7 @@ class PoolAttentionGradOp : public CpuOp {
 
   const Common common_;
   const float* query_;
-  const AnyMatrix<const std::byte> key_value_, out_, grad_out_;
+  const AnyMatrix<const std::byte> key_value_, grad_out_;
   const float* log_sum_exp_;
   float* grad_query_;
   const AnyMatrix<std::byte> grad_key_value_;

@@ -24,11 +24,11 @@ struct PoolAttentionKernels {
                        float* scratch, float* out, float* max, float* sum);
   // grad_query is overwritten: this image's share.
   void (*backward_f32)(const PoolAttentionShape& shape, const float* query, const float* key_value,
-                       const float* out, const float* grad_out, const float* log_sum_exp,
-                       float* scratch, float* grad_query, float* grad_key_value);
+                       const float* grad_out, const float* log_sum_exp, float* scratch,
+                       float* grad_query, float* grad_key_value);
   void (*backward_bf16)(const PoolAttentionShape& shape, const float* query, const Bf16* key_value,
-                        const float* out, const float* grad_out, const float* log_sum_exp,
-                        float* scratch, float* grad_query, Bf16* grad_key_value);
+                        const float* grad_out, const float* log_sum_exp, float* scratch,
+                        float* grad_query, Bf16* grad_key_value);
 };
 const PoolAttentionKernels& PoolAttentionKernelsFor(Isa isa);
 

@@ -57,20 +57,25 @@ void Forward(const PoolAttentionShape& shape, const float* query, const T* key_v
   }
 }
 
-// scores -> p in `s`, gradient of the raw scores in `d` (which held that of p).
-void SoftmaxGrad(float* s, float* d, int64_t tokens, float log_sum_exp, float delta, float scale) {
-  ForVectors(tokens, [&](int64_t t, auto lanes, int) VITSCALE_BODY {
-    const F32 p = Exp(Load(s + t, lanes) - Set(log_sum_exp));
-    const F32 grad = p * (Load(d + t, lanes) - Set(delta)) * Set(scale);
+// scores -> p in `s`, gradient of the raw scores in `d` (which held that of p). delta = sum(p * d),
+// not grad_out * out, as in self_attention.cc.
+void SoftmaxGrad(float* s, float* d, int64_t tokens, float log_sum_exp, float scale) {
+  RowSums sums;
+  ForVectors(tokens, [&](int64_t t, auto lanes, int slot) VITSCALE_BODY {
+    const F32 p = Keep(Exp(Load(s + t, lanes) - Set(log_sum_exp)), lanes, Zero());
+    sums.part[slot] = MulAdd(p, Load(d + t, lanes), sums.part[slot]);
     Store(s + t, p, lanes);
-    Store(d + t, grad, lanes);
+  });
+  const F32 delta = Set(ReduceAdd(sums));
+  ForVectors(tokens, [&](int64_t t, auto lanes, int) VITSCALE_BODY {
+    Store(d + t, Load(s + t, lanes) * (Load(d + t, lanes) - delta) * Set(scale), lanes);
   });
 }
 
 template <typename T>
 void Backward(const PoolAttentionShape& shape, const float* query, const T* key_value,
-              const float* out, const float* grad_out, const float* log_sum_exp, float* scratch,
-              float* grad_query, T* grad_key_value) {
+              const float* grad_out, const float* log_sum_exp, float* scratch, float* grad_query,
+              T* grad_key_value) {
   const int64_t dim = shape.head_dim, width = shape.heads * dim, tokens = shape.tokens;
   float *s = scratch, *d = scratch + tokens;
   for (int64_t h = 0; h < shape.heads; ++h) {
@@ -81,7 +86,7 @@ void Backward(const PoolAttentionShape& shape, const float* query, const T* key_
       s[t] = Dot(q, key + t * 2 * width, dim) * shape.scale;
       d[t] = Dot(g, key + t * 2 * width + width, dim);
     }
-    SoftmaxGrad(s, d, tokens, log_sum_exp[h], Dot(g, out + h * dim, dim), shape.scale);
+    SoftmaxGrad(s, d, tokens, log_sum_exp[h], shape.scale);
     ForVectors(dim, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
       F32 total = Zero();
       const F32 q_lanes = Load(q + c, lanes), g_lanes = Load(g + c, lanes);

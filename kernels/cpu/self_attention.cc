@@ -4,8 +4,11 @@
 // Forward: query rows are taken in chunks whose scores stay in L1:
 //   S = Q K^T, P = softmax(S), out = P V.
 // Backward (Dao et al. 2022, arXiv:2205.14135, section B.4, without its tiling of the keys):
-//   P again from S and log_sum_exp; dP = dO V^T; delta = rowsum(dO * O);
+//   P again from S and log_sum_exp; dP = dO V^T; delta = rowsum(P * dP);
 //   dS = P * (dP - delta) * scale; dQ = dS K; dK = dS^T Q; dV = P^T dO.
+// That paper has delta = rowsum(dO * O), the same number. But O is kept in bf16, and with its
+// rounding the rows of dS no longer sum to 0, which is what makes the gradients of key biases
+// vanish: their noise was four times as large. Whole rows of P are at hand here, so O is not read.
 
 #include <algorithm>
 #include <cmath>
@@ -184,7 +187,6 @@ class SelfAttentionGradOp : public CpuOp {
       : m_({args.batch, args.tokens, args.heads, args.out.columns() / args.heads}, builder.isa()),
         grad_out_(builder.Memory<const T>(args.grad_out)),
         qkv_(builder.Memory<const T>(args.qkv)),
-        out_(builder.Memory<const T>(args.out)),
         log_sum_exp_(builder.Memory<const float>(args.log_sum_exp)),
         grad_qkv_(builder.Memory<T>(args.grad_qkv)) {
     const int64_t tokens = args.tokens, dim = m_.heads_.head_dim, chunk = m_.chunk_rows();
@@ -222,7 +224,7 @@ class SelfAttentionGradOp : public CpuOp {
     const float* log_sum_exp = log_sum_exp_ + (image * h.heads + head) * h.tokens;
     for (int64_t row = 0; row < h.tokens; row += m_.chunk_rows()) {
       const int64_t rows = std::min(m_.chunk_rows(), h.tokens - row);
-      Chunk(scratch, row, rows, q, grad_out_ + out_at, out_ + out_at, log_sum_exp, grad_qkv_ + at);
+      Chunk(scratch, row, rows, q, grad_out_ + out_at, log_sum_exp, grad_qkv_ + at);
     }
     T* grad_k = grad_qkv_ + at + h.width();
     TransposedProduct(scratch, scratch + grad_scores_, q, stride, grad_k);
@@ -232,7 +234,7 @@ class SelfAttentionGradOp : public CpuOp {
 
   // P and dS of some query rows, and their rows of dQ.
   void Chunk(std::byte* scratch, int64_t row, int64_t rows, const T* q, const T* grad_out,
-             const T* out, const float* log_sum_exp, T* grad_q) const {
+             const float* log_sum_exp, T* grad_q) const {
     const Heads& h = m_.heads_;
     const int64_t width = h.width(), at = row * width;
     auto* scores = reinterpret_cast<float*>(scratch + scores_);
@@ -246,11 +248,9 @@ class SelfAttentionGradOp : public CpuOp {
                m_.padded_, scratch + copy_);
     const ScoreRows shape{rows, h.tokens, m_.padded_, m_.scale_};
     if constexpr (kIsBf16<T>) {
-      m_.softmax_.row_dots_bf16(grad_out + at, width, out + at, width, rows, h.head_dim, delta);
       m_.softmax_.backward_bf16(shape, scores, grad_weights, log_sum_exp + row, delta, weights,
                                 grad_scores);
     } else {
-      m_.softmax_.row_dots_f32(grad_out + at, width, out + at, width, rows, h.head_dim, delta);
       m_.softmax_.backward_f32(shape, scores, grad_weights, log_sum_exp + row, delta, weights,
                                grad_scores);
     }
@@ -272,7 +272,6 @@ class SelfAttentionGradOp : public CpuOp {
   HeadMatmuls<T> m_;
   const T* grad_out_;
   const T* qkv_;
-  const T* out_;
   const float* log_sum_exp_;
   T* grad_qkv_;
   int64_t keys_, values_, key_rows_, scores_, grad_weights_, weights_, grad_scores_, interleaved_,

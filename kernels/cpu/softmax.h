@@ -22,16 +22,12 @@ struct SoftmaxKernels {
   // score and the sum of exp(scale * (s - max)).
   void (*forward_f32)(const ScoreRows& shape, float* s, float* p, float* max, float* sum);
   void (*forward_bf16)(const ScoreRows& shape, float* s, Bf16* p, float* max, float* sum);
-  // p = exp(scale * s - log_sum_exp); grad_s = p * (grad_p - delta) * scale.
-  void (*backward_f32)(const ScoreRows& shape, const float* s, const float* grad_p,
-                       const float* log_sum_exp, const float* delta, float* p, float* grad_s);
-  void (*backward_bf16)(const ScoreRows& shape, const float* s, const float* grad_p,
-                        const float* log_sum_exp, const float* delta, Bf16* p, Bf16* grad_s);
-  // dots[r] = sum over c of a[r, c] * b[r, c].
-  void (*row_dots_f32)(const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                       int64_t rows, int64_t columns, float* dots);
-  void (*row_dots_bf16)(const Bf16* a, int64_t a_stride, const Bf16* b, int64_t b_stride,
-                        int64_t rows, int64_t columns, float* dots);
+  // p = exp(scale * s - log_sum_exp); delta[r] = sum over c of p * grad_p, before p is rounded;
+  // grad_s = p * (grad_p - delta) * scale, whose rows so sum to 0. `s` is overwritten.
+  void (*backward_f32)(const ScoreRows& shape, float* s, const float* grad_p,
+                       const float* log_sum_exp, float* delta, float* p, float* grad_s);
+  void (*backward_bf16)(const ScoreRows& shape, float* s, const float* grad_p,
+                        const float* log_sum_exp, float* delta, Bf16* p, Bf16* grad_s);
 };
 const SoftmaxKernels& SoftmaxKernelsFor(Isa isa);
 

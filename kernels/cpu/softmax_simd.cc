@@ -43,15 +43,33 @@ void Forward(const ScoreRows& shape, float* s, T* p, float* max, float* sum) {
   }
 }
 
+// s = exp(scale * s - shift), zero beyond the last column; returns the sum of s * grad_p.
+VITSCALE_INLINE float WeightRow(const ScoreRows& shape, float* s, const float* grad_p,
+                                float log_sum_exp) {
+  const F32 scale = Set(shape.scale), shift = Set(log_sum_exp);
+  RowSums sums;
+  ForVectors(shape.columns, [&](int64_t c, auto lanes, int slot) VITSCALE_BODY {
+    const F32 e = Keep(Exp(Load(s + c, lanes) * scale - shift), lanes, Zero());
+    sums.part[slot] = MulAdd(e, Load(grad_p + c, lanes), sums.part[slot]);
+    Store(s + c, e, Full{});
+  });
+  return ReduceAdd(sums);
+}
+
+// Two passes over all rows, for the same reason.
 template <typename T>
-void Backward(const ScoreRows& shape, const float* s, const float* grad_p, const float* log_sum_exp,
-              const float* delta, T* p, T* grad_s) {
+void Backward(const ScoreRows& shape, float* s, const float* grad_p, const float* log_sum_exp,
+              float* delta, T* p, T* grad_s) {
+  for (int64_t r = 0; r < shape.rows; ++r) {
+    const int64_t row = r * shape.stride;
+    delta[r] = WeightRow(shape, s + row, grad_p + row, log_sum_exp[r]);
+  }
   const F32 scale = Set(shape.scale);
   for (int64_t r = 0; r < shape.rows; ++r) {
     const int64_t row = r * shape.stride;
-    const F32 shift = Set(log_sum_exp[r]), middle = Set(delta[r]);
+    const F32 middle = Set(delta[r]);
     ForVectors(shape.columns, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-      const F32 e = Keep(Exp(Load(s + row + c, lanes) * scale - shift), lanes, Zero());
+      const F32 e = Load(s + row + c);
       Store(p + row + c, e, Full{});
       Store(grad_s + row + c,
             Keep(e * (Load(grad_p + row + c, lanes) - middle) * scale, lanes, Zero()), Full{});
@@ -59,23 +77,10 @@ void Backward(const ScoreRows& shape, const float* s, const float* grad_p, const
   }
 }
 
-template <typename T>
-void RowDots(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t rows,
-             int64_t columns, float* dots) {
-  for (int64_t r = 0; r < rows; ++r) {
-    RowSums sums;
-    ForVectors(columns, [&](int64_t c, auto lanes, int slot) VITSCALE_BODY {
-      sums.part[slot] = MulAdd(Load(a + r * a_stride + c, lanes), Load(b + r * b_stride + c, lanes),
-                               sums.part[slot]);
-    });
-    dots[r] = ReduceAdd(sums);
-  }
-}
-
 }  // namespace
 
 extern const SoftmaxKernels kSoftmaxKernels;
-const SoftmaxKernels kSoftmaxKernels = {Forward<float>, Forward<Bf16>,  Backward<float>,
-                                        Backward<Bf16>, RowDots<float>, RowDots<Bf16>};
+const SoftmaxKernels kSoftmaxKernels = {Forward<float>, Forward<Bf16>, Backward<float>,
+                                        Backward<Bf16>};
 
 }  // namespace vitscale::cpu::VITSCALE_SIMD

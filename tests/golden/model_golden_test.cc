@@ -128,8 +128,8 @@ class ModelGoldenTest : public testing::TestWithParam<std::tuple<Case, Precision
                                          : std::min(kBf16Most, 2 * flax[1]);
   }
   void Expect(absl::string_view what, double error, double bound, absl::string_view tensor) {
-    table_->Expect(absl::StrCat(PrecisionName(precision_), " ", what), error, bound,
-                   "relative L2", Key(tensor));
+    table_->Expect(absl::StrCat(PrecisionName(precision_), " ", what), error, bound, "relative L2",
+                   Key(tensor));
   }
   void ExpectTensor(absl::string_view what, const std::string& tensor,
                     absl::Span<const float> actual) {

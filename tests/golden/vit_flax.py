@@ -70,50 +70,26 @@ def round_kernels(flat):
 
 
 # ---- attention in bf16 -----------------------------------------------------------------------------------------
-# Shapes as flax has them: [batch, tokens, heads, head_dim]. Scores, softmax and sums are f32. Backward is written out
-# because it takes delta = sum(grad_out * out) from the rounded `out`, as arXiv 2205.14135 section B.4 does.
+# Shapes as flax has them: [batch, tokens, heads, head_dim]. Scores, softmax and sums are f32.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def attention_with_rounding(query, key, value, round_weights):
-    return _attend(query, key, value, round_weights)[0]
-
-
-def _attend(query, key, value, round_weights):
-    scale = 1.0 / np.sqrt(query.shape[-1]).astype(query.dtype)
-    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", query, key) * scale)
-    kept = to_bf16(weights) if round_weights else weights
-    out = to_bf16(jnp.einsum("bhqk,bkhd->bqhd", kept, value))
-    return out, (query, key, value, weights, kept, out, scale)
-
-
-def _attend_backward(round_weights, saved, grad_out):
-    query, key, value, weights, kept, out, scale = saved
-    grad_out = to_bf16(grad_out)
-    grad_weights = jnp.einsum("bqhd,bkhd->bhqk", grad_out, value)
-    delta = jnp.einsum("bqhd,bqhd->bhq", grad_out, out)[..., None]
-    grad_scores = weights * (grad_weights - delta) * scale
-    if round_weights:
-        grad_scores = to_bf16(grad_scores)
-    return (
-        jnp.einsum("bhqk,bkhd->bqhd", grad_scores, key),
-        jnp.einsum("bhqk,bqhd->bkhd", grad_scores, query),
-        jnp.einsum("bhqk,bqhd->bkhd", kept, grad_out),
-    )
-
-
-attention_with_rounding.defvjp(_attend, _attend_backward)
+def attention_with_rounding(query, key, value, weights, scores):
+    """`weights` and `scores` round the operands of the second product, forward and backward."""
+    scale = 1 / np.sqrt(query.shape[-1]).astype(query.dtype)
+    products = scores(jnp.einsum("bqhd,bkhd->bhqk", query, key))
+    kept = weights(jax.nn.softmax(products * scale))
+    return _rounding(True, True)(jnp.einsum("bhqk,bkhd->bqhd", kept, value))
 
 
 def self_attention_bf16(query, key, value, **_):
-    r = _rounding(True, True)
-    return attention_with_rounding(r(query), r(key), r(value), True)
+    r = Rounding("bf16")
+    return attention_with_rounding(r.both(query), r.both(key), r.both(value), r.value, r.gradient)
 
 
 def pool_attention_bf16(query, key, value, **_):
     """One query, in f32; weights are multiplied in f32 as well."""
-    r = _rounding(True, True)
-    return attention_with_rounding(query, r(key), r(value), False)
+    r, same = Rounding("bf16"), lambda x: x
+    return attention_with_rounding(query, r.both(key), r.both(value), same, same)
 
 
 @jax.custom_vjp
