@@ -5,10 +5,12 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/await.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/base/version.h"
 #include "proto/spec/job_spec.h"
+#include "server/api/start_point.h"
 #include "server/core/convert.h"
 #include "worker/config/job_config.h"
 
@@ -131,7 +133,7 @@ void Coordinator::Loop() {
       const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
         return stopping_ || !tasks_.empty();
       };
-      mutex_.AwaitWithTimeout(absl::Condition(&ready),
+      AwaitFor(mutex_, absl::Condition(&ready),
                               std::max(absl::ZeroDuration(), deadline - clock_.Monotonic()));
       if (stopping_) return;
       tasks.swap(tasks_);
@@ -278,9 +280,12 @@ RequestMeta Coordinator::MetaOf(const Caller& caller, Token token) const {
   return {token, caller.request_id, caller.request_hash, caller.principal};
 }
 
-// Canonical form, and the micro-batch that fits the smallest worker of the allowed kind.
+// Canonical form with a complete `from`, and the micro-batch that fits the smallest worker of the allowed kind.
 absl::StatusOr<v1::JobSpec> Coordinator::Admit(const v1::JobSpec& spec) const {
-  VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec canonical, Canonicalize(spec));
+  v1::JobSpec given = spec;
+  VITSCALE_RETURN_IF_ERROR(CompleteStart(directory_, *control_, &given));
+  VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec canonical, Canonicalize(given));
+  VITSCALE_RETURN_IF_ERROR(CheckStartPoint(directory_, canonical));
   const v1::Device wanted = canonical.resources().device();
   int64_t smallest = std::numeric_limits<int64_t>::max();
   for (const v1::Worker& worker : WorkersSnapshot()) {

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/base/await.h"
+#include "kernels/base/clock.h"
+
 namespace vitscale {
 
 WatchHub::WatchHub() : thread_([this] { Loop(); }) {}
@@ -34,7 +37,7 @@ void WatchHub::WakeSoon(std::weak_ptr<Watcher> watcher) {
 }
 
 void WatchHub::Loop() {
-  absl::Time next_tick = absl::Now() + absl::Seconds(1);
+  absl::Time next_tick = RealClock().Monotonic() + absl::Seconds(1);
   while (true) {
     std::vector<std::shared_ptr<Watcher>> awake;
     {
@@ -42,10 +45,10 @@ void WatchHub::Loop() {
       const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
         return stopping_ || !news_.empty() || !soon_.empty();
       };
-      mutex_.AwaitWithDeadline(absl::Condition(&ready), next_tick);
+      AwaitFor(mutex_, absl::Condition(&ready), next_tick - RealClock().Monotonic());
       if (stopping_) return;
-      const bool tick = absl::Now() >= next_tick;
-      if (tick) next_tick = absl::Now() + absl::Seconds(1);
+      const bool tick = RealClock().Monotonic() >= next_tick;
+      if (tick) next_tick = RealClock().Monotonic() + absl::Seconds(1);
       std::vector<std::weak_ptr<Watcher>> kept;
       for (std::weak_ptr<Watcher>& weak : watchers_) {
         std::shared_ptr<Watcher> watcher = weak.lock();

@@ -1,5 +1,6 @@
 #include "server/api/watch_rpc.h"
 
+#include <algorithm>
 #include <map>
 
 #include "kernels/base/status.h"
@@ -16,12 +17,20 @@ constexpr absl::Duration kHeartbeat = absl::Seconds(15);
 constexpr absl::Duration kSettle = absl::Milliseconds(1500);
 constexpr absl::Duration kSettleMax = absl::Seconds(6);
 
+// Every record of a job that has done all it was asked for has come.
+bool Complete(const v1::Job& job, int64_t last_step) {
+  const bool evaluated = job.spec().kind() != v1::JOB_KIND_EVALUATE ||
+                         job.last_evals_size() >= job.spec().evals_size();
+  return evaluated && std::max(last_step, job.first_step()) >= job.step();
+}
+
 // The job has ended long enough ago that its agents have handed in everything.
 bool Settled(const v1::Job& job, int64_t last_step, absl::Time now) {
   if (!IsTerminal(job.state())) return false;
   const absl::Duration since = now - FromProto(job.end_time());
-  const bool complete = job.state() != v1::JOB_STATE_SUCCEEDED || last_step >= job.step();
-  return since >= (complete ? kSettle : kSettleMax);
+  const bool complete = job.state() != v1::JOB_STATE_SUCCEEDED || Complete(job, last_step);
+  // A negative age: the wall clock was set back since.
+  return since < absl::ZeroDuration() || since >= (complete ? kSettle : kSettleMax);
 }
 
 class WatchJobReactor : public WatchReactor<v1::WatchJobResponse> {

@@ -31,6 +31,7 @@ Core::Core(CoreOptions options, Random& random, LoadedState state, Moment now)
     const std::string id = row.job().id();
     JobEntry& job = jobs_[id];
     job.row = std::move(row);
+    if (!job.row.held_checkpoint().empty()) Hold(job.row.held_checkpoint());
     if (job.row.job().state() == v1::JOB_STATE_QUEUED) Enqueue(job.row);
     if (!IsActive(job.row.job().state())) continue;
     active_.insert(id);

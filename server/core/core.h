@@ -130,7 +130,8 @@ class Core {
     std::string avoid_worker;
     std::string reason;
     absl::Time since;       // wall
-    absl::Time not_before;  // wall
+    absl::Time not_before = absl::InfinitePast();  // wall
+    absl::Time ready_at = absl::InfinitePast();    // steady: the same
   };
   struct ReleaseDesired {
     std::string worker_id;
@@ -165,6 +166,13 @@ class Core {
   bool Admit(const RequestMeta& meta);
   void Answer(const RequestMeta& meta, AnswerBody body);
   void Refuse(Token token, absl::Status status);
+
+  // core_branches.cc: starting from another job's checkpoint.
+  void BeginFrom(JobEntry& job);
+  void Hold(const std::string& checkpoint);
+  void LetGo(JobEntry& job);
+  void TouchParent(const std::string& checkpoint);
+  std::vector<std::string> KeptCheckpoints(const std::string& job_id) const;
 
   // core_jobs.cc: the job machine.
   bool Apply(JobEntry& job, JobEvent event, const std::string& reason, const std::string& message);
@@ -252,6 +260,8 @@ class Core {
   std::map<std::string, WorkerEntry> workers_;
   std::map<std::string, OwnerRow> owners_;
   std::map<std::string, std::set<std::string>> pinned_;  // by job
+  // By job, then checkpoint: how many other jobs would begin with it.
+  std::map<std::string, std::map<std::string, int>> held_;
   std::map<std::string, Remembered> remembered_;
   std::deque<std::pair<absl::Time, std::string>> remembered_order_;
 

@@ -95,10 +95,11 @@ bool Core::CheckFinished(JobEntry& job) {
     v1::Job& row = *job.row.mutable_job();
     row.set_step(std::max(row.step(), observed->step()));
     if (!observed->checkpoint().empty()) row.set_checkpoint(observed->checkpoint());
+    const std::string text = FinishedText(row);
     AddJobEvent(job.row, "finished", absl::StrCat("worker:", member.worker_id()))
-        .set_message(
-            absl::StrCat("all ", row.step(), " steps done, checkpoint ", row.checkpoint()));
-    Apply(job, JobEvent::kFinished, "finished", absl::StrCat("all ", row.step(), " steps done"));
+        .set_message(row.checkpoint().empty() ? text
+                                              : absl::StrCat(text, ", checkpoint ", row.checkpoint()));
+    Apply(job, JobEvent::kFinished, "finished", text);
     EndAttempt(job, false);
     return true;
   }
@@ -153,7 +154,8 @@ void Core::EvaluateForm(JobEntry& job) {
         *until + options_.prepare_deadline;  // waiting for the fence is nobody's fault
     return SetWake(job, std::min(job.wake, *until));
   }
-  auto source = ChooseSource(ready, job.row.job().checkpoint(), job.row.job().lineage());
+  auto source = ChooseSource(ready, job.row.job().checkpoint(), job.row.job().lineage(),
+                             job.row.job().first_step());
   if (!source.ok()) {
     return GiveUp(job, "checkpoint_unreadable", std::string(source.status().message()), true);
   }
@@ -231,7 +233,10 @@ void Core::Go(JobEntry& job, v1::Source source) {
   gang.set_stage(v1::STAGE_GO);
   gang.set_purpose(v1::PURPOSE_TRAIN);
   gang.set_first_step(SourceStep(source));
-  const std::string from = source.has_checkpoint() ? source.checkpoint() : "its seed";
+  const std::string& begins = job.row.job().spec().from();
+  const std::string from = source.has_checkpoint() ? source.checkpoint()
+                           : begins.empty()        ? "its seed"
+                                                   : begins;
   *gang.mutable_source() = std::move(source);
   Fence& fence = *job.row.mutable_fence();
   fence.set_attempt(gang.attempt());
@@ -377,8 +382,10 @@ void Core::ActOnBreak(JobEntry& job) {
   event.set_message(job.broken_text);
   if (!job.suspect.empty()) event.set_worker_id(job.suspect);
   const bool went = gang.stage() == v1::STAGE_GO;
-  const bool stepped = went && job.committed_step > gang.first_step();
   const std::string code = job.broken_code, text = job.broken_text;
+  // Steps that cannot be saved are no progress: they would be trained again and again.
+  const bool stepped =
+      went && code != "checkpoint_storage" && job.committed_step > gang.first_step();
   const bool counts = job.broken_counts;
   job.broken_at = absl::InfiniteFuture();
   job.losses.clear();

@@ -9,6 +9,11 @@
 #include "server/core/goodput.h"
 
 namespace vitscale {
+namespace {
+
+constexpr size_t kFailureTextMax = 1000;
+
+}  // namespace
 
 void Core::MarkDirty(JobEntry& job) {
   if (!job.dirty) {
@@ -68,7 +73,10 @@ bool Core::Apply(JobEntry& job, JobEvent event, const std::string& reason,
   if (*next == v1::JOB_STATE_RUNNING && !row.has_start_time()) {
     *row.mutable_start_time() = ToProto(now_.wall);
   }
-  if (IsTerminal(*next)) *row.mutable_end_time() = ToProto(now_.wall);
+  if (IsTerminal(*next)) {
+    *row.mutable_end_time() = ToProto(now_.wall);
+    LetGo(job);
+  }
   MarkDirty(job);
   TouchMembers(job);
   schedule_dirty_ = true;
@@ -95,10 +103,11 @@ void Core::RaiseIntent(JobEntry& job, v1::Intent intent, const std::string& acto
   Evaluate(job);
 }
 
-// A generation that trains is asked to save and leave; anything else just leaves.
+// A generation that trains is asked to save and leave; anything else just leaves, an evaluation too.
 void Core::BeginStop(JobEntry& job) {
-  const bool trains =
-      job.row.gang().stage() == v1::STAGE_GO && job.broken_at == absl::InfiniteFuture();
+  const bool trains = job.row.gang().stage() == v1::STAGE_GO &&
+                      job.broken_at == absl::InfiniteFuture() &&
+                      job.row.job().spec().kind() != v1::JOB_KIND_EVALUATE;
   job.stop_deadline = now_.steady + (trains ? GraceOf(job.row.job().spec()) : options_.exit_grace);
   job.kill_at = absl::InfiniteFuture();
   if (!trains) ExitAll(job, false);
@@ -181,7 +190,7 @@ void Core::EndAttempt(JobEntry& job, bool kill) {
 void Core::GiveUp(JobEntry& job, const std::string& code, const std::string& message, bool counts) {
   if (job.row.job().state() == v1::JOB_STATE_STOPPING) return ExitAll(job, true);
   const Gang& gang = job.row.gang();
-  const bool progressed = gang.progressed();
+  const bool progressed = gang.progressed() && code != "checkpoint_storage";
   if (counts) {
     AttemptFailure& failure = *job.row.add_failures();
     failure.set_attempt(gang.attempt());
@@ -191,6 +200,7 @@ void Core::GiveUp(JobEntry& job, const std::string& code, const std::string& mes
     for (std::string& worker : workers) failure.add_workers(std::move(worker));
     failure.set_step(job.row.job().step());
     failure.set_error_class(code);
+    failure.set_message(message.substr(0, kFailureTextMax));
     while (job.row.failures_size() > 8) job.row.mutable_failures()->DeleteSubrange(0, 1);
     job.row.set_fruitless_attempts(progressed ? 1 : job.row.fruitless_attempts() + 1);
     const absl::Duration wait = Backoff(options_, job.row.fruitless_attempts());

@@ -74,6 +74,7 @@ void Core::On(const SubmitEvent& event) {
   job.set_message("waits for workers");
   job.set_lineage(1);
   *job.mutable_submit_time() = ToProto(now_.wall);
+  BeginFrom(entry);
   Enqueue(entry.row);
   MarkDirty(entry);
   AddJobEvent(entry.row, "submitted", event.meta.principal)

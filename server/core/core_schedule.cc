@@ -40,13 +40,20 @@ std::string Core::NumericClass(const WorkerEntry& worker) const {
 
 void Core::Enqueue(const JobRow& row) {
   const v1::Job& job = row.job();
-  const auto it = queued_.insert_or_assign(job.id(), QueueItem()).first;
+  const auto it = queued_.try_emplace(job.id()).first;
   QueueItem& item = it->second;
   item.owner = job.owner().name();
   item.avoid_worker = row.avoid_worker();
   item.reason = job.reason();
   item.since = FromProto(row.queued_since());
-  item.not_before = row.has_not_before() ? FromProto(row.not_before()) : absl::InfinitePast();
+  // Counted by the steady clock from when it is first seen, so that a wall clock that jumps makes no
+  // back-off longer than it was meant to be.
+  const absl::Time not_before =
+      row.has_not_before() ? FromProto(row.not_before()) : absl::InfinitePast();
+  if (not_before != item.not_before) {
+    item.not_before = not_before;
+    item.ready_at = now_.steady + std::min(not_before - now_.wall, options_.backoff_max);
+  }
   item.job.id = it->first;
   item.job.priority = job.spec().priority();
   item.job.number = row.number();
@@ -68,8 +75,7 @@ SchedulerInput Core::BuildSchedulerInput() const {
     if (fresh) share->second = ShareOf(item.owner);
     queued.share = share->second;
     queued.waited = now_.wall - item.since;
-    // At most the longest there is: somebody may have set the wall clock back.
-    queued.backoff_left = std::min(item.not_before - now_.wall, options_.backoff_max);
+    queued.backoff_left = item.ready_at - now_.steady;
   }
   for (const auto& [id, worker] : workers_) {
     SchedulerDevice device;
@@ -139,9 +145,13 @@ void Core::RunScheduler() {
     QueueItem& item = queued_.at(wait.job_id);
     item.reason = wait.code;
     item.job.reason = item.reason;
-    // The reason of a job that came back from an attempt stays readable in its event.
     job.row.mutable_job()->set_reason(wait.code);
     job.row.mutable_job()->set_message(wait.text);
+    if (wait.code == "backing_off" && job.row.failures_size() > 0) {
+      const AttemptFailure& failure = *job.row.failures().rbegin();
+      absl::StrAppend(job.row.mutable_job()->mutable_message(), ": ", failure.error_class(), ": ",
+                      failure.message());
+    }
     MarkDirty(job);
   }
   for (const PlacementDecision& placement : last_schedule_.placements) Place(placement);

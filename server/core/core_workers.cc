@@ -83,11 +83,8 @@ std::shared_ptr<const v1::DesiredState> Core::ComputeDesired(const WorkerEntry& 
   const Holding& holding = *worker.holding;
   const auto it = jobs_.find(holding.job_id);
   if (!holding.releasing && it != jobs_.end() && it->second.row.has_gang()) {
-    const auto pins = pinned_.find(holding.job_id);
-    std::vector<std::string> pinned;
-    if (pins != pinned_.end()) pinned.assign(pins->second.begin(), pins->second.end());
     return std::make_shared<v1::DesiredState>(
-        DesiredOf(it->second.row, holding.rank, options_, pinned));
+        DesiredOf(it->second.row, holding.rank, options_, KeptCheckpoints(holding.job_id)));
   }
   auto exit = std::make_shared<v1::DesiredState>();
   exit->set_job_id(holding.job_id);
@@ -334,7 +331,7 @@ void Core::LateVerdict(JobEntry& job, const v1::ObservedState& observed) {
   }
   row.set_step(std::max(row.step(), observed.step()));
   if (!observed.checkpoint().empty()) row.set_checkpoint(observed.checkpoint());
-  Apply(job, JobEvent::kFinished, "finished", absl::StrCat("all ", row.step(), " steps done"));
+  Apply(job, JobEvent::kFinished, "finished", FinishedText(row));
 }
 
 // What an agent does without our asking: left over from a former attempt or a former life of the
@@ -499,6 +496,7 @@ void Core::RecordCheckpoint(const v1::CheckpointInfo& info, const v1::SpooledRec
   stored.set_pinned(pins != pinned_.end() && pins->second.count(info.id()) != 0);
   changes_.checkpoints.push_back(stored);
   if (info.deleted()) return;
+  LetGo(it->second);  // from now on it begins with its own
   v1::Job& job = *it->second.row.mutable_job();
   job.set_checkpoint(info.id());
   MarkDirty(it->second);

@@ -35,9 +35,10 @@ v1::Source FromCheckpoint(const v1::CheckpointInfo& info) {
   return source;
 }
 
-v1::Source FromSeed(int64_t lineage) {
+v1::Source FromTheStart(int64_t lineage, int64_t first_step) {
   v1::Source source;
   source.set_initialise(true);
+  source.mutable_version()->set_step(first_step);
   source.mutable_version()->set_lineage(lineage);
   return source;
 }
@@ -49,7 +50,8 @@ bool NewerCheckpoint(const v1::CheckpointInfo& a, const v1::CheckpointInfo& b) {
 }
 
 absl::StatusOr<v1::Source> ChooseSource(const std::vector<const v1::ObservedState*>& members,
-                                        const std::string& known, int64_t lineage) {
+                                        const std::string& known, int64_t lineage,
+                                        int64_t first_step) {
   const v1::CheckpointInfo* best = nullptr;
   bool any = !known.empty();
   for (const v1::ObservedState* observed : members) {
@@ -60,7 +62,7 @@ absl::StatusOr<v1::Source> ChooseSource(const std::vector<const v1::ObservedStat
     }
   }
   if (best != nullptr) return FromCheckpoint(*best);
-  if (!any) return FromSeed(lineage);
+  if (!any) return FromTheStart(lineage, first_step);
   return absl::FailedPreconditionError(absl::StrCat(
       "the job has checkpoints", known.empty() ? "" : absl::StrCat(" (newest '", known, "')"),
       ", but there is none that every worker can read: is checkpoint.dir shared?"));
@@ -142,6 +144,13 @@ bool NoProgress(const google::protobuf::RepeatedPtrField<AttemptFailure>& failur
     sets.insert(absl::StrJoin(it->workers(), ","));
   }
   return sets.size() >= 3 || same >= 5;
+}
+
+std::string FinishedText(const v1::Job& job) {
+  if (job.spec().kind() != v1::JOB_KIND_EVALUATE) {
+    return absl::StrCat("all ", job.step(), " steps done");
+  }
+  return absl::StrCat(job.spec().evals_size(), " evaluations of ", job.spec().from(), " done");
 }
 
 absl::Duration GraceOf(const v1::JobSpec& spec) {

@@ -20,10 +20,12 @@ namespace vitscale {
 bool NewerCheckpoint(const v1::CheckpointInfo& a, const v1::CheckpointInfo& b);
 
 // The newest checkpoint that every member lists; else initialise, if nobody lists any and none is
-// known to be complete (`known`, may be empty). FAILED_PRECONDITION otherwise: the checkpoints of
-// this job cannot be read by all of its workers.
+// known to be complete (`known`, may be empty): from the seed, or, at `first_step`, from the
+// checkpoint that the spec names. FAILED_PRECONDITION otherwise: the checkpoints of this job cannot
+// be read by all of its workers.
 absl::StatusOr<v1::Source> ChooseSource(const std::vector<const v1::ObservedState*>& members,
-                                        const std::string& known, int64_t lineage);
+                                        const std::string& known, int64_t lineage,
+                                        int64_t first_step = 0);
 // Steps done in the state that `source` names.
 int64_t SourceStep(const v1::Source& source);
 
@@ -71,6 +73,9 @@ bool NoProgress(const google::protobuf::RepeatedPtrField<AttemptFailure>& failur
 // For rank `rank` of the job's gang. `pinned`: checkpoints of the job that may not be deleted.
 v1::DesiredState DesiredOf(const JobRow& row, int rank, const CoreOptions& options,
                            const std::vector<std::string>& pinned);
+
+// "all 60 steps done"; of an evaluation: what was measured.
+std::string FinishedText(const v1::Job& job);
 
 // Length of the spec's grace; the default where it is empty.
 absl::Duration GraceOf(const v1::JobSpec& spec);

@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/await.h"
 #include "kernels/base/files.h"
 #include "kernels/base/log.h"
 #include "kernels/base/unique_fd.h"
@@ -94,7 +95,7 @@ void LocalWorkers::Run() {
   absl::MutexLock lock(&mutex_);
   while (!ended_) {
     for (int device = 0; device < options_.count; ++device) Tend(device, clock_.Monotonic());
-    mutex_.AwaitWithTimeout(absl::Condition(&ended_), options_.poll);
+    AwaitFor(mutex_, absl::Condition(&ended_), options_.poll);
   }
 }
 

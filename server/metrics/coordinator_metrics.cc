@@ -75,16 +75,18 @@ void CoordinatorMetrics::Committed(const Changes& changes, absl::Duration took) 
 
 void CoordinatorMetrics::SeeJob(const JobRow& row, bool at_start) {
   const v1::Job& job = row.job();
+  // A row is committed again after the end, when its workers report: it was counted.
+  if (!at_start && IsFinal(job.state()) && !unfinished_.contains(job.id())) return;
   JobSeen& seen = unfinished_[job.id()];
   if (!at_start) {
     AddGoodput(seen.goodput, job.goodput());
     recoveries_ += std::max<int64_t>(0, job.recoveries() - seen.recoveries);
-    if (seen.state == v1::JOB_STATE_QUEUED && job.state() == v1::JOB_STATE_STARTING) {
-      const absl::Time now = RealClock().Now();
-      Observe(queue_wait_, std::max(0.0, absl::ToDoubleSeconds(now - seen.queued_since)));
+    if (job.attempt() > seen.attempt && row.has_gang()) {
+      const absl::Duration wait = FromProto(row.gang().start()) - FromProto(row.queued_since());
+      Observe(queue_wait_, std::max(0.0, absl::ToDoubleSeconds(wait)));
     }
   }
-  seen = {job.state(), FromProto(row.queued_since()), job.goodput(), job.recoveries()};
+  seen = {job.state(), job.attempt(), job.goodput(), job.recoveries()};
   if (!IsFinal(job.state())) return;
   if (at_start) ++finished_[job.state()];  // later ones are counted by their transition
   unfinished_.erase(job.id());

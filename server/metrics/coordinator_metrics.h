@@ -57,7 +57,7 @@ class CoordinatorMetrics : public prometheus::Collectable {
   };
   struct JobSeen {
     v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
-    absl::Time queued_since;
+    int64_t attempt = 0;
     v1::Goodput goodput;
     int64_t recoveries = 0;
   };

@@ -10,6 +10,7 @@
 #include "absl/synchronization/mutex.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/client_callback.h"
+#include "kernels/base/await.h"
 #include "proto/rpc/channel_rpc.h"
 #include "vitscale/v1/worker_service.grpc.pb.h"
 #include "worker/agent/session_errors.h"
@@ -46,9 +47,10 @@ class Outstanding {
   }
   bool WaitForNone(absl::Duration timeout) {
     absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithTimeout(absl::Condition(
-                                       +[](int* count) { return *count == 0; }, &count_),
-                                   timeout);
+    return AwaitFor(mutex_,
+                    absl::Condition(
+                        +[](int* count) { return *count == 0; }, &count_),
+                    timeout);
   }
 
  private:

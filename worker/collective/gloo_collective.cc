@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "gloo/config.h"
+#include "kernels/base/await.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/hash.h"
 #include "kernels/base/net.h"
@@ -237,7 +238,7 @@ class GlooCollective : public Collective {
 
   bool AwaitFor(bool* done, absl::Duration wait) {
     absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithTimeout(absl::Condition(done), wait);
+    return AwaitFor(mutex_, absl::Condition(done), wait);
   }
   std::string RunningOr(absl::string_view name) const {
     absl::MutexLock lock(&mutex_);

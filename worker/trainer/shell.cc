@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/base/await.h"
 #include "kernels/base/log.h"
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
@@ -84,7 +85,7 @@ CoreEvent TrainerShell::NextEvent(absl::Time deadline) {
   const auto ready = [](std::deque<CoreEvent>* events) { return !events->empty(); };
   absl::MutexLock lock(&mutex_);
   const absl::Duration wait = deadline - options_.clock->Monotonic();
-  mutex_.AwaitWithTimeout(absl::Condition(+ready, &events_), wait);
+  AwaitFor(mutex_, absl::Condition(+ready, &events_), wait);
   if (events_.empty()) return Tick{};
   CoreEvent event = std::move(events_.front());
   events_.pop_front();

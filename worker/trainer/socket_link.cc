@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "kernels/base/await.h"
 #include "kernels/base/log.h"
 #include "worker/link/codec.h"
 
@@ -83,12 +84,13 @@ void SocketLink::SendPending() {
 
 void SocketLink::Flush(absl::Duration timeout) {
   absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(absl::Condition(
-                              +[](SocketLink* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-                                return !self->has_pending_ && !self->sending_;
-                              },
-                              this),
-                          timeout);
+  AwaitFor(mutex_,
+           absl::Condition(
+               +[](SocketLink* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
+                 return !self->has_pending_ && !self->sending_;
+               },
+               this),
+           timeout);
 }
 
 }  // namespace vitscale

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "kernels/base/await.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/hash.h"
 #include "kernels/base/net.h"
@@ -138,7 +139,7 @@ absl::StatusOr<std::string> StandaloneDriver::RendezvousAddress() {
           " did not write it within ", absl::FormatDuration(options_.rendezvous_timeout)));
     }
     // Lets RequestStop in.
-    mutex_.AwaitWithTimeout(absl::Condition(+[](int* stops) { return *stops > 0; }, &stops_),
+    AwaitFor(mutex_, absl::Condition(+[](int* stops) { return *stops > 0; }, &stops_),
                             absl::Milliseconds(20));
   }
 }

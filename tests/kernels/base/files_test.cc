@@ -88,6 +88,23 @@ TEST_F(FilesTest, ListIsSortedAndStatTellsKinds) {
   EXPECT_EQ(fs_.Stat(Path("b"))->bytes, 2);
 }
 
+// By the real file system, and by List and Stat as other file systems do it.
+TEST_F(FilesTest, ListEntriesTellsKindsWithoutFollowingSymlinks) {
+  Write("b", "");
+  ASSERT_THAT(fs_.MakeDirectory(Path("a")), IsOk());
+  std::filesystem::create_symlink("a", Path("c"));
+  std::filesystem::create_symlink("gone", Path("d"));
+  for (const auto& entries :
+       {*fs_.ListEntries(directory_.path()), *fs_.FileSystem::ListEntries(directory_.path())}) {
+    std::string kinds;
+    for (const DirectoryEntry& e : entries) {
+      kinds += e.name + (e.is_directory ? "/ " : e.is_regular ? " " : e.is_symlink ? "@ " : "? ");
+    }
+    EXPECT_EQ(kinds, "a/ b c@ d@ ");
+  }
+  EXPECT_THAT(fs_.ListEntries(Path("nowhere")), StatusIs(absl::StatusCode::kNotFound));
+}
+
 TEST_F(FilesTest, MakeDirectoryMustBeNewMakeDirectoriesNeedNot) {
   EXPECT_THAT(fs_.MakeDirectories(Path("x/y/z")), IsOk());
   EXPECT_THAT(fs_.MakeDirectories(Path("x/y/z")), IsOk());

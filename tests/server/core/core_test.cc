@@ -248,6 +248,33 @@ TEST_F(CoreTest, ACheckpointFolderThatCouldNeverBeWrittenFailsTheJobAtOnceALater
   EXPECT_EQ(h_.state(second), v1::JOB_STATE_RECOVERING);
 }
 
+TEST_F(CoreTest, StepsThatCannotBeSavedAreNoProgressAndEndInABackOffThatSaysWhy) {
+  const std::string id = Running(1);
+  for (int generation = 0; generation < 2; ++generation) {
+    h_.Run(absl::Seconds(5));  // it steps
+    h_.KillTrainer(h_.agent("w0"), 84, "the checkpoint of step 1500 could not be saved: disk full");
+    h_.Run(absl::Seconds(generation == 0 ? 5 : 1));
+  }
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_QUEUED);
+  EXPECT_EQ(h_.job(id).reason(), "backing_off");
+  EXPECT_THAT(h_.job(id).message(), HasSubstr("checkpoint_storage"));
+  EXPECT_THAT(h_.job(id).message(), HasSubstr("disk full"));
+}
+
+TEST_F(CoreTest, ABackOffIsAsLongAsItWasMeantToBeWhateverTheWallClockDoes) {
+  const std::string id = Running(1);
+  for (int generation = 0; generation < 2; ++generation) {
+    h_.KillTrainer(h_.agent("w0"), 84, "disk full");
+    h_.Run(absl::Seconds(generation == 0 ? 5 : 1));
+  }
+  ASSERT_EQ(h_.job(id).reason(), "backing_off");
+  h_.clock().SetWall(h_.clock().Now() - absl::Hours(1));
+  h_.Run(absl::Seconds(5));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_QUEUED);  // 10 s at first
+  h_.Run(absl::Seconds(15));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_RUNNING);
+}
+
 TEST_F(CoreTest, AJumpOfTheWallClockDeclaresNobodyDead) {
   const std::string id = Running();
   h_.clock().SetWall(h_.clock().Now() + absl::Hours(1));

@@ -55,6 +55,38 @@ TEST(CoordinatorMetricsTest, GoodputCountsWhatWasAddedSinceTheStart) {
   EXPECT_THAT(metrics.Text(), HasSubstr("vitscale_goodput_seconds_total{state=\"productive\"} 30"));
 }
 
+TEST(CoordinatorMetricsTest, AJobThatIsCommittedAgainAfterItsEndIsCountedOnce) {
+  CoordinatorMetrics metrics(1);
+  JobRow row = Row("a", v1::JOB_STATE_RUNNING);
+  Changes changes;
+  changes.jobs.push_back(row);
+  metrics.Committed(changes, {});
+  row.mutable_job()->set_state(v1::JOB_STATE_SUCCEEDED);
+  row.mutable_job()->set_recoveries(2);
+  row.mutable_job()->mutable_goodput()->set_productive(500);
+  changes.jobs[0] = row;
+  for (int report = 0; report < 3; ++report) metrics.Committed(changes, {});
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr("vitscale_goodput_seconds_total{state=\"productive\"} 500"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("vitscale_recoveries_total 2"));
+}
+
+TEST(CoordinatorMetricsTest, EveryPlacementIsAQueueWaitAlsoOneInTheCommitOfTheSubmission) {
+  CoordinatorMetrics metrics(1);
+  JobRow row = Row("a", v1::JOB_STATE_STARTING);
+  row.mutable_job()->set_attempt(1);
+  row.mutable_queued_since()->set_seconds(100);
+  row.mutable_gang()->mutable_start()->set_seconds(103);
+  Changes changes;
+  changes.jobs.push_back(row);
+  metrics.Committed(changes, {});
+  row.mutable_job()->set_state(v1::JOB_STATE_RUNNING);
+  changes.jobs[0] = row;
+  metrics.Committed(changes, {});
+  EXPECT_THAT(metrics.Text(), HasSubstr("vitscale_queue_wait_seconds_count 1"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("vitscale_queue_wait_seconds_sum 3"));
+}
+
 TEST(CoordinatorMetricsTest, TenThousandFinishedJobsLeaveNoSeriesBehind) {
   CoordinatorMetrics metrics(1);
   metrics.Committed(Transition("first", v1::JOB_STATE_RUNNING, v1::JOB_STATE_SUCCEEDED, "done"),

@@ -150,6 +150,12 @@ void TrainerCore::On(const Listed& event) {
   for (const link::CheckpointInfo& checkpoint : event.checkpoints) {
     if (!bad_checkpoints_.contains(checkpoint.id)) observed_.checkpoints.push_back(checkpoint);
   }
+  for (const std::string& damaged : event.damaged) {
+    const bool first = told_damaged_.insert(damaged).second;
+    if (first && desired_ && desired_->rank == 0) {
+      EmitEvent("checkpoint_bad", "damaged", absl::StrCat(damaged, "; passed over"));
+    }
+  }
   listed_generation_ = observed_.promised_generation;
   observed_.stage = listed_generation_ > 0 ? Stage::kForm : Stage::kPrepare;
 }
@@ -166,7 +172,13 @@ void TrainerCore::Synchronise() {
 
 void TrainerCore::On(const Synchronised& event) {
   busy_ = false;
-  if (event.checkpoint_bad) bad_checkpoints_.insert(event.checkpoint);
+  if (event.checkpoint_bad) {
+    bad_checkpoints_.insert(event.checkpoint);
+    if (reporter()) {
+      EmitEvent("checkpoint_bad", "unreadable",
+                absl::StrCat(event.checkpoint, ": ", event.status.message()));
+    }
+  }
   if (!event.status.ok()) observed_.version.reset();  // perhaps half loaded
   if (Failed(event)) return;
   observed_.version =

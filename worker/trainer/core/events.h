@@ -127,8 +127,9 @@ struct Prepared : Outcome {
   RunFacts facts;
 };
 struct Listed : Outcome {
-  std::vector<link::CheckpointInfo> checkpoints;
-};  // newest first
+  std::vector<link::CheckpointInfo> checkpoints;  // newest first
+  std::vector<std::string> damaged;               // passed over: "checkpoint '/path' is damaged: reason"
+};
 struct Synchronised : Outcome {
   int64_t step = 0;
   uint64_t digest = 0;

@@ -235,8 +235,9 @@ CoreEvent Engine::DoList() {
   }
   for (const IncompleteEntry& entry : listing->incomplete) {
     if (!entry.has_manifest) continue;  // a save that was broken off
-    VITSCALE_LOG(WARNING) << "checkpoint '" << entry.path
-                          << "' is damaged and passed over: " << entry.reason;
+    done.damaged.push_back(
+        absl::StrCat("checkpoint '", entry.path, "' is damaged: ", entry.reason));
+    VITSCALE_LOG(WARNING) << done.damaged.back() << "; passed over";
   }
   constexpr size_t kListedMax = 10;
   for (const CheckpointEntry& entry : listing->valid) {
