@@ -68,6 +68,7 @@ std::string PlanJson(const Plan& plan, const std::vector<int>& workers) {
       ", \"tokens\": ", model.tokens(),
       ", \"precision\": ", JsonQuote(PrecisionName(plan.request.precision)),
       ", \"parameters\": ", plan.layout.table.parameter_count(),
+      ", \"body_parameters\": ", plan.layout.table.body_parameter_count(),
       ", \"forward_flops_per_image\": ", ShortestDouble(plan.flops.forward),
       ", \"training_flops_per_image\": ", ShortestDouble(plan.flops.training()),
       ", \"batch_global\": ", plan.request.batch_global,
