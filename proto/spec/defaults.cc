@@ -75,11 +75,23 @@ void FillSource(v1::DataSource* source) {
   }
 }
 
+// As in big_vision configs/common_fewshot.py.
+void FillFewShot(const Filler& filler, const std::string& path, v1::Eval* eval) {
+  Filler f = filler;
+  if (eval->has_support()) FillSource(eval->mutable_support());
+  if (eval->shots().empty() && !f.Given(path + ".shots")) {
+    for (const int shots : {1, 5, 10, 25}) eval->add_shots(shots);
+  }
+  if (eval->l2().empty() && !f.Given(path + ".l2")) eval->add_l2(1024);
+  f.Int(eval, path + ".seeds", &v1::Eval::seeds, &v1::Eval::set_seeds, 3);
+}
+
 void FillEval(const Filler& filler, const std::string& path, const std::string& train_preprocess,
               v1::Eval* eval) {
   Filler f = filler;
   f.Word(eval, &v1::Eval::kind, &v1::Eval::set_kind, v1::EVAL_KIND_CLASSIFY);
   if (eval->has_data()) FillSource(eval->mutable_data());
+  if (eval->kind() == v1::EVAL_KIND_FEWSHOT) FillFewShot(f, path, eval);
   if (const auto ops = ParsePreprocessOps(train_preprocess); ops.ok()) {
     f.Text(eval->mutable_preprocess(), absl::StrCat(path, ".preprocess"),
            FormatPreprocess(EvaluationOps(*ops, eval->kind() == v1::EVAL_KIND_FEWSHOT)));

@@ -1,7 +1,6 @@
 #include "proto/spec/rules.h"
 
 #include <algorithm>
-#include <set>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -18,7 +17,6 @@ constexpr int kPatchMax = 256;
 constexpr int kHeadDimMax = 256;
 constexpr int kLabelsMax = 32;
 constexpr size_t kNameMax = 63;
-constexpr int kEvalsMax = 16;
 
 void CheckWorkers(const v1::WorkerRange& workers, Checker* c) {
   const std::string path = "resources.workers";
@@ -208,33 +206,6 @@ void CheckSchedule(const v1::Schedule& s, int64_t batch_global, Checker* c) {
     c->Fail(path + ".cooldown",
             absl::StrCat("was \"", s.cooldown(), "\", which with a warmup of \"", s.warmup(),
                          "\" is longer than the total of \"", s.total(), "\""));
-  }
-}
-
-void CheckEvals(const v1::JobSpec& spec, Checker* c) {
-  if (spec.evals_size() > kEvalsMax) {
-    c->Fail("evals",
-            absl::StrCat("had ", spec.evals_size(), " elements, wanted at most ", kEvalsMax));
-    return;
-  }
-  std::set<std::string> names;
-  for (int i = 0; i < spec.evals_size(); ++i) {
-    const v1::Eval& eval = spec.evals(i);
-    const std::string path = absl::StrCat("evals[", i, "]");
-    if (c->Word(path + ".name", eval.name(), "a-z0-9_-", kNameMax) &&
-        !names.insert(eval.name()).second) {
-      c->Fail(path + ".name",
-              absl::StrCat("was \"", eval.name(), "\" again, wanted a name of its own"));
-    }
-    if (eval.kind() == v1::EVAL_KIND_FEWSHOT) {
-      c->Reserve(path + ".kind", "fewshot is not run by this version, wanted classify");
-    }
-    CheckSource(eval.data(), path + ".data", c);
-    CheckEvalPreprocess(spec, eval, path + ".preprocess", c);
-    if (!eval.every().empty()) c->LengthOf(path + ".every", eval.every(), true);
-    for (int s = 0; s < eval.shots_size(); ++s) {
-      c->Range(absl::StrCat(path, ".shots[", s, "]"), int64_t{eval.shots(s)}, 1, 10000);
-    }
   }
 }
 

@@ -28,8 +28,9 @@ void CheckIdx(const v1::DataSource& source, const std::string& path, Checker* c)
 
 void CheckFolder(const v1::DataSource& source, const std::string& path, Checker* c) {
   if (source.path().empty()) {
-    c->Fail(path + ".path",
-            "is missing, wanted the path of a folder below a data root, with a folder for each class");
+    c->Fail(
+        path + ".path",
+        "is missing, wanted the path of a folder below a data root, with a folder for each class");
   } else {
     c->Path(path + ".path", source.path());
   }

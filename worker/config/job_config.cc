@@ -95,7 +95,14 @@ ScheduleLengths ScheduleOf(const v1::Schedule& spec) {
 
 absl::StatusOr<EvalConfig> EvalOf(const v1::Eval& spec) {
   VITSCALE_ASSIGN_OR_RETURN(const Preprocess preprocess, PreprocessFromText(spec.preprocess()));
-  return EvalConfig{spec.name(), SourceOf(spec.data()), preprocess, LengthOf(spec.every())};
+  EvalConfig eval{spec.name(), {}, SourceOf(spec.data()), preprocess, LengthOf(spec.every())};
+  if (spec.kind() == v1::EVAL_KIND_FEWSHOT) {
+    eval.few_shot = FewShotConfig{SourceOf(spec.support()),
+                                  {spec.shots().begin(), spec.shots().end()},
+                                  {spec.l2().begin(), spec.l2().end()},
+                                  spec.seeds()};
+  }
+  return eval;
 }
 
 Precision PrecisionOf(v1::Precision precision) {

@@ -34,8 +34,17 @@ struct ScheduleLengths {
   Length warmup, timescale, cooldown, total, shift;
 };
 
+// Few-shot linear evaluation, see worker/eval/few_shot.h.
+struct FewShotConfig {
+  DataSourceConfig support;  // what the shots are drawn from
+  std::vector<int> shots;    // images per class
+  std::vector<double> l2;    // strengths of the regularisation
+  int seeds = 0;             // draws
+};
+
 struct EvalConfig {
   std::string name;  // unique in the job
+  std::optional<FewShotConfig> few_shot;  // none: loss and top-1 of the job's own head
   DataSourceConfig data;
   Preprocess preprocess;   // without random ops
   Length every;            // zero: at the end only

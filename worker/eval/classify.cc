@@ -12,10 +12,10 @@ namespace {
 
 // This rank's batches, in order.
 absl::StatusOr<std::vector<EvalSums>> RunOwnBatches(const ImageSource& source,
-                                                    BatchSequence sequence, EvalModel& model,
-                                                    int loader_threads) {
+                                                    BatchSequence sequence, int64_t batch_size,
+                                                    EvalModel& model, int cores) {
   std::vector<EvalSums> sums;
-  VITSCALE_RETURN_IF_ERROR(RunBatches(source, std::move(sequence), loader_threads,
+  VITSCALE_RETURN_IF_ERROR(RunBatches(source, std::move(sequence), batch_size, cores,
                                       [&](const Batch& batch, int64_t number) -> absl::Status {
                                         VITSCALE_ASSIGN_OR_RETURN(sums.emplace_back(),
                                                                   model.Evaluate(batch));
@@ -28,13 +28,13 @@ absl::StatusOr<std::vector<EvalSums>> RunOwnBatches(const ImageSource& source,
 
 absl::StatusOr<ClassifyResult> Classify(const ImageSource& source, int64_t batch, EvalModel& model,
                                         Collective& collective, absl::Duration timeout,
-                                        bool* collective_failed, int loader_threads) {
+                                        bool* collective_failed, int cores) {
   *collective_failed = false;
   const int world_size = collective.world_size();
   VITSCALE_ASSIGN_OR_RETURN(
       std::vector<EvalSums> own,
-      RunOwnBatches(source, EvalBatches(source.size(), batch, collective.rank(), world_size), model,
-                    loader_threads));
+      RunOwnBatches(source, EvalBatches(source.size(), batch, collective.rank(), world_size), batch,
+                    model, cores));
   const int64_t batches = (source.size() + batch - 1) / batch;
   own.resize((batches + world_size - 1) /
              world_size);  // ranks with one batch fewer: a zero at the end

@@ -27,10 +27,10 @@ struct ClassifyResult {
 
 // Every rank calls it with the same set and batch. `timeout` is for the exchange at the end, after
 // the slowest rank. `collective_failed` says whether an error came from the exchange.
-// `loader_threads`: see LoaderOptions.
+// `cores`: see RunBatches.
 absl::StatusOr<ClassifyResult> Classify(const ImageSource& source, int64_t batch, EvalModel& model,
                                         Collective& collective, absl::Duration timeout,
-                                        bool* collective_failed, int loader_threads = 1);
+                                        bool* collective_failed, int cores = 1);
 
 }  // namespace vitscale
 

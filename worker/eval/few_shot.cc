@@ -107,7 +107,7 @@ class FewShotRun {
     const int64_t batch_values = options_.batch * width_;
     std::vector<float> features(RoundsOf(images) * batch_values);
     VITSCALE_RETURN_IF_ERROR(
-        RunBatches(source, std::move(sequence), options_.loader_threads,
+        RunBatches(source, std::move(sequence), options_.batch, options_.cores,
                    [&](const Batch& batch, int64_t number) -> absl::Status {
                      if (options_.cancelled()) return absl::CancelledError("aborted");
                      const auto of_batch =

@@ -32,8 +32,8 @@ struct FewShotOptions {
   std::vector<int> shots = {1, 5, 10, 25};  // images per class
   std::vector<double> l2 = {1024};          // each is measured
   int seeds = 3;
-  int64_t batch = 0;  // images of the model's batch
-  int loader_threads = 1;
+  int64_t batch = 0;                        // images of the model's batch
+  int cores = 1;                            // see RunBatches
   absl::Duration timeout = absl::Hours(1);  // of each exchange: the slowest rank's share
   std::function<bool()> cancelled = [] { return false; };  // asked between batches and solutions
 };

@@ -15,14 +15,13 @@
 
 namespace vitscale {
 
-// `run` gets each batch with its number in the sequence. The first error ends it.
+// `run` gets each batch of `batch_size` images with its number in the sequence. The first error
+// ends it. `cores`: what this rank may use for a source that decodes.
 inline absl::Status RunBatches(const ImageSource& source, BatchSequence sequence,
-                               int loader_threads,
+                               int64_t batch_size, int cores,
                                absl::FunctionRef<absl::Status(const Batch&, int64_t)> run) {
   const int64_t count = sequence.count;
-  LoaderOptions options;
-  options.threads = loader_threads;
-  BatchLoader loader(source, std::move(sequence), options);
+  BatchLoader loader(source, std::move(sequence), LoaderOptionsFor(source, batch_size, cores));
   Batch batch;
   for (int64_t i = 0; i < count; ++i) {
     VITSCALE_RETURN_IF_ERROR(loader.Next(&batch));

@@ -77,8 +77,8 @@ std::vector<OptimizedTensor> OptimizedTensors(const ModelLayout& layout,
     t.momentum = layout.table.MomentumView(p);
     t.second_moment = layout.table.SecondMomentView(p);
     if (layout.optimizer == OptimizerKind::kAdafactor) t.factoring = p.factoring;
-    t.learning_rate = static_cast<float>(optimizer.learning_rate);
-    t.weight_decay = static_cast<float>(optimizer.learning_rate * DecayOf(p.decay, optimizer));
+    t.learning_rate = optimizer.learning_rate;
+    t.weight_decay = optimizer.learning_rate * DecayOf(p.decay, optimizer);
     tensors.push_back(std::move(t));
   }
   return tensors;
@@ -126,6 +126,21 @@ Program BuildEval(const ModelLayout& layout, bool first) {
   Program program = builder.Finish();
   AssignActivations(program);
   return program;
+}
+
+FeatureProgram BuildFeatures(const ModelLayout& layout) {
+  VitBuilder builder(layout, /*training=*/false, /*accumulate=*/false);
+  FeatureProgram built;
+  built.features = builder.Features();
+  built.program = builder.Finish();
+  AssignActivations(built.program);
+  // Where it was put is in the operands of the op that writes it; names of activations are unique.
+  const OperandVisitor find = [](void* context, TensorView& view, bool written) {
+    auto& features = *static_cast<TensorView*>(context);
+    if (written && view.name == features.name) features.offset = view.offset;
+  };
+  for (Op& op : built.program.mutable_ops()) VisitOperands(op, &built.features, find);
+  return built;
 }
 
 Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer) {

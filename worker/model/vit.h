@@ -43,6 +43,15 @@ Program BuildPrepare(const ModelLayout& layout);
 // .eval_correct unless `first`.
 Program BuildEval(const ModelLayout& layout, bool first);
 
+// Forward up to what the head sees: the pooled token, or the representation layer where there is
+// one. The pooled token of a MAP head is in f32, before it is rounded for the head's matmul.
+// Source: big_vision models/vit.py, "pre_logits".
+struct FeatureProgram {
+  Program program;
+  TensorView features;  // [batch, width or representation_size], f32 or bf16; valid after a run
+};
+FeatureProgram BuildFeatures(const ModelLayout& layout);
+
 // statistics.digest = digest of parameters, momentum and second moment, gaps included.
 Program BuildDigest(const ModelLayout& layout);
 

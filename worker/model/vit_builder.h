@@ -36,6 +36,7 @@ struct HeadTrace {
   MlpTrace mlp;
   // all
   TensorView pooled;          // [batch, width], compute dtype: what the classifier side reads
+  TensorView unrounded;       // the same before it is rounded for matmuls; `pooled` where it is not
   TensorView representation;  // [batch, representation_size], after tanh; absent without
   TensorView logits;          // [batch, classes], f32
 };
@@ -46,6 +47,9 @@ class VitBuilder {
   VitBuilder(const ModelLayout& layout, bool training, bool accumulate);
 
   void Forward();
+  // Forward up to what the head would see; gives it: [batch, features], f32 where the pooled token
+  // is not rounded, else the compute dtype.
+  TensorView Features();
   // Adds to loss and count of the step, or of the evaluation with `valid` weights.
   void Loss();
   void Backward();
@@ -53,11 +57,13 @@ class VitBuilder {
 
  private:
   // ---- forward ----
+  void Trunk();
   void EmbedForward();
   void BlockForward(int i);
-  void HeadForward();
+  void Pool();
   void MapPool();
   void TokenPool();
+  void Representation();
   void Classifier();
   // LayerNorm of the stream after adding what the last half block gave.
   NormTrace Norm(const std::string& at, DType y_dtype);

@@ -29,10 +29,23 @@ VitBuilder::VitBuilder(const ModelLayout& layout, bool training, bool accumulate
 Program VitBuilder::Finish() { return std::move(program_); }
 
 void VitBuilder::Forward() {
+  Trunk();
+  Pool();
+  Representation();
+  Classifier();
+}
+
+TensorView VitBuilder::Features() {
+  Trunk();
+  Pool();
+  Representation();
+  return head_.representation.present() ? head_.representation : head_.unrounded;
+}
+
+void VitBuilder::Trunk() {
   program_.Add(PhaseArgs{"forward"});
   EmbedForward();
   for (int i = 0; i < m_.depth; ++i) BlockForward(i);
-  HeadForward();
 }
 
 void VitBuilder::EmbedForward() {
@@ -155,13 +168,12 @@ void VitBuilder::BlockForward(int i) {
   blocks_.push_back(std::move(b));
 }
 
-void VitBuilder::HeadForward() {
+void VitBuilder::Pool() {
   if (m_.pool == PoolKind::kMap) {
     MapPool();
   } else {
     TokenPool();
   }
-  Classifier();
 }
 
 // The probe's projection is the same for every image: one row, in f32, outside of the panels.
@@ -215,7 +227,7 @@ void VitBuilder::MapPool() {
                           .epilogue = LinearEpilogue::kResidual,
                           .residual = x,
                           .y = pooled});
-  head_.pooled = pooled;
+  head_.unrounded = head_.pooled = pooled;
   if (compute_ == DType::kF32) return;
   head_.pooled = New("pooled.cast", compute_, batch_, width_);
   program_.Add(CastArgs{pooled, head_.pooled});
@@ -231,18 +243,22 @@ void VitBuilder::TokenPool() {
     program_.Add(SelectTokenArgs{encoder_norm_.y, batch_, tokens_, 0, head_.pooled});
   }
   program_.Add(PanelEndArgs{});
+  head_.unrounded = head_.pooled;
+}
+
+void VitBuilder::Representation() {
+  if (m_.representation_size == 0) return;
+  const TensorView pre = New("pre_logits", compute_, batch_, m_.representation_size);
+  program_.Add(LinearArgs{.x = head_.pooled,
+                          .weight = Kernel("pre_logits/kernel"),
+                          .bias = Bias("pre_logits/bias"),
+                          .y = pre});
+  head_.representation = New("representation", compute_, batch_, m_.representation_size);
+  program_.Add(TanhArgs{pre, head_.representation});
 }
 
 void VitBuilder::Classifier() {
-  TensorView x = head_.pooled;
-  if (m_.representation_size > 0) {
-    const TensorView pre = New("pre_logits", compute_, batch_, m_.representation_size);
-    program_.Add(LinearArgs{
-        .x = x, .weight = Kernel("pre_logits/kernel"), .bias = Bias("pre_logits/bias"), .y = pre});
-    head_.representation = New("representation", compute_, batch_, m_.representation_size);
-    program_.Add(TanhArgs{pre, head_.representation});
-    x = head_.representation;
-  }
+  const TensorView& x = head_.representation.present() ? head_.representation : head_.pooled;
   head_.logits = New("logits", DType::kF32, batch_, m_.classes);
   program_.Add(LinearArgs{
       .x = x, .weight = Kernel("head/kernel"), .bias = Bias("head/bias"), .y = head_.logits});

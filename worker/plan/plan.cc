@@ -169,10 +169,10 @@ void PlanActivations(Plan& plan) {
   // A second micro-batch has a few more small tensors than the first.
   Program step = BuildStep(plan.layout, {false, true});
   Program update = BuildUpdate(plan.layout, optimizer);
-  Program eval = BuildEval(plan.layout, true);
+  Program eval = BuildEval(plan.layout, true), features = BuildFeatures(plan.layout).program;
   plan.step_activation_bytes = ActivationBytes(step);
   plan.update_activation_bytes = ActivationBytes(update);
-  plan.eval_activation_bytes = ActivationBytes(eval);
+  plan.eval_activation_bytes = std::max(ActivationBytes(eval), ActivationBytes(features));
 }
 
 void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {

@@ -94,7 +94,7 @@ TEST(JobSpecTest, FaultsOfAFewShotEvaluationAreSaidByField) {
   expect("shots: []", "evals[1].shots (--set): had 0 elements, wanted 1 to 16");
   expect("shots: [1, 0]", "evals[1].shots[1] (--set): was 0, wanted 1 to 10000");
   expect("shots: [5, 5]", "evals[1].shots[1] (--set): was 5 again");
-  expect("l2: [0]", "evals[1].l2[0] (--set): was 0, wanted 0.0001 to 1000000000000");
+  expect("l2: [0]", "evals[1].l2[0] (--set): was 0, wanted 1e-04 to 1e+12");
   expect("l2: [1, 2, 1]", "evals[1].l2[2] (--set): was 1 again");
   expect("l2: [nan]", "evals[1].l2[0] (--set)");
   expect("seeds: 0", "evals[1].seeds (--set): was 0, wanted 1 to 100");

@@ -65,8 +65,8 @@ TEST(CheckpointRefTest, RefusesWhatLeavesTheRootOrNamesNoCheckpoint) {
   for (const std::string& text :
        {std::string(), std::string("/"), std::string(".."), absl::StrCat("runs/../x/", name),
         absl::StrCat("runs//x/", name), absl::StrCat("./x/", name), absl::StrCat("/x/", name),
-        std::string("runs/x/step_60"), std::string("runs/x/a1.g2.step_60"),
-        std::string("runs/x/"), absl::StrCat("runs/x/", name, "0.old"), absl::StrCat("x y/", name),
+        std::string("runs/x/step_60"), std::string("runs/x/a1.g2.step_60"), std::string("runs/x/"),
+        absl::StrCat("runs/x/", name, "0.old"), absl::StrCat("x y/", name),
         std::string("a0001.g0002.step_99999999999999999999/a0001.g0002.step_99999999999999999999"),
         std::string(100, 'x')}) {
     EXPECT_THAT(ParseCheckpointRef(text), StatusIs(absl::StatusCode::kInvalidArgument)) << text;
@@ -105,7 +105,8 @@ TEST(StartTest, AnEvaluationNeedsACheckpointAndEvaluationsAndNothingOfTraining) 
   EXPECT_EQ(SpecBytes(canonical), SpecBytes(again));
   EXPECT_THAT(FaultsOf(kEvaluation, {"from="}),
               UnorderedElementsAre(HasSubstr("from: is missing, wanted the checkpoint")));
-  EXPECT_THAT(FaultsOf(kEvaluation, {"evals="}), UnorderedElementsAre(HasSubstr("evals: is empty")));
+  EXPECT_THAT(FaultsOf(kEvaluation, {"evals="}),
+              UnorderedElementsAre(HasSubstr("evals: is empty")));
 }
 
 TEST(StartTest, TheFileOfATrainingJobDoesAsAnEvaluation) {

@@ -152,7 +152,7 @@ CoreEvent Engine::DoApply(const ApplyOp& op) {
   StepScalars scalars;
   scalars.step = op.step - 1;
   const double factor = ScheduleFactor(lengths_.schedule, scalars.step);
-  scalars.schedule = static_cast<float>(factor);
+  scalars.schedule = factor;
   scalars.beta2 = AdafactorBeta2(scalars.step, job_.optimizer.beta2_cap);
   scalars.gradient_scale = 1.0f / static_cast<float>(job_.batch_global);
   scalars.apply = op.apply ? 1 : 0;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/bf16.h"
 #include "kernels/base/status.h"
 #include "worker/checkpoint/checkpoint_store.h"
 #include "worker/model/vit.h"
@@ -155,30 +156,75 @@ absl::StatusOr<UpdateNorms> Replica::Update(const StepScalars& scalars) {
 // ---- evaluation
 // --------------------------------------------------------------------------------------------------
 
-absl::Status Replica::PrepareEval(float range_min, float range_max) {
-  for (EvalProgram& eval : evals_) {
-    if (eval.range_min != range_min || eval.range_max != range_max) continue;
-    eval_ = eval.program.get();
-    return absl::OkStatus();
+absl::StatusOr<Replica::EvalProgram*> Replica::EvalProgramFor(bool features_only, float range_min,
+                                                              float range_max) {
+  for (const auto& eval : evals_) {
+    if (eval->features_only == features_only && eval->range_min == range_min &&
+        eval->range_max == range_max) {
+      return eval.get();
+    }
   }
   ModelLayout layout = plan_.layout;
   layout.range_min = range_min;
   layout.range_max = range_max;
-  VITSCALE_ASSIGN_OR_RETURN(auto program, backend_->Prepare(BuildEval(layout, /*first=*/true)));
-  evals_.push_back({range_min, range_max, std::move(program)});
-  eval_ = evals_.back().program.get();
+  auto eval = std::make_unique<EvalProgram>();
+  eval->range_min = range_min;
+  eval->range_max = range_max;
+  eval->features_only = features_only;
+  Program program;
+  if (features_only) {
+    FeatureProgram built = BuildFeatures(layout);
+    program = std::move(built.program);
+    eval->features = std::move(built.features);
+  } else {
+    program = BuildEval(layout, /*first=*/true);
+  }
+  VITSCALE_ASSIGN_OR_RETURN(eval->program, backend_->Prepare(std::move(program)));
+  evals_.push_back(std::move(eval));
+  return evals_.back().get();
+}
+
+absl::Status Replica::PrepareEval(float range_min, float range_max) {
+  VITSCALE_ASSIGN_OR_RETURN(eval_, EvalProgramFor(false, range_min, range_max));
+  return absl::OkStatus();
+}
+
+absl::Status Replica::PrepareFeatures(float range_min, float range_max) {
+  VITSCALE_ASSIGN_OR_RETURN(features_, EvalProgramFor(true, range_min, range_max));
   return absl::OkStatus();
 }
 
 absl::StatusOr<EvalSums> Replica::Evaluate(const Batch& batch) {
   VITSCALE_RETURN_IF_ERROR(RefreshWeights());
   VITSCALE_RETURN_IF_ERROR(WriteInput(batch, /*with_valid=*/true));
-  VITSCALE_RETURN_IF_ERROR(backend_->Run(*eval_, {}, nullptr));
+  VITSCALE_RETURN_IF_ERROR(backend_->Run(*eval_->program, {}, nullptr));
   EvalSums sums;
   VITSCALE_ASSIGN_OR_RETURN(sums.loss, ReadScalar<double>(plan_.layout.statistics.eval_loss_sum));
   VITSCALE_ASSIGN_OR_RETURN(sums.correct,
                             ReadScalar<int64_t>(plan_.layout.statistics.eval_correct));
   return sums;
+}
+
+int64_t Replica::feature_width() const {
+  const ModelConfig& model = plan_.layout.model;
+  return model.representation_size > 0 ? model.representation_size : model.width;
+}
+
+absl::Status Replica::Features(const Batch& batch, absl::Span<float> features) {
+  VITSCALE_RETURN_IF_ERROR(RefreshWeights());
+  VITSCALE_RETURN_IF_ERROR(WriteInput(batch, /*with_valid=*/false));
+  VITSCALE_RETURN_IF_ERROR(backend_->Run(*features_->program, {}, nullptr));
+  const TensorView& view = features_->features;
+  if (view.dtype == DType::kF32) {
+    return backend_->Read(view, absl::MakeSpan(reinterpret_cast<std::byte*>(features.data()),
+                                               features.size() * sizeof(float)));
+  }
+  rounded_features_.resize(features.size());
+  VITSCALE_RETURN_IF_ERROR(
+      backend_->Read(view, absl::MakeSpan(reinterpret_cast<std::byte*>(rounded_features_.data()),
+                                          rounded_features_.size() * sizeof(uint16_t))));
+  for (size_t i = 0; i < features.size(); ++i) features[i] = FromBf16(rounded_features_[i]);
+  return absl::OkStatus();
 }
 
 template <typename T>

@@ -18,7 +18,7 @@
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
 #include "worker/data/loader.h"
-#include "worker/eval/classify.h"
+#include "worker/eval/eval_model.h"
 #include "worker/model/optimizer_config.h"
 #include "worker/plan/plan.h"
 
@@ -43,7 +43,7 @@ struct UpdateNorms {
   double parameter = 0, update = 0;
 };
 
-class Replica : public EvalModel {
+class Replica : public EvalModel, public FeatureModel {
  public:
   // Allocates the arenas of `plan` on a new backend and prepares what does not depend on the number
   // of ranks.
@@ -79,6 +79,10 @@ class Replica : public EvalModel {
   // `range_*`: of the evaluation's preprocessing. Statistics of training stay as they are.
   absl::Status PrepareEval(float range_min, float range_max);
   absl::StatusOr<EvalSums> Evaluate(const Batch& batch) override;
+  // The same for Features.
+  absl::Status PrepareFeatures(float range_min, float range_max);
+  int64_t feature_width() const override;
+  absl::Status Features(const Batch& batch, absl::Span<float> features) override;
 
  private:
   Replica(std::unique_ptr<Backend> backend, Plan plan, OptimizerConfig optimizer)
@@ -90,9 +94,13 @@ class Replica : public EvalModel {
   };
   struct EvalProgram {
     float range_min = 0, range_max = 0;
+    bool features_only = false;
     std::unique_ptr<PreparedProgram> program;
+    TensorView features;
   };
 
+  // The program for one preprocessing, made when it is first asked for.
+  absl::StatusOr<EvalProgram*> EvalProgramFor(bool features_only, float range_min, float range_max);
   absl::StatusOr<PreparedProgram*> StepProgramFor(bool first, bool last);
   absl::Status RefreshWeights();
   absl::Status WriteInput(const Batch& batch, bool with_valid);
@@ -103,8 +111,9 @@ class Replica : public EvalModel {
   const Plan plan_;
   const OptimizerConfig optimizer_;
   std::vector<StepProgram> steps_;
-  std::vector<EvalProgram> evals_;
-  PreparedProgram* eval_ = nullptr;  // chosen by PrepareEval
+  std::vector<std::unique_ptr<EvalProgram>> evals_;
+  EvalProgram *eval_ = nullptr, *features_ = nullptr;  // chosen by PrepareEval, PrepareFeatures
+  std::vector<uint16_t> rounded_features_;             // a batch of them, where they are bf16
   std::unique_ptr<PreparedProgram> update_, prepare_, digest_;
   bool weights_current_ = false;  // compute copies are those of the parameters
 };
