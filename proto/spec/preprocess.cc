@@ -74,8 +74,12 @@ absl::Status CheckArguments(const PreprocessOp& op, const KnownOp& known) {
   return absl::OkStatus();
 }
 
-double AreaMin(const PreprocessOp& op) { return op.arguments.size() > 1 ? op.arguments[1] : kAreaMin; }
-double AreaMax(const PreprocessOp& op) { return op.arguments.size() > 2 ? op.arguments[2] : kAreaMax; }
+double AreaMin(const PreprocessOp& op) {
+  return op.arguments.size() > 1 ? op.arguments[1] : kAreaMin;
+}
+double AreaMax(const PreprocessOp& op) {
+  return op.arguments.size() > 2 ? op.arguments[2] : kAreaMax;
+}
 
 absl::Status CheckOp(const PreprocessOp& op) {
   const KnownOp* known = FindOp(op.name);
@@ -149,8 +153,8 @@ struct Size {
 absl::Status Crop(const PreprocessOp& op, int side, Size* size) {
   const int room = size->height > 0 ? std::min(size->height, size->width) : size->shorter;
   if (room > 0 && side > room) {
-    return Fault(op, absl::StrCat("cuts ", side, "x", side,
-                                  " from images whose shorter side is ", room));
+    return Fault(
+        op, absl::StrCat("cuts ", side, "x", side, " from images whose shorter side is ", room));
   }
   *size = {side, side, side};
   return absl::OkStatus();
@@ -249,8 +253,9 @@ absl::Status CheckFinalSize(const std::vector<PreprocessOp>& ops, bool any_size,
   }
   if (!any_size) return absl::OkStatus();  // seen when the data is opened
   const std::string leaves =
-      last == nullptr ? "leaves images as large as their files"
-                      : absl::StrCat("leaves the longer side as it comes after \"", last->name, "\"");
+      last == nullptr
+          ? "leaves images as large as their files"
+          : absl::StrCat("leaves the longer side as it comes after \"", last->name, "\"");
   return absl::InvalidArgumentError(
       absl::StrCat(leaves, ", wanted ", wanted, ": add inception_crop(", image_size,
                    ") for training or central_crop(", image_size, ") for an evaluation"));

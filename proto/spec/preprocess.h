@@ -44,9 +44,9 @@ bool IsRandomOp(const PreprocessOp& op);
 // (configs/vit_s16_i1k.py, configs/common_fewshot.py).
 std::vector<PreprocessOp> EvaluationOps(const std::vector<PreprocessOp>& train, bool few_shot);
 
-// Do the ops leave images of image_size x image_size, as far as it is known before an image is seen?
-// `any_size`: images come in sizes of their own (files in folders); else all have one, not known
-// here. INVALID_ARGUMENT says what they leave instead.
+// Do the ops leave images of image_size x image_size, as far as it is known before an image is
+// seen? `any_size`: images come in sizes of their own (files in folders); else all have one, not
+// known here. INVALID_ARGUMENT says what they leave instead.
 absl::Status CheckFinalSize(const std::vector<PreprocessOp>& ops, bool any_size, int image_size);
 
 }  // namespace vitscale

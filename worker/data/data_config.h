@@ -24,11 +24,12 @@ struct DataSourceConfig {
   bool operator==(const DataSourceConfig&) const = default;
 };
 
-// What is done to an image on the host before its bytes go to the device. Meaning: worker/data/preprocess.h.
+// What is done to an image on the host before its bytes go to the device. Meaning:
+// worker/data/preprocess.h.
 enum class ImageOpKind { kResize, kResizeSmall, kCentralCrop, kInceptionCrop, kRandomCrop };
 struct ImageOp {
   ImageOpKind kind = ImageOpKind::kResize;
-  int height = 0, width = 0;            // kResizeSmall: of the shorter side, both the same
+  int height = 0, width = 0;             // kResizeSmall: of the shorter side, both the same
   double area_min = 0.05, area_max = 1;  // kInceptionCrop: shares of the image's area
 
   bool operator==(const ImageOp&) const = default;

@@ -50,8 +50,9 @@ class FolderIndex::Scanner {
         index_.class_names_.push_back(listed.name);
       } else if (NamesImage(listed.name)) {
         return absl::InvalidArgumentError(
-            absl::StrCat("'", entry.path, "' lies beside the class folders, want every image in the "
-                                          "folder of its class"));
+            absl::StrCat("'", entry.path,
+                         "' lies beside the class folders, want every image in the "
+                         "folder of its class"));
       }
     }
     if (classes.empty()) {
@@ -121,8 +122,7 @@ class FolderIndex::Scanner {
   absl::Status ScanEntry(const std::string& path, uint32_t directory, const DirectoryEntry& listed,
                          int32_t label) {
     VITSCALE_ASSIGN_OR_RETURN(const Entry entry, Follow(path, listed));
-    index_.fingerprint_ =
-        CombineHash(CombineHash(index_.fingerprint_, Hash64(listed.name)), label);
+    index_.fingerprint_ = CombineHash(CombineHash(index_.fingerprint_, Hash64(listed.name)), label);
     if (entry.is_directory) return ScanDirectory(entry.path, label);
     bool image = false;
     if (entry.is_regular) {
@@ -130,8 +130,9 @@ class FolderIndex::Scanner {
     }
     if (!image) {
       return absl::DataLossError(
-          absl::StrCat("'", entry.path, "' is no JPEG, PNG or WebP file, want only those, folders and "
-                                        "names that begin with \".\" in a class folder"));
+          absl::StrCat("'", entry.path,
+                       "' is no JPEG, PNG or WebP file, want only those, folders and "
+                       "names that begin with \".\" in a class folder"));
     }
     index_.Add(directory, listed.is_symlink ? entry.path : listed.name, label);
     if (index_.size() % kProgressEvery == 0) {
@@ -146,8 +147,7 @@ class FolderIndex::Scanner {
   std::vector<std::string> above_;  // folders that the scan is in
 };
 
-absl::StatusOr<FolderIndex> FolderIndex::Scan(FileSystem& fs,
-                                              const std::vector<std::string>& roots,
+absl::StatusOr<FolderIndex> FolderIndex::Scan(FileSystem& fs, const std::vector<std::string>& roots,
                                               const std::string& root, int classes_max,
                                               int64_t take) {
   FolderIndex index;
@@ -157,8 +157,8 @@ absl::StatusOr<FolderIndex> FolderIndex::Scan(FileSystem& fs,
     return Annotate(status, noun);
   }
   if (index.size() == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(noun, ": its ", index.class_names_.size(),
-                                                   " class folders hold no images"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(noun, ": its ", index.class_names_.size(), " class folders hold no images"));
   }
   if (take > 0 && take < index.size()) index.Keep(take);
   return index;

@@ -1,8 +1,8 @@
 // The tree of a folder of images: a folder per class, images below it at any depth.
 //
-// Classes are the folders right below the root in the byte order of their names; the images of a class
-// follow in the byte order of names, folder by folder, so that every worker counts them alike. What
-// counts as an image:
+// Classes are the folders right below the root in the byte order of their names; the images of a
+// class follow in the byte order of names, folder by folder, so that every worker counts them
+// alike. What counts as an image:
 //
 //   name begins with "."             skipped, folders too
 //   .jpg .jpeg .jpe .jfif .png .webp  an image by its name, in any case of letters; not opened here
@@ -29,11 +29,11 @@ namespace vitscale {
 
 class FolderIndex {
  public:
-  // `root`: a real path below one of `roots`. `take` > 0: so many images, the first of each class in
-  // turn, then the second. Errors: INVALID_ARGUMENT without class folders or images, or with more
-  // class folders than `classes_max`; DATA_LOSS for a file that is no image; PERMISSION_DENIED for a
-  // symlink that leaves the roots; NOT_FOUND for one that leads nowhere; FAILED_PRECONDITION for a
-  // loop or more than 32 levels. Progress is logged.
+  // `root`: a real path below one of `roots`. `take` > 0: so many images, the first of each class
+  // in turn, then the second. Errors: INVALID_ARGUMENT without class folders or images, or with
+  // more class folders than `classes_max`; DATA_LOSS for a file that is no image; PERMISSION_DENIED
+  // for a symlink that leaves the roots; NOT_FOUND for one that leads nowhere; FAILED_PRECONDITION
+  // for a loop or more than 32 levels. Progress is logged.
   static absl::StatusOr<FolderIndex> Scan(FileSystem& fs, const std::vector<std::string>& roots,
                                           const std::string& root, int classes_max, int64_t take);
 
@@ -55,7 +55,7 @@ class FolderIndex {
   void Keep(int64_t take);
 
   std::vector<std::string> class_names_, directories_;
-  std::string names_;  // each ends with NUL; one that begins with "/" is a whole path
+  std::string names_;        // each ends with NUL; one that begins with "/" is a whole path
   std::vector<File> files_;  // by label
   uint64_t fingerprint_ = 0;
 };

@@ -10,14 +10,23 @@
 namespace vitscale {
 namespace {
 
+constexpr size_t kBytesKept = size_t{4} << 20;  // of a file, by a thread, between images
+
 absl::Status ReadWhole(FileSystem& fs, const std::string& path, std::string* bytes) {
   VITSCALE_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.Open(path));
   if (file->size() > kImageFileBytesMax) {
-    return absl::ResourceExhaustedError(absl::StrCat("the file has ", file->size(),
-                                                     " bytes, want at most ", kImageFileBytesMax));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the file has ", file->size(), " bytes, want at most ", kImageFileBytesMax));
   }
   bytes->resize(file->size());
   return file->ReadAt(0, absl::MakeSpan(bytes->data(), bytes->size()));
+}
+
+// An image that is too large or of a kind that is not read is as lost as a broken one; what the
+// file system says is left as it is.
+absl::Status AsDataLoss(absl::Status status) {
+  const bool of_image = absl::IsResourceExhausted(status) || absl::IsUnimplemented(status);
+  return of_image ? absl::DataLossError(status.message()) : status;
 }
 
 class FolderImages : public RawImages {
@@ -38,7 +47,8 @@ class FolderImages : public RawImages {
     thread_local std::string bytes;
     absl::Status status = ReadWhole(fs_, index_.PathOf(index), &bytes);
     if (status.ok()) status = DecodeImage(bytes, channels_, buffer);
-    if (!status.ok()) return Annotate(status, NameOf(index));
+    if (bytes.capacity() > kBytesKept) std::string().swap(bytes);
+    if (!status.ok()) return Annotate(AsDataLoss(std::move(status)), NameOf(index));
     return buffer->view();
   }
   std::string description() const override {
@@ -58,8 +68,9 @@ absl::StatusOr<std::unique_ptr<RawImages>> OpenFolder(FileSystem& fs,
                                                       const std::vector<std::string>& roots,
                                                       const DataSourceConfig& config,
                                                       const SourceRequest& request) {
-  VITSCALE_ASSIGN_OR_RETURN(const std::string root,
-                            ResolveBelow(fs, roots, config.path, MustExist::kYes));
+  const auto resolved = ResolveBelow(fs, roots, config.path, MustExist::kYes);
+  if (!resolved.ok()) return Annotate(resolved.status(), "path");
+  const std::string& root = *resolved;
   VITSCALE_ASSIGN_OR_RETURN(FolderIndex index,
                             FolderIndex::Scan(fs, roots, root, request.classes, config.take));
   auto images =

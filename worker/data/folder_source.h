@@ -17,8 +17,8 @@ namespace vitscale {
 inline constexpr int64_t kImageFileBytesMax = int64_t{256} << 20;
 
 // Scans the tree; decodes nothing. Errors: those of ResolveBelow and FolderIndex::Scan.
-// Decode() gives DATA_LOSS with the path for a file that cannot be decoded (see DecodeImage), and
-// RESOURCE_EXHAUSTED for one above kImageFileBytesMax.
+// Decode() gives DATA_LOSS with the path for a file that cannot be decoded (see DecodeImage), is
+// too large or longer than kImageFileBytesMax.
 absl::StatusOr<std::unique_ptr<RawImages>> OpenFolder(FileSystem& fs,
                                                       const std::vector<std::string>& roots,
                                                       const DataSourceConfig& config,

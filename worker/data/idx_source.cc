@@ -164,10 +164,14 @@ absl::StatusOr<std::unique_ptr<ImageSource>> OpenIdxSource(FileSystem& fs,
                                                            const std::vector<std::string>& roots,
                                                            const DataSourceConfig& config,
                                                            const SourceRequest& request) {
-  VITSCALE_ASSIGN_OR_RETURN(const std::string images_path,
-                            ResolveBelow(fs, roots, config.images, MustExist::kYes));
-  VITSCALE_ASSIGN_OR_RETURN(const std::string labels_path,
-                            ResolveBelow(fs, roots, config.labels, MustExist::kYes));
+  const auto path_of = [&](const std::string& field,
+                           const std::string& path) -> absl::StatusOr<std::string> {
+    auto resolved = ResolveBelow(fs, roots, path, MustExist::kYes);
+    if (!resolved.ok()) return Annotate(resolved.status(), field);
+    return resolved;
+  };
+  VITSCALE_ASSIGN_OR_RETURN(const std::string images_path, path_of("images", config.images));
+  VITSCALE_ASSIGN_OR_RETURN(const std::string labels_path, path_of("labels", config.labels));
   // Labels first: they are small, and a wrong number of classes need not wait for the images.
   VITSCALE_ASSIGN_OR_RETURN(IdxFile labels, ReadIdx(fs, labels_path, 1, 1, 0));
   VITSCALE_RETURN_IF_ERROR(CheckLabels(labels_path, labels.elements, request.classes));

@@ -73,9 +73,8 @@ absl::Status FillBatch(const ImageSource& source, const BatchSpec& spec, Batch* 
       std::fill(pixels.begin(), pixels.end(), uint8_t{0});
       continue;
     }
-    VITSCALE_RETURN_IF_ERROR(
-        Annotate(source.ReadInEpoch(sample.sample, sample.epoch, pixels),
-                 absl::StrCat("image ", sample.sample)));
+    VITSCALE_RETURN_IF_ERROR(Annotate(source.ReadInEpoch(sample.sample, sample.epoch, pixels),
+                                      absl::StrCat("sample ", sample.sample)));
   }
   return absl::OkStatus();
 }

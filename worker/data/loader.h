@@ -4,8 +4,8 @@
 //   Batch batch;
 //   while (…) VITSCALE_RETURN_IF_ERROR(loader.Next(&batch));
 //
-// What is in batch number i is a pure function of i (BatchSequence): never of threads, prefetching or
-// rank. A new generation, or a resumed run, simply makes a new loader. Images stay uint8 and
+// What is in batch number i is a pure function of i (BatchSequence): never of threads, prefetching
+// or rank. A new generation, or a resumed run, simply makes a new loader. Images stay uint8 and
 // unflipped; the flip goes along as a number. Decoding and resizing are the source's, and so happen
 // in the loader's threads.
 

@@ -29,8 +29,8 @@ class Pipeline {
       case ImageOpKind::kRandomCrop:
         return Crop(RandomBox(view_.height, view_.width, op.height, op.width, draws));
       case ImageOpKind::kInceptionCrop:
-        view_ = Cut(view_, InceptionBox(view_.height, view_.width, {op.area_min, op.area_max},
-                                        draws));
+        view_ =
+            Cut(view_, InceptionBox(view_.height, view_.width, {op.area_min, op.area_max}, draws));
         return Resize(op.height, op.width, ResizeBilinear);
     }
     return absl::InternalError("an op without meaning");
@@ -45,8 +45,8 @@ class Pipeline {
   absl::Status Resize(int height, int width,
                       void (*resize)(const ImageView&, int, int, absl::Span<uint8_t>)) {
     if (int64_t{height} * width > kPixelsMax) {
-      return absl::InvalidArgumentError(absl::StrCat("resized to ", height, "x", width,
-                                                     " pixels, want at most ", kPixelsMax));
+      return absl::InvalidArgumentError(
+          absl::StrCat("resized to ", height, "x", width, " pixels, want at most ", kPixelsMax));
     }
     if (!last_.empty() && height == last_height_ && width == last_width_) {
       resize(view_, height, width, last_);

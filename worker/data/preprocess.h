@@ -28,8 +28,8 @@
 namespace vitscale {
 
 // Applies `ops` in order and writes [height, width, image.channels] to `out`. Random ops take what
-// they need from `draws` in turn. Errors: INVALID_ARGUMENT if a crop is larger than the image or the
-// result is not height x width.
+// they need from `draws` in turn. Errors: INVALID_ARGUMENT if a crop is larger than the image or
+// the result is not height x width.
 absl::Status ApplyImageOps(const std::vector<ImageOp>& ops, const ImageView& image, Draws& draws,
                            int height, int width, absl::Span<uint8_t> out);
 

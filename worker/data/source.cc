@@ -73,8 +73,8 @@ absl::StatusOr<std::unique_ptr<ImageSource>> OpenSource(FileSystem& fs,
     return source;
   }
   if (source->channels() != request.channels) {
-    return absl::InvalidArgumentError(absl::StrCat(source->description(), "; the model wants ",
-                                                   request.channels, " channels"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source->description(), "; the model wants ", request.channels, " channels"));
   }
   if (!folder) source = MakePreprocessedSource(MakeRawImages(std::move(source)), request);
   VITSCALE_RETURN_IF_ERROR(TryFirst(*source));
@@ -93,12 +93,13 @@ absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval)
     constexpr size_t kShown = 5;
     const size_t all = names.size();
     names.resize(std::min(all, kShown));
-    return absl::StrCat(all, all == 0 ? "" : absl::StrCat(" ('", absl::StrJoin(names, "', '"), "'",
-                                                          all > kShown ? ", …)" : ")"));
+    return absl::StrCat(all, all == 0 ? ""
+                                      : absl::StrCat(" ('", absl::StrJoin(names, "', '"), "'",
+                                                     all > kShown ? ", …)" : ")"));
   };
-  return absl::InvalidArgumentError(
-      absl::StrCat(eval.description(), ": its class folders are not those of data.train: ",
-                   list(missing), " missing, ", list(extra), " more"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      eval.description(), ": its class folders are not those of data.train: ", list(missing),
+      " missing, ", list(extra), " more"));
 }
 
 const std::vector<std::string>& ImageSource::class_names() const {

@@ -1,9 +1,10 @@
 // A set of labelled images that can be read in any order.
 //
-// Opening a source validates as much of it as can be had for little: an IDX file whole (magic number,
-// dimensions, lengths, every label), so that it never fails in the middle of a run; of a folder the
-// tree and the names, since decoding a million images before the first step would take an hour. An
-// image that cannot be decoded is an error when its turn comes, DATA_LOSS with its path.
+// Opening a source validates as much of it as can be had for little: an IDX file whole (magic
+// number, dimensions, lengths, every label), so that it never fails in the middle of a run; of a
+// folder the tree and the names, since decoding a million images before the first step would take
+// an hour. An image that cannot be decoded is an error when its turn comes, DATA_LOSS with its
+// path.
 
 #ifndef WORKER_DATA_SOURCE_H_
 #define WORKER_DATA_SOURCE_H_
@@ -63,20 +64,19 @@ struct SourceRequest {
   uint64_t draw_seed = 0;    // of the run: random crops
 };
 
-// Opens and validates. `roots` are the data roots of this worker. With ops, or of a folder, one image
-// is read to see that it comes out in the size wanted.
-// Errors: INVALID_ARGUMENT (config, image size or number of classes against the request),
-// PERMISSION_DENIED (path outside the roots), NOT_FOUND (missing file), DATA_LOSS (bad magic
-// number, truncated, trailing bytes, label out of range, different numbers of images and labels,
-// broken gzip), RESOURCE_EXHAUSTED (larger than kIdxBytesMax). Each names the file, what was there
-// and what was wanted.
+// Opens and validates. `roots` are the data roots of this worker. With ops, or of a folder, one
+// image is read to see that it comes out in the size wanted. Errors: INVALID_ARGUMENT (config,
+// image size or number of classes against the request), PERMISSION_DENIED (path outside the roots),
+// NOT_FOUND (missing file), DATA_LOSS (bad magic number, truncated, trailing bytes, label out of
+// range, different numbers of images and labels, broken gzip), RESOURCE_EXHAUSTED (larger than
+// kIdxBytesMax). Each names the file, what was there and what was wanted.
 absl::StatusOr<std::unique_ptr<ImageSource>> OpenSource(FileSystem& fs,
                                                         const std::vector<std::string>& roots,
                                                         const DataSourceConfig& config,
                                                         const SourceRequest& request);
 
-// INVALID_ARGUMENT with the differences unless class number i of `eval` has the name of class number i
-// of `train`. Sets without names are not compared.
+// INVALID_ARGUMENT with the differences unless class number i of `eval` has the name of class
+// number i of `train`. Sets without names are not compared.
 absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval);
 
 }  // namespace vitscale

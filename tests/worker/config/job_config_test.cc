@@ -62,6 +62,18 @@ TEST(JobConfigTest, HoldsWhatTheFileSays) {
   EXPECT_EQ(job.grace, absl::Seconds(120));
 }
 
+TEST(JobConfigTest, TheJobFilesThatWeDeployAreGood) {
+  const std::string folder = VITSCALE_SOURCE_DIR "/deploy/jobs";
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const auto names, PosixFileSystem().List(folder));
+  EXPECT_GE(names.size(), 2u);
+  for (const std::string& name : names) {
+    EXPECT_THAT(LoadJobConfig(folder + "/" + name), IsOk()) << name;
+  }
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig job, LoadJobConfig(folder + "/image_folder.yaml"));
+  EXPECT_EQ(job.train.format, DataFormat::kFolder);
+  EXPECT_EQ(job.train.path, "imagenet/train");
+}
+
 TEST(JobConfigTest, CanonicalBytesGiveTheSameJob) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig job, ParseJobConfig(kJob, "job.yaml"));
   VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig again, JobConfigFromCanonical(job.canonical_bytes));

@@ -4,6 +4,7 @@
 
 #include <zlib.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "kernels/base/random.h"
 #include "tests/golden/golden.h"
 #include "tests/status_matchers.h"
+#include "tests/worker/data/jpeg_writer.h"
 
 namespace vitscale {
 namespace {
@@ -45,8 +47,8 @@ TEST(DecodeTest, FilesAreToldByTheirFirstBytes) {
   EXPECT_EQ(Sniff(std::string("RIFF\0\0\0\0WAVE", 12)), ImageFormat::kUnknown);
   EXPECT_EQ(Sniff("RIFF"), ImageFormat::kUnknown);
   for (const char* other : {"<!DOCTYPE html><html>404</html>", "GIF89a", "BM", "x", "\xff\xd8"}) {
-    EXPECT_THAT(Decode(other), StatusIs(absl::StatusCode::kDataLoss,
-                                        HasSubstr("neither JPEG, PNG nor WebP")))
+    EXPECT_THAT(Decode(other),
+                StatusIs(absl::StatusCode::kDataLoss, HasSubstr("neither JPEG, PNG nor WebP")))
         << other;
   }
   EXPECT_THAT(Decode(""), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("empty")));
@@ -89,7 +91,8 @@ TEST(DecodeTest, DamageNeverCrashes) {
 }
 
 void PutBigEndian(std::string* bytes, size_t at, uint32_t value, int width) {
-  for (int i = 0; i < width; ++i) (*bytes)[at + i] = static_cast<char>(value >> 8 * (width - 1 - i));
+  for (int i = 0; i < width; ++i)
+    (*bytes)[at + i] = static_cast<char>(value >> 8 * (width - 1 - i));
 }
 
 // What a header promises is looked at before memory is taken for it.
@@ -105,7 +108,8 @@ TEST(DecodeTest, HeadersThatPromiseTooMuchAreRefused) {
   PutBigEndian(&png, 16, 60000, 4);
   PutBigEndian(&png, 20, 60000, 4);
   PutBigEndian(&png, 29, crc32(0, reinterpret_cast<const Bytef*>(png.data()) + 12, 17), 4);
-  EXPECT_THAT(Decode(png), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("PNG: 60000x")));
+  EXPECT_THAT(Decode(png),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("PNG: 60000x")));
   std::string webp = File("webp_lossy");
   const size_t start = webp.find("\x9d\x01\x2a");
   ASSERT_NE(start, std::string::npos);
@@ -119,6 +123,57 @@ TEST(DecodeTest, DamageInsideAJpegThatADecoderPassesOverIsNone) {
   ASSERT_NE(restart, std::string::npos);
   jpeg.insert(restart, "\x12\x34\x56");  // "extraneous bytes before marker"
   EXPECT_THAT(Decode(jpeg), IsOk());
+}
+
+// What hardware decoders refuse. A smooth picture at quality 95 comes back within a few levels;
+// 4:1:1 keeps one colour for four pixels of a row.
+TEST(DecodeTest, RareKindsOfJpegAreDecodedToo) {
+  constexpr int kHeight = 40, kWidth = 56;
+  std::vector<uint8_t> rgb;
+  for (int i = 0; i < kHeight * kWidth; ++i) {
+    for (const int value : {i % kWidth * 4, i / kWidth * 6, 128}) rgb.push_back(value);
+  }
+  const std::pair<const char*, std::function<void(jpeg_compress_struct&)>> kinds[] = {
+      {"arithmetic", [](jpeg_compress_struct& info) { info.arith_code = TRUE; }},
+      {"arithmetic, progressive",
+       [](jpeg_compress_struct& info) {
+         info.arith_code = TRUE;
+         jpeg_simple_progression(&info);
+       }},
+      {"4:1:1", [](jpeg_compress_struct& info) { info.comp_info[0].h_samp_factor = 4; }},
+      {"4:4:0",
+       [](jpeg_compress_struct& info) {
+         info.comp_info[0].h_samp_factor = 1, info.comp_info[0].v_samp_factor = 2;
+       }},
+      {"restart after every block", [](jpeg_compress_struct& info) { info.restart_interval = 1; }},
+      {"RGB, no luma", [](jpeg_compress_struct& info) { jpeg_set_colorspace(&info, JCS_RGB); }}};
+  for (const auto& [name, choose] : kinds) {
+    const std::string bytes = WriteJpeg(rgb, kHeight, kWidth, choose);
+    Image image, gray;
+    ASSERT_THAT(DecodeImage(bytes, 3, &image), IsOk()) << name;
+    ASSERT_THAT(DecodeImage(bytes, 1, &gray), IsOk()) << name;
+    int largest = 0;
+    for (size_t i = 0; i < rgb.size(); ++i) {
+      largest = std::max(largest, std::abs(image.pixels()[i] - rgb[i]));
+    }
+    EXPECT_LE(largest, 12) << name;
+  }
+}
+
+TEST(DecodeTest, AJpegOfTwelveBitsIsNamed) {
+  std::string jpeg = File("jpeg_444");
+  jpeg[jpeg.find("\xff\xc0") + 4] = 12;
+  EXPECT_THAT(Decode(jpeg), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("precision 12")));
+}
+
+TEST(DecodeTest, AJpegOfEndlessScansIsCutShort) {
+  std::string jpeg = File("jpeg_progressive");
+  const size_t scan = jpeg.rfind("\xff\xda"), end = jpeg.rfind("\xff\xd9");
+  ASSERT_LT(scan, end);
+  const std::string last = jpeg.substr(scan, end - scan);
+  for (int i = 0; i < 300; ++i) jpeg.insert(scan, last);
+  EXPECT_THAT(Decode(jpeg),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("more than 200 scans")));
 }
 
 TEST(ImageTest, AHugeBufferIsGivenBack) {

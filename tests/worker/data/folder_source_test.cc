@@ -73,8 +73,9 @@ class FolderTest : public testing::Test {
 };
 
 TEST_F(FolderTest, ClassesAreTheFoldersInTheByteOrderOfTheirNames) {
-  for (const char* path : {"set/b/1.jpg", "set/b/deep/er/0.png", "set/B/x.WEBP", "set/a10/y.JPEG",
-                           "set/a9/z.jpg", "set/b/.hidden.jpg", "set/.git/c.jpg", "set/README.txt"}) {
+  for (const char* path :
+       {"set/b/1.jpg", "set/b/deep/er/0.png", "set/B/x.WEBP", "set/a10/y.JPEG", "set/a9/z.jpg",
+        "set/b/.hidden.jpg", "set/.git/c.jpg", "set/README.txt"}) {
     Put(path, "");
   }
   VITSCALE_ASSERT_OK_AND_ASSIGN(const FolderIndex index, Scan());
@@ -128,17 +129,18 @@ TEST_F(FolderTest, SymlinksThatLeadNowhereOrInCirclesAreErrors) {
   EXPECT_THAT(Scan(), StatusIs(absl::StatusCode::kNotFound, HasSubstr("set/a/1.jpg")));
   ASSERT_THAT(fs_.Remove(folder_.path() + "/set/a/1.jpg"), IsOk());
   Link("..", "set/a/loop");
-  EXPECT_THAT(Scan(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("contains itself")));
+  EXPECT_THAT(Scan(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("contains itself")));
 }
 
 TEST_F(FolderTest, TakeGoesThroughTheClassesInTurn) {
-  for (const char* path : {"set/a/1.jpg", "set/a/2.jpg", "set/a/3.jpg", "set/b/1.jpg", "set/c/1.jpg",
-                           "set/c/2.jpg"}) {
+  for (const char* path :
+       {"set/a/1.jpg", "set/a/2.jpg", "set/a/3.jpg", "set/b/1.jpg", "set/c/1.jpg", "set/c/2.jpg"}) {
     Put(path, "");
   }
   EXPECT_THAT(Listed(*Scan(100, 2)), ElementsAre("0:set/a/1.jpg", "1:set/b/1.jpg"));
-  EXPECT_THAT(Listed(*Scan(100, 4)), ElementsAre("0:set/a/1.jpg", "0:set/a/2.jpg", "1:set/b/1.jpg",
-                                                 "2:set/c/1.jpg"));
+  EXPECT_THAT(Listed(*Scan(100, 4)),
+              ElementsAre("0:set/a/1.jpg", "0:set/a/2.jpg", "1:set/b/1.jpg", "2:set/c/1.jpg"));
   EXPECT_EQ(Scan(100, 100)->size(), 6);
   EXPECT_NE(Scan(100, 4)->fingerprint(), Scan(100, 5)->fingerprint());
 }
@@ -172,9 +174,10 @@ TEST_F(FolderTest, AnImageThatCannotBeDecodedIsNamedWhenItsTurnComes) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const auto source, Open(eval_));
   std::vector<uint8_t> pixels(source->image_bytes());
   EXPECT_THAT(source->Read(0, absl::MakeSpan(pixels)), IsOk());
-  EXPECT_THAT(source->Read(1, absl::MakeSpan(pixels)),
-              StatusIs(absl::StatusCode::kDataLoss,
-                       AllOf(HasSubstr("image '"), HasSubstr("set/a/2.jpg': JPEG: the file ends"))));
+  EXPECT_THAT(
+      source->Read(1, absl::MakeSpan(pixels)),
+      StatusIs(absl::StatusCode::kDataLoss,
+               AllOf(HasSubstr("image '"), HasSubstr("set/a/2.jpg': JPEG: the file ends"))));
   ASSERT_THAT(fs_.Remove(folder_.path() + "/set/a/1.jpg"), IsOk());
   EXPECT_THAT(source->Read(0, absl::MakeSpan(pixels)),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("set/a/1.jpg")));
@@ -183,8 +186,9 @@ TEST_F(FolderTest, AnImageThatCannotBeDecodedIsNamedWhenItsTurnComes) {
 TEST_F(FolderTest, OpsThatDoNotFitTheImagesAreSeenAtOpening) {
   Put("set/a/1.jpg", Picture("jpeg_420"));
   EXPECT_THAT(Open({}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("makes 37x53")));
-  EXPECT_THAT(Open({{ImageOpKind::kCentralCrop, 40, 40}}, 40),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("set/a/1.jpg': a crop of 40x40")));
+  EXPECT_THAT(
+      Open({{ImageOpKind::kCentralCrop, 40, 40}}, 40),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("set/a/1.jpg': a crop of 40x40")));
 }
 
 // The pixels of every place of every step, whatever makes the batches.

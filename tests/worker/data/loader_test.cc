@@ -193,7 +193,7 @@ TEST_F(LoaderTest, AnErrorComesInItsTurnAndStays) {
   EXPECT_THAT(loader.Next(&batch), IsOk());
   for (int i = 0; i < 2; ++i) {
     EXPECT_THAT(loader.Next(&batch),
-                StatusIs(absl::StatusCode::kDataLoss, HasSubstr("image 4: unreadable")));
+                StatusIs(absl::StatusCode::kDataLoss, HasSubstr("sample 4: unreadable")));
   }
 }
 

@@ -118,8 +118,7 @@ TEST(PreprocessGoldenTest, ABoxResizedHasTensorFlowsPixels) {
                                     static_cast<int>(box[2]), static_cast<int>(box[3])}),
                    28, 28, absl::MakeSpan(out));
     const std::string name = absl::StrCat("boxed.", i);
-    table.Expect("inception_crop, given the box", Compare(out, Bytes(name)), 0, "of 255",
-                 name);
+    table.Expect("inception_crop, given the box", Compare(out, Bytes(name)), 0, "of 255", name);
   }
 }
 
@@ -134,14 +133,13 @@ TEST(PreprocessGoldenTest, EvaluationPipelinesHaveBigVisionsPixels) {
     ASSERT_THAT(ApplyImageOps({{kind, 32, 32}, {ImageOpKind::kCentralCrop, 28, 28}}, image.view,
                               draws, 28, 28, absl::MakeSpan(out)),
                 IsOk());
-    table.Expect("pipeline", Compare(out, Bytes(name)),
-                 0, "of 255", name);
+    table.Expect("pipeline", Compare(out, Bytes(name)), 0, "of 255", name);
   }
 }
 
-// Kolmogorov and Smirnov: with 40,000 boxes on either side the largest distance of two samples of one
-// distribution is above 1.95 * sqrt(2 / 40000) = 0.0138 once in a thousand times; the quantiles of
-// the file add 1 / 1000. Draws are counters, so the outcome is always the same.
+// Kolmogorov and Smirnov: with 40,000 boxes on either side the largest distance of two samples of
+// one distribution is above 1.95 * sqrt(2 / 40000) = 0.0138 once in a thousand times; the quantiles
+// of the file add 1 / 1000. Draws are counters, so the outcome is always the same.
 TEST(PreprocessGoldenTest, InceptionBoxesAreDistributedAsTensorFlows) {
   constexpr int kBoxes = 40'000;
   constexpr double kBound = 0.0138 + 0.001;

@@ -56,15 +56,15 @@ TEST(ApplyImageOpsTest, ResizeCutsFractions) {
 TEST(ApplyImageOpsTest, OpsFollowEachOtherInOrder) {
   const Image image = Ramp(8, 12);
   VITSCALE_ASSERT_OK_AND_ASSIGN(
-      const auto crop_first, Apply({{ImageOpKind::kCentralCrop, 4, 4}, {ImageOpKind::kResize, 2, 2}},
-                                   image, 2));
+      const auto crop_first,
+      Apply({{ImageOpKind::kCentralCrop, 4, 4}, {ImageOpKind::kResize, 2, 2}}, image, 2));
   EXPECT_THAT(crop_first, ElementsAre(16 * 2 + 4 + 8, 16 * 2 + 6 + 8, 16 * 4 + 4 + 8,
                                       16 * 4 + 6 + 8));  // means of 2x2 pixels, halves cut
-  VITSCALE_ASSERT_OK_AND_ASSIGN(
-      const auto many,
-      Apply({{ImageOpKind::kResize, 16, 24}, {ImageOpKind::kResizeSmall, 8, 8},
-             {ImageOpKind::kCentralCrop, 4, 4}, {ImageOpKind::kCentralCrop, 2, 2}},
-            image, 2));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const auto many, Apply({{ImageOpKind::kResize, 16, 24},
+                                                        {ImageOpKind::kResizeSmall, 8, 8},
+                                                        {ImageOpKind::kCentralCrop, 4, 4},
+                                                        {ImageOpKind::kCentralCrop, 2, 2}},
+                                                       image, 2));
   EXPECT_EQ(many.size(), 4u);
 }
 

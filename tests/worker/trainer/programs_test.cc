@@ -1,10 +1,7 @@
 // The programs vitscale-train and vitscale-trainer as processes: kills, signals, exit codes, the
 // agent's end of the link.
 
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -16,13 +13,12 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/files.h"
 #include "tests/status_matchers.h"
+#include "tests/worker/trainer/child_process.h"
 #include "tests/worker/trainer/test_gang.h"
 #include "worker/checkpoint/checkpoint_store.h"
 #include "worker/link/channel.h"
 #include "worker/link/codec.h"
 #include "worker/trainer/standalone.h"
-
-extern char** environ;
 
 namespace vitscale {
 namespace {
@@ -31,47 +27,6 @@ using link::Stage;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
-
-// A running program whose standard output and error go to a file.
-class Program {
- public:
-  Program(std::vector<std::string> arguments, const std::string& output, int link_fd = -1) {
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 1, output.c_str(), O_CREAT | O_WRONLY | O_APPEND,
-                                     0644);
-    posix_spawn_file_actions_adddup2(&actions, 1, 2);
-    if (link_fd >= 0) posix_spawn_file_actions_adddup2(&actions, link_fd, link::kTrainerLinkFd);
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    EXPECT_EQ(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0)
-        << arguments[0];
-    posix_spawn_file_actions_destroy(&actions);
-  }
-  ~Program() {
-    if (pid_ > 0) {
-      kill(pid_, SIGKILL);
-      Wait();
-    }
-  }
-  void Signal(int number) const { kill(pid_, number); }
-  // Exit code; 128 + n for a signal.
-  int Wait() {
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-
- private:
-  pid_t pid_ = -1;
-};
-
-std::string ReadText(const std::string& path) {
-  const auto text = PosixFileSystem().ReadFile(path, 1 << 22);
-  return text.ok() ? *text : "";
-}
 
 class ProgramsTest : public ::testing::Test {
  protected:
@@ -99,8 +54,8 @@ class ProgramsTest : public ::testing::Test {
   }
   // Both ranks until they end; exit codes.
   std::pair<int, int> TrainTwo(const std::string& root, const std::string& faults_of_1 = "") {
-    Program zero(Arguments(root, 0, 2), root + "/r0.log");
-    Program one(Arguments(root, 1, 2, faults_of_1), root + "/r1.log");
+    ChildProcess zero(Arguments(root, 0, 2), root + "/r0.log");
+    ChildProcess one(Arguments(root, 1, 2, faults_of_1), root + "/r1.log");
     const int second = one.Wait();
     return {zero.Wait(), second};
   }
@@ -138,8 +93,8 @@ TEST_F(ProgramsTest, SixtyStepsEqualThirtyAndAKillAndThirtyBitForBitWithTwoRanks
 
 TEST_F(ProgramsTest, AKillBeforeTheManifestLeavesTheCheckpointBefore) {
   const std::string root = MakeRoot("root");
-  Program zero(Arguments(root, 0, 2, "kill@before_manifest,step=30"), root + "/r0.log");
-  Program one(Arguments(root, 1, 2), root + "/r1.log");
+  ChildProcess zero(Arguments(root, 0, 2, "kill@before_manifest,step=30"), root + "/r0.log");
+  ChildProcess one(Arguments(root, 1, 2), root + "/r1.log");
   EXPECT_EQ(zero.Wait(), 128 + SIGKILL);
   EXPECT_EQ(one.Wait(), 82) << ReadText(root + "/r1.log");
   EXPECT_THAT(NewestId(root), HasSubstr("step_000000015"));
@@ -152,7 +107,7 @@ TEST_F(ProgramsTest, SigtermSavesAndExitsWith75AndTheNextStartFinishes) {
     // Longer than anybody waits, so that the signal comes in the middle.
     std::vector<std::string> arguments = Arguments(root, 0, 1);
     arguments.push_back("--set=schedule.total=1000000 steps");
-    Program program(arguments, root + "/log");
+    ChildProcess program(arguments, root + "/log");
     while (!absl::StrContains(ReadText(root + "/steps.csv"), "\n3,")) usleep(2000);
     program.Signal(SIGTERM);
     EXPECT_EQ(program.Wait(), 75) << ReadText(root + "/log");
@@ -160,22 +115,22 @@ TEST_F(ProgramsTest, SigtermSavesAndExitsWith75AndTheNextStartFinishes) {
   EXPECT_THAT(NewestId(root), HasSubstr("/a0001.g0001.step_"));
   std::vector<std::string> arguments = Arguments(root, 0, 1);
   arguments.push_back("--set=schedule.total=1000 steps");
-  EXPECT_THAT(Program(arguments, root + "/log").Wait(), 0) << ReadText(root + "/log");
+  EXPECT_THAT(ChildProcess(arguments, root + "/log").Wait(), 0) << ReadText(root + "/log");
 }
 
 TEST_F(ProgramsTest, ARendezvousFileOfAKilledRunHoldsNobodyUpAndAStopEndsTheWait) {
   const std::string root = MakeRoot("root");
   {
-    Program one(Arguments(root, 1, 2), root + "/r1.log");
+    ChildProcess one(Arguments(root, 1, 2), root + "/r1.log");
     usleep(500 * 1000);  // into the wait; earlier is as good
     one.Signal(SIGTERM);
     EXPECT_EQ(one.Wait(), 76) << ReadText(root + "/r1.log");
   }
   // Of attempt 1 too, but nobody listens there: port 1 belongs to no program of this test.
   std::ofstream(root + "/rendezvous") << "1 127.0.0.1:1\n";
-  Program one(Arguments(root, 1, 2), root + "/r1.log");
+  ChildProcess one(Arguments(root, 1, 2), root + "/r1.log");
   usleep(500 * 1000);
-  Program zero(Arguments(root, 0, 2), root + "/r0.log");
+  ChildProcess zero(Arguments(root, 0, 2), root + "/r0.log");
   EXPECT_EQ(zero.Wait(), 0) << ReadText(root + "/r0.log");
   EXPECT_EQ(one.Wait(), 0) << ReadText(root + "/r1.log");
 }
@@ -187,7 +142,7 @@ TEST_F(ProgramsTest, WrongFlagsAndJobFilesAreExitCode2WithOneSentence) {
     arguments.insert(arguments.end(), more.begin(), more.end());
     const std::string log = root + "/log";
     (void)PosixFileSystem().Remove(log);
-    EXPECT_EQ(Program(arguments, log).Wait(), 2) << text;
+    EXPECT_EQ(ChildProcess(arguments, log).Wait(), 2) << text;
     EXPECT_THAT(ReadText(log), HasSubstr(text));
   };
   fails_with({"--set=batch.globl=3"}, "globl");
@@ -203,7 +158,7 @@ class TrainerProgramTest : public ProgramsTest {
   TrainerProgramTest() {
     auto pair = *link::MakeSocketPair();
     channel_ = std::make_unique<link::Channel>(std::move(pair.first));
-    program_ = std::make_unique<Program>(
+    program_ = std::make_unique<ChildProcess>(
         std::vector<std::string>{VITSCALE_TRAINER,
                                  absl::StrCat("--link-fd=", link::kTrainerLinkFd)},
         Path("log"), pair.second.get());
@@ -244,7 +199,7 @@ class TrainerProgramTest : public ProgramsTest {
   }
 
   std::unique_ptr<link::Channel> channel_;
-  std::unique_ptr<Program> program_;
+  std::unique_ptr<ChildProcess> program_;
   link::DesiredState desired_;
   bool setup_sent_ = false;
   std::vector<link::SpooledRecord> records_;
@@ -303,7 +258,7 @@ TEST_F(TrainerProgramTest, GarbageOnTheLinkEndsIt) {
 TEST(TrainerProgramUsageTest, IsNotStartedByHand) {
   const TemporaryDirectory folder;
   const std::string log = folder.path() + "/log";
-  EXPECT_EQ(Program({VITSCALE_TRAINER}, log).Wait(), 2);
+  EXPECT_EQ(ChildProcess({VITSCALE_TRAINER}, log).Wait(), 2);
   EXPECT_THAT(ReadText(log), HasSubstr("vitscale-train"));
 }
 

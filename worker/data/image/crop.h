@@ -23,12 +23,13 @@ struct AreaRange {
   double min = 0.05, max = 1;
 };
 
-// The box of an inception crop: width / height uniform in [0.75, 1.33), then the height uniform among
-// those that keep the area in range and the box inside, then the place uniform. At most 100 tries,
-// then the whole image. It has the distribution of TensorFlow's tf.image.sample_distorted_bounding_box
-// with its default aspect_ratio_range and max_attempts, without bounding boxes, min_object_covered 0
-// (tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc); the draws are ours. As there, a
-// box smaller than the image never touches its lower or right edge: places are drawn from
+// The box of an inception crop: width / height uniform in [0.75, 1.33), then the height uniform
+// among those that keep the area in range and the box inside, then the place uniform. At most 100
+// tries, then the whole image. It has the distribution of TensorFlow's
+// tf.image.sample_distorted_bounding_box with its default aspect_ratio_range and max_attempts,
+// without bounding boxes, min_object_covered 0
+// (tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc); the draws are ours. As
+// there, a box smaller than the image never touches its lower or right edge: places are drawn from
 // [0, image - box), not [0, image - box].
 Box InceptionBox(int image_height, int image_width, const AreaRange& area, Draws& draws);
 

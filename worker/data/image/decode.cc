@@ -39,8 +39,8 @@ absl::Status DecodeImage(absl::string_view bytes, int channels, Image* image) {
     case ImageFormat::kUnknown:
       break;
   }
-  return absl::DataLossError(
-      absl::StrCat("neither JPEG, PNG nor WebP by its first bytes (", bytes.size(), " bytes long)"));
+  return absl::DataLossError(absl::StrCat("neither JPEG, PNG nor WebP by its first bytes (",
+                                          bytes.size(), " bytes long)"));
 }
 
 }  // namespace vitscale

@@ -1,16 +1,18 @@
-// JPEG by libjpeg-turbo's classic interface: TurboJPEG does not tell whether a CMYK file is Adobe's,
-// nor which warning it met.
+// JPEG by libjpeg-turbo's classic interface: TurboJPEG does not tell whether a CMYK file is
+// Adobe's, nor which warning it met.
 //
 // Errors of the library leave by longjmp. Functions that call setjmp have no objects with
 // destructors, and what they allocate belongs to the library or to the caller.
 
-#include <csetjmp>
+// In this order: each needs what stands above it.
+// clang-format off
 #include <cstdio>
-#include <vector>
-
 #include <jpeglib.h>
-// After jpeglib.h, which lacks what it needs.
 #include <jerror.h>
+// clang-format on
+
+#include <csetjmp>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"

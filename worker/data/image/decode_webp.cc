@@ -1,5 +1,5 @@
-// WebP by libwebp, lossy and lossless. Alpha is dropped. Animations are refused: a class label is for
-// one picture.
+// WebP by libwebp, lossy and lossless. Alpha is dropped. Animations are refused: a class label is
+// for one picture.
 
 #include <webp/decode.h>
 

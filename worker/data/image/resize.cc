@@ -86,19 +86,20 @@ std::vector<Span> Spans(int in, int out) {
   return spans;
 }
 
+// One input row, summed over the columns of each span.
 template <int kChannels>
-void AddRow(const uint8_t* row, int width, const std::vector<Span>& columns, float share,
-            std::vector<float>& sums) {
-  float* sum = sums.data();
+void SumColumns(const uint8_t* row, int width, const std::vector<Span>& columns,
+                std::vector<float>& to) {
+  float* out = to.data();
   for (const Span& span : columns) {
-    float part[kChannels] = {};
-    for (size_t i = 0; i < span.shares.size(); ++i) {
-      // Rounding of `end` may point one pixel beyond the image.
-      const uint8_t* pixel =
-          row + std::min(span.first + static_cast<int>(i), width - 1) * kChannels;
-      for (int c = 0; c < kChannels; ++c) part[c] += static_cast<float>(pixel[c]) * span.shares[i];
+    float sum[kChannels] = {};
+    const int count = static_cast<int>(span.shares.size());
+    for (int i = 0; i < count; ++i) {
+      // Rounding of its end may point one pixel beyond the image.
+      const uint8_t* pixel = row + std::min(span.first + i, width - 1) * kChannels;
+      for (int c = 0; c < kChannels; ++c) sum[c] += static_cast<float>(pixel[c]) * span.shares[i];
     }
-    for (int c = 0; c < kChannels; ++c) *sum++ += part[c] * share;
+    for (int c = 0; c < kChannels; ++c) *out++ = sum[c];
   }
 }
 
@@ -108,16 +109,20 @@ void Area(const ImageView& image, int height, int width, uint8_t* out) {
   const float area = static_cast<float>(image.height) / static_cast<float>(height) *
                      (static_cast<float>(image.width) / static_cast<float>(width));
   const float one_by_area = 1.0f / area;
-  std::vector<float> sums(static_cast<size_t>(width) * kChannels);
+  const size_t values = static_cast<size_t>(width) * kChannels;
+  std::vector<float> sums(values), row(values);
+  int row_held = -1;  // neighbours share the row on their border
   for (const Span& span : rows) {
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (size_t i = 0; i < span.shares.size(); ++i) {
       const int y = std::min(span.first + static_cast<int>(i), image.height - 1);
-      AddRow<kChannels>(image.Row(y), image.width, columns, span.shares[i], sums);
+      if (y != row_held) SumColumns<kChannels>(image.Row(row_held = y), image.width, columns, row);
+      for (size_t v = 0; v < values; ++v) sums[v] += row[v] * span.shares[i];
     }
-    for (const float sum : sums) {
-      *out++ = static_cast<uint8_t>(std::min(sum * one_by_area, 255.0f));
+    for (size_t v = 0; v < values; ++v) {
+      out[v] = static_cast<uint8_t>(std::min(sums[v] * one_by_area, 255.0f));
     }
+    out += values;
   }
 }
 
