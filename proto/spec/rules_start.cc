@@ -16,10 +16,11 @@ void CheckTotalIsBeyond(const v1::JobSpec& spec, const CheckpointRef& from, Chec
   if (!total.ok() || total->unit == LengthUnit::kEpochs) return;
   const auto steps = LengthInSteps(*total, std::max(1, spec.batch().global()), 0);
   if (!steps.ok() || *steps > from.step) return;
-  c->Fail("schedule.total",
-          absl::StrCat("was ", JsonQuote(spec.schedule().total()), ", wanted more than the ",
-                       from.step, " steps that are done in \"from\": it counts from step 0 of the "
-                       "first run"));
+  c->Fail(
+      "schedule.total",
+      absl::StrCat("was ", JsonQuote(spec.schedule().total()), ", wanted more than the ", from.step,
+                   " steps that are done in \"from\": it counts from step 0 of the "
+                   "first run"));
 }
 
 }  // namespace

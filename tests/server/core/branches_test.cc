@@ -70,15 +70,15 @@ TEST_F(BranchesTest, ABranchBeginsAtTheStepOfItsCheckpointNotAtZero) {
 TEST_F(BranchesTest, DyingBeforeTheFirstOwnStepIsNoProgress) {
   const std::string branch = Branch();
   SimulatedAgent& agent = h_.AddAgent("w1");
-  h_.Run(absl::Milliseconds(1600));
   for (int death = 0; death < 2; ++death) {
-    ASSERT_NE(h_.state(branch), v1::JOB_STATE_QUEUED);
-    agent.frozen = true;
-    h_.KillTrainer(agent, 83, "no device");
-    agent.frozen = false;
-    for (int i = 0; i < 40 && h_.agent("w1").desired.stage() != v1::STAGE_GO; ++i) {
+    for (int i = 0; i < 60 && agent.observed.stage() != v1::STAGE_GO; ++i) {
       h_.Run(absl::Milliseconds(100));
     }
+    ASSERT_EQ(agent.observed.stage(), v1::STAGE_GO);
+    agent.observed.set_step(60);  // as a trainer does that has loaded the parent's checkpoint
+    agent.observed.set_committed_step(60);
+    h_.Report(agent);
+    h_.KillTrainer(agent, 83, "no device");
   }
   EXPECT_EQ(h_.core().FindJob(branch)->fruitless_attempts(), 1);
 }
