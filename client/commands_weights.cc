@@ -1,0 +1,410 @@
+// checkpoints import, export, show, verify: files of this machine, no coordinator.
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/checkpoint_text.h"
+#include "client/command.h"
+#include "client/output.h"
+#include "client/text.h"
+#include "kernels/base/files.h"
+#include "kernels/base/path.h"
+#include "kernels/base/random.h"
+#include "kernels/base/status.h"
+#include "nlohmann/json.hpp"
+#include "proto/spec/job_spec.h"
+#include "worker/checkpoint/checkpoint_folder.h"
+#include "worker/config/job_config.h"
+#include "worker/weights/export_weights.h"
+#include "worker/weights/import_weights.h"
+#include "worker/weights/weights_checkpoint.h"
+
+namespace vitscale {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+absl::StatusOr<std::string> Absolute(const std::string& path) {
+  std::error_code error;
+  const std::string absolute = std::filesystem::absolute(path, error).lexically_normal().string();
+  if (error || path.empty())
+    return absl::InvalidArgumentError(absl::StrCat("\"", path, "\" is no path"));
+  return absolute;
+}
+
+// "reading  42 %" on a terminal, for what takes a while; nothing otherwise. The line is wiped at
+// the end.
+class PercentLine {
+ public:
+  PercentLine(Context& context, std::string verb) : context_(context), verb_(std::move(verb)) {}
+  ~PercentLine() {
+    if (shown_ >= 0)
+      context_.err << "\r" << std::string(verb_.size() + 6, ' ') << "\r" << std::flush;
+  }
+  Progress Callback() {
+    if (!context_.out_is_terminal) return nullptr;
+    return [this](int64_t done, int64_t total) {
+      constexpr int64_t kWorthALine = int64_t{64} << 20;
+      const int percent = total > 0 ? static_cast<int>(100.0 * done / total) : 100;
+      if (total < kWorthALine || percent == shown_) return;
+      shown_ = percent;
+      context_.err << "\r" << verb_ << absl::StrCat(percent < 10 ? "   " : "  ", percent, " %")
+                   << std::flush;
+    };
+  }
+
+ private:
+  Context& context_;
+  const std::string verb_;
+  int shown_ = -1;
+};
+
+// Messages are for people; a list that is long is cut.
+std::string FewOf(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 5;
+  const std::vector<std::string> first(names.begin(),
+                                       names.begin() + std::min(names.size(), kShown));
+  return absl::StrCat(
+      absl::StrJoin(first, ", "),
+      names.size() > kShown ? absl::StrCat(" and ", names.size() - kShown, " more") : "");
+}
+
+// ---- import -------------------------------------------------------------------------------------
+
+struct ImportFlags {
+  std::string file, out, format = "auto", variant, job, loss = "sigmoid";
+  int heads = 0, image_size = 0, classes = 0;
+  double head_bias = 0;
+  bool without_head = false;
+};
+
+// The job file's model is law, all of it.
+void HintsOf(const ModelConfig& m, ModelHints* hints) {
+  hints->shape = ModelShape{m.patch, m.width, m.depth, m.heads, m.mlp_width};
+  hints->image_size = m.image_size;
+  hints->classes = m.classes;
+  hints->pool = m.pool;
+  hints->position = m.position;
+  hints->representation_size = m.representation_size;
+  hints->loss = m.loss;
+  hints->head_bias = m.head_bias;
+}
+
+absl::StatusOr<ImportOptions> ImportOptionsOf(Context& context, const ImportFlags& flags,
+                                              v1::JobSpec* job_file) {
+  ImportOptions options;
+  options.format = flags.format;
+  options.without_head = flags.without_head;
+  ModelHints& hints = options.hints;
+  hints.loss = flags.loss == "softmax" ? LossKind::kSoftmax : LossKind::kSigmoid;
+  hints.head_bias = flags.head_bias;
+  if (!flags.job.empty()) {
+    VITSCALE_ASSIGN_OR_RETURN(const std::string text, ReadInput(context, flags.job));
+    VITSCALE_ASSIGN_OR_RETURN(const JobConfig job, ParseJobConfig(text, flags.job));
+    HintsOf(job.model, &hints);
+    VITSCALE_CHECK(job_file->ParseFromString(job.canonical_bytes)) << "canonical bytes";
+  }
+  if (!flags.variant.empty()) {
+    VITSCALE_ASSIGN_OR_RETURN(hints.shape, VariantByName(flags.variant));
+  }
+  if (flags.heads > 0) hints.heads = flags.heads;
+  if (flags.image_size > 0) hints.image_size = flags.image_size;
+  if (flags.classes > 0) hints.classes = flags.classes;
+  return options;
+}
+
+// The manifest's job file. Imported weights were trained by no job of ours: around the model stands
+// the least that is valid.
+absl::StatusOr<std::string> SpecText(const ImportedWeights& imported, v1::JobSpec spec) {
+  if (!spec.has_model()) {
+    spec.set_name("imported");
+    v1::DataSource* none = spec.mutable_data()->mutable_train();
+    none->set_format(v1::DATA_FORMAT_SYNTHETIC);
+    none->set_synthetic_images(1);
+    spec.mutable_optimizer()->set_lr(1e-3);
+    spec.mutable_schedule()->set_total("1 steps");
+    spec.mutable_batch()->set_global(1);
+  }
+  *spec.mutable_model() = ModelSpec(imported.weights.model);
+  VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec canonical, Canonicalize(spec));
+  return ToYaml(canonical);
+}
+
+void PrintImported(Context& context, const ImportedWeights& imported, const std::string& path) {
+  if (context.format == OutputFormat::kJson) {
+    const Json root = {{"path", path},
+                       {"format", imported.title},
+                       {"prefix", imported.prefix},
+                       {"model", ModelText(imported.weights.model)},
+                       {"parameters", imported.weights.table.parameter_count()},
+                       {"notes", imported.notes},
+                       {"ignored", imported.ignored}};
+    context.out << root.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+    return;
+  }
+  context.err << imported.title << ": " << ModelText(imported.weights.model) << "; "
+              << Thousands(imported.weights.table.parameter_count()) << " parameters\n";
+  for (const std::string& note : imported.notes) context.err << note << "\n";
+  if (!imported.ignored.empty()) {
+    context.err << "no part of this model, left out: " << FewOf(imported.ignored) << "\n";
+  }
+  context.out << path << "\n";
+}
+
+absl::StatusOr<int> Import(Context& context, const ImportFlags& flags) {
+  v1::JobSpec job_file;
+  VITSCALE_ASSIGN_OR_RETURN(const ImportOptions options,
+                            ImportOptionsOf(context, flags, &job_file));
+  VITSCALE_ASSIGN_OR_RETURN(const std::string file, Absolute(flags.file));
+  VITSCALE_ASSIGN_OR_RETURN(const std::string directory, Absolute(flags.out));
+  FileSystem& fs = PosixFileSystem();
+  absl::StatusOr<ImportedWeights> imported = absl::UnknownError("");
+  {
+    PercentLine line(context, "reading");
+    imported = ImportWeights(fs, file, options, line.Callback());
+  }
+  if (!imported.ok()) return imported.status();
+  VITSCALE_ASSIGN_OR_RETURN(const std::string spec, SpecText(*imported, job_file));
+  constexpr int kIdCharacters = 12;
+  VITSCALE_ASSIGN_OR_RETURN(
+      const std::string path,
+      WriteWeightsCheckpoint(fs, directory, RandomId(context.random, kIdCharacters),
+                             imported->weights, spec, context.clock.Now()));
+  PrintImported(context, *imported, path);
+  return kExitOk;
+}
+
+constexpr char kImportExamples[] =
+    R"(  vitscale checkpoints import i21k_B_32.npz --out checkpoints
+  vitscale checkpoints import g14.npz --out checkpoints --image-size 518      positions resampled
+  vitscale checkpoints import siglip.safetensors --out checkpoints --without-head
+  vitscale checkpoints import vit.safetensors --out checkpoints --format timm --heads 6
+
+Formats, told apart by the names in the file:
+  npz   big_vision, 2020 to today: plain, params/, opt/target/, params/img/; scan; bfloat16 as |V2
+  timm  VisionTransformer (safetensors); must use tanh GELU, and for GAP fc_norm=False
+  hf    SigLIP's vision tower (safetensors), alone or with its text tower
+f32 values are kept bit for bit. What is missing, misshapen or unknown is listed by name, and then
+nothing is written. The folder printed can be given to `evaluate` and to `submit --from` when --out
+is a checkpoint root of the workers; optimizer state begins at zero.)";
+
+void AddImport(Cli& cli, CLI::App& group) {
+  AddCommand<ImportFlags>(
+      cli, group, "import",
+      "Make a checkpoint of weights from big_vision, timm or Hugging Face SigLIP.", kImportExamples,
+      [](CLI::App& app, ImportFlags& f) {
+        app.add_option("file", f.file, "The weights: .npz or .safetensors")->required();
+        app.add_option("--out", f.out, "Folder of checkpoints to put it in, as <out>/<new id>/…")
+            ->required();
+        app.add_option("--format", f.format, "Whose names the file has")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"auto", "npz", "timm", "hf"}));
+        CLI::Option* variant =
+            app.add_option("--variant", f.variant, "Shape, such as B/16 (default: the file's)");
+        app.add_option("--job", f.job, "Job file whose model it shall be, head and image size too")
+            ->excludes(variant);
+        app.add_option("--heads", f.heads,
+                       "Attention heads; timm and hf files do not say (default: the variant's)")
+            ->check(CLI::Range(1, 256));
+        app.add_option("--image-size", f.image_size,
+                       "Side of the input; resamples positions (default: the file's)")
+            ->check(CLI::Range(1, 2048));
+        app.add_option("--classes", f.classes,
+                       "Classes that the file's head must have, or the new one gets")
+            ->check(CLI::Range(1, 1000000));
+        app.add_flag("--without-head", f.without_head,
+                     "Leave its head out: zeros, for --classes (1 if not given)");
+        app.add_option("--head-bias", f.head_bias, "With --without-head: value of every bias")
+            ->capture_default_str()
+            ->check(CLI::Range(-100.0, 100.0));
+        app.add_option("--loss", f.loss, "Loss of the model, which no file tells")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"sigmoid", "softmax"}));
+      },
+      Import);
+}
+
+// ---- export -------------------------------------------------------------------------------------
+
+struct ExportFlags {
+  std::string checkpoint, format, out;
+  bool without_head = false, force = false;
+};
+
+absl::StatusOr<CheckpointFolder> FolderOf(const std::string& checkpoint) {
+  VITSCALE_ASSIGN_OR_RETURN(const std::string path, Absolute(checkpoint));
+  return FindCheckpointFolder(PosixFileSystem(), path);
+}
+
+absl::StatusOr<Weights> WeightsOf(const CheckpointFolder& folder) {
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest,
+                            folder.store.ReadManifest(folder.name));
+  const auto job = ParseJobConfig(manifest.spec, "manifest.yaml");
+  if (!job.ok()) return Annotate(job.status(), absl::StrCat("checkpoint '", folder.path(), "'"));
+  return ReadWeightsCheckpoint(folder.store, folder.name, job->model);
+}
+
+absl::StatusOr<int> Export(Context& context, const ExportFlags& flags) {
+  VITSCALE_ASSIGN_OR_RETURN(const Spelling* const spelling, SpellingByName(flags.format));
+  VITSCALE_ASSIGN_OR_RETURN(const std::string out, Absolute(flags.out));
+  FileSystem& fs = PosixFileSystem();
+  VITSCALE_ASSIGN_OR_RETURN(const bool there, fs.Exists(out));
+  if (there && !flags.force)
+    return FlagError("--out", absl::StrCat("\"", out, "\" exists; --force replaces it"));
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FolderOf(flags.checkpoint));
+  VITSCALE_ASSIGN_OR_RETURN(const Weights weights, WeightsOf(folder));
+  {
+    PercentLine line(context, "writing");
+    VITSCALE_RETURN_IF_ERROR(ExportWeights(fs, out, weights, *spelling,
+                                           {flags.without_head, flags.force}, line.Callback()));
+  }
+  const std::string expression = ModelExpression(*spelling, weights.model, flags.without_head);
+  if (context.format == OutputFormat::kJson) {
+    const Json root = {{"path", out}, {"format", spelling->title}, {"model", expression}};
+    context.out << root.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+    return kExitOk;
+  }
+  context.err << "fits " << expression << "\n";
+  context.out << out << "\n";
+  return kExitOk;
+}
+
+constexpr char kExportExamples[] =
+    R"(  vitscale checkpoints export checkpoints/3f2k9a1b7c0d --format timm --out vit.safetensors
+  vitscale checkpoints export checkpoints/3f2k9a1b7c0d/a0001.g0001.step_000001000 \
+      --format npz --out vit.npz
+  vitscale checkpoints export checkpoints/3f2k9a1b7c0d --format hf --without-head --out model.safetensors
+
+How the other program has to make the model is printed. timm's and transformers' defaults differ in
+  GELU          timm takes erf; the paper's models take tanh: act_layer='gelu_tanh'
+  GAP           timm normalises after the mean; here before it: fc_norm=False
+  class token   timm gives it a position; here it has none: no_embed_class=True
+  head          SigLIP's vision tower has none: --without-head
+  sincos2d      becomes learned positions with the same values
+Preprocessing is not part of the file: here pixels are in -1 to 1 (mean and std 0.5).)";
+
+void AddExport(Cli& cli, CLI::App& group) {
+  AddCommand<ExportFlags>(
+      cli, group, "export", "Write a checkpoint's weights for big_vision, timm or Hugging Face.",
+      kExportExamples,
+      [](CLI::App& app, ExportFlags& f) {
+        app.add_option("checkpoint", f.checkpoint,
+                       "Its folder, or that of a job: its newest checkpoint")
+            ->required();
+        app.add_option("--format", f.format, "npz (big_vision), timm or hf (SigLIP)")
+            ->required()
+            ->check(CLI::IsMember({"npz", "timm", "hf"}));
+        app.add_option("--out", f.out, "File to write")->required();
+        app.add_flag("--without-head", f.without_head, "Leave the classifier out");
+        app.add_flag("--force", f.force, "Replace the file if it is there");
+      },
+      Export);
+}
+
+// ---- show, verify -------------------------------------------------------------------------------
+
+struct ShowFlags {
+  std::string checkpoint;
+  bool tensors = false, spec = false;
+};
+
+absl::StatusOr<int> Show(Context& context, const ShowFlags& flags) {
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FolderOf(flags.checkpoint));
+  CheckpointView view;
+  view.path = folder.path();
+  const std::string noun = absl::StrCat("checkpoint '", view.path, "'");
+  auto manifest = folder.store.ReadManifest(folder.name);
+  if (!manifest.ok()) return Annotate(manifest.status(), noun);
+  view.manifest = *std::move(manifest);
+  auto tensors = ListTensors(PosixFileSystem(), view.path, view.manifest);
+  if (!tensors.ok()) return Annotate(tensors.status(), noun);
+  view.tensors = *std::move(tensors);
+  if (const auto job = ParseJobConfig(view.manifest.spec, "manifest.yaml"); job.ok()) {
+    view.model = job->model;
+  }
+  const bool wide = context.format == OutputFormat::kWide;
+  context.out << (context.format == OutputFormat::kJson
+                      ? CheckpointJson(view) + "\n"
+                      : CheckpointText(view, flags.tensors || wide, flags.spec || wide));
+  return kExitOk;
+}
+
+struct VerifyFlags {
+  std::string checkpoint;
+};
+
+absl::StatusOr<int> Verify(Context& context, const VerifyFlags& flags) {
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FolderOf(flags.checkpoint));
+  FileSystem& fs = PosixFileSystem();
+  const std::string path = folder.path();
+  const auto manifest = ReadManifestIn(fs, path);
+  if (!manifest.ok()) {
+    const absl::Status fault = Annotate(manifest.status(), absl::StrCat("checkpoint '", path, "'"));
+    return absl::IsNotFound(fault) ? absl::DataLossError(fault.message()) : fault;
+  }
+  std::vector<FileVerdict> verdicts;
+  {
+    PercentLine line(context, "verifying");
+    verdicts = VerifyFiles(fs, path, *manifest, line.Callback());
+  }
+  const bool named_right =
+      manifest->name == folder.name && manifest->job_id == folder.store.job_id();
+  verdicts.push_back({"manifest.json", 0,
+                      named_right
+                          ? absl::OkStatus()
+                          : absl::DataLossError(absl::StrCat(
+                                "is that of ", CheckpointId(manifest->job_id, manifest->name)))});
+  bool good = true;
+  Json files = Json::array();
+  Table table({"FILE", "BYTES", "VERDICT"});
+  for (const FileVerdict& v : verdicts) {
+    good = good && v.status.ok();
+    const std::string verdict = v.status.ok() ? "ok" : std::string(v.status.message());
+    table.Row({v.name, v.bytes > 0 ? Thousands(v.bytes) : "", verdict});
+    files.push_back({{"name", v.name}, {"ok", v.status.ok()}, {"verdict", verdict}});
+  }
+  if (context.format == OutputFormat::kJson) {
+    const Json root = {{"path", path}, {"ok", good}, {"files", files}};
+    context.out << root.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+  } else {
+    context.out << (context.format == OutputFormat::kCsv ? table.Csv() : table.Text());
+  }
+  context.err << path << (good ? ": good\n" : ": damaged\n");
+  return good ? kExitOk : kExitFailed;
+}
+
+void AddShowAndVerify(Cli& cli, CLI::App& group) {
+  AddCommand<ShowFlags>(
+      cli, group, "show", "Say what a checkpoint is: model, step, lineage, numerics, tensors.",
+      "  vitscale checkpoints show checkpoints/3f2k9a1b7c0d              its newest checkpoint\n"
+      "  vitscale checkpoints show checkpoints/3f2k9a1b7c0d/a0001.g0001.step_000001000 --tensors\n"
+      "  vitscale checkpoints show checkpoints/3f2k9a1b7c0d -o json | jq .model",
+      [](CLI::App& app, ShowFlags& f) {
+        app.add_option("checkpoint", f.checkpoint, "Its folder, or that of a job")->required();
+        app.add_flag("--tensors", f.tensors, "Every tensor with type and shape, too");
+        app.add_flag("--spec", f.spec, "The job file of the run, too");
+      },
+      Show);
+  AddCommand<VerifyFlags>(
+      cli, group, "verify", "Read a checkpoint whole and compare sizes and checksums.",
+      "  vitscale checkpoints verify checkpoints/3f2k9a1b7c0d && echo good\n"
+      "Exit code 0 if every file has the size and the CRC32C of the manifest, 1 if not.",
+      [](CLI::App& app, VerifyFlags& f) {
+        app.add_option("checkpoint", f.checkpoint, "Its folder, or that of a job")->required();
+      },
+      Verify);
+}
+
+}  // namespace
+
+void AddCheckpointFileCommands(Cli& cli, CLI::App& group) {
+  AddImport(cli, group);
+  AddExport(cli, group);
+  AddShowAndVerify(cli, group);
+}
+
+}  // namespace vitscale
