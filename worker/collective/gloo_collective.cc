@@ -238,7 +238,7 @@ class GlooCollective : public Collective {
 
   bool AwaitFor(bool* done, absl::Duration wait) {
     absl::MutexLock lock(&mutex_);
-    return AwaitFor(mutex_, absl::Condition(done), wait);
+    return vitscale::AwaitFor(mutex_, absl::Condition(done), wait);
   }
   std::string RunningOr(absl::string_view name) const {
     absl::MutexLock lock(&mutex_);
