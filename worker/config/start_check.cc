@@ -29,16 +29,14 @@ absl::Status CheckSameShape(const ModelConfig& is, const ModelConfig& parent) {
     const char* name;
     int64_t is, parent;
   };
-  for (const Field& f : {Field{"patch", is.patch, parent.patch},
-                         Field{"width", is.width, parent.width},
-                         Field{"depth", is.depth, parent.depth},
-                         Field{"heads", is.heads, parent.heads},
-                         Field{"mlp_width", is.mlp_width, parent.mlp_width},
-                         Field{"image_size", is.image_size, parent.image_size},
-                         Field{"channels", is.channels, parent.channels},
-                         Field{"classes", is.classes, parent.classes},
-                         Field{"representation_size", is.representation_size,
-                               parent.representation_size}}) {
+  for (const Field& f :
+       {Field{"patch", is.patch, parent.patch}, Field{"width", is.width, parent.width},
+        Field{"depth", is.depth, parent.depth}, Field{"heads", is.heads, parent.heads},
+        Field{"mlp_width", is.mlp_width, parent.mlp_width},
+        Field{"image_size", is.image_size, parent.image_size},
+        Field{"channels", is.channels, parent.channels},
+        Field{"classes", is.classes, parent.classes},
+        Field{"representation_size", is.representation_size, parent.representation_size}}) {
     VITSCALE_RETURN_IF_ERROR(CheckSameNumber(absl::StrCat("model: ", f.name), f.is, f.parent));
   }
   VITSCALE_RETURN_IF_ERROR(

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/files.h"
+#include "proto/spec/checkpoint_ref.h"
 #include "tests/status_matchers.h"
 #include "tests/worker/trainer/child_process.h"
 #include "tests/worker/trainer/test_gang.h"
@@ -189,6 +190,19 @@ TEST(BranchPrecisionTest, AutoIsThatOfTheParent) {
   EXPECT_EQ(results[0].observed.numerics->precision, link::Precision::kF32);
 }
 
+// The rules of the job file know the spelling of names without the code that writes them.
+TEST(BranchNameTest, EveryNameThatACheckpointCanHaveIsUnderstood) {
+  for (const CheckpointName& name :
+       {CheckpointName{0, 0, 0, false}, CheckpointName{1, 1, 60, false},
+        CheckpointName{9999, 9999, 999999999, false}, CheckpointName{12345, 67890, 60, true},
+        CheckpointName{1, 2, 123456789012, false}}) {
+    VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointRef ref, ParseCheckpointRef(absl::StrCat(
+                                                               "runs/job000000000/", name.Text())));
+    EXPECT_EQ(ref.step, name.step);
+    EXPECT_EQ(*CheckpointName::Parse(ref.name), name);
+  }
+}
+
 // ---- vitscale-train -----------------------------------------------------------
 
 class BranchProgramTest : public ::testing::TestWithParam<int> {
@@ -201,6 +215,7 @@ class BranchProgramTest : public ::testing::TestWithParam<int> {
                          std::vector<std::string> more, const std::string& faults = "",
                          int faulty = 0) {
     std::ofstream(Path("job.yaml")) << TinyJob({{"checkpoint", "{dir: runs, every: 30 steps}"}});
+    std::filesystem::remove(root + "/steps.csv");  // what this start does, alone
     std::vector<std::unique_ptr<ChildProcess>> ranks;
     for (int rank = 0; rank < GetParam(); ++rank) {
       std::vector<std::string> arguments = {VITSCALE_TRAIN,

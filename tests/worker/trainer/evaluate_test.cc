@@ -21,6 +21,8 @@ using ::testing::SizeIs;
 
 constexpr char kEvals[] =
     "[{name: val, data: {format: synthetic, synthetic_images: 100}}, "
+    "{name: few, kind: fewshot, shots: [1, 5], data: {format: synthetic, synthetic_images: 90}, "
+    "support: {format: synthetic, synthetic_images: 200}}, "
     "{name: other, data: {format: synthetic, synthetic_images: 333}}]";
 constexpr char kFrom[] = "runs/longrun00000/a0001.g0001.step_000000020";
 
@@ -94,8 +96,10 @@ void ExpectSameValues(const std::vector<link::EvalRecord>& is,
   for (size_t i = 0; i < is.size(); ++i) {
     EXPECT_EQ(is[i].name, want[i].name);
     EXPECT_EQ(is[i].eval_images, want[i].eval_images);
-    EXPECT_EQ(is[i].values.at("top1"), want[i].values.at("top1"));
-    EXPECT_NEAR(is[i].values.at("loss"), want[i].values.at("loss"), 1e-6);
+    ASSERT_EQ(is[i].values.size(), want[i].values.size());
+    for (const auto& [name, value] : want[i].values) {
+      EXPECT_NEAR(is[i].values.at(name), value, 1e-6) << is[i].name << " " << name;
+    }
     EXPECT_TRUE(is[i].final);
   }
 }
@@ -135,15 +139,15 @@ TEST_P(EvaluateTest, AGenerationThatBreaksStartsOver) {
   const auto results = Finish(options);
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   const auto evals = RecordsOf<link::EvalRecord>(results[0]);
-  ExpectSameValues({evals.end() - 2, evals.end()}, want);
+  ExpectSameValues({evals.end() - 3, evals.end()}, want);
 }
 
 TEST(EvaluateWeightsTest, WeightsAloneAreEvaluatedAtStepZero) {
   const TemporaryDirectory folder;
   const auto want = TrainParent(folder);
   const std::string weights = MakeWeightsOnly(folder);
-  const auto results = Finish(
-      Options(folder, 2, EvaluationJob(weights) + "precision: f32\n", "measure00000"));
+  const auto results =
+      Finish(Options(folder, 2, EvaluationJob(weights) + "precision: f32\n", "measure00000"));
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   const auto evals = RecordsOf<link::EvalRecord>(results[0]);
   ExpectSameValues(evals, want);
@@ -200,6 +204,7 @@ TEST(EvaluateProgramTest, VitscaleTrainRunsAnEvaluationToo) {
                        log);
   EXPECT_EQ(program.Wait(), 0) << ReadText(log);
   EXPECT_THAT(ReadText(log), HasSubstr("val.top1"));
+  EXPECT_THAT(ReadText(log), HasSubstr("few.5shot"));
   EXPECT_THAT(ReadText(log), HasSubstr("other.loss"));
 }
 
