@@ -25,7 +25,7 @@ using ArenaBytes = std::array<int64_t, kArenaCount>;
 // What changes from step to step; everything else is fixed when a program is prepared.
 struct StepScalars {
   int64_t step = 0;           // optimizer count before the update: 0 on the first step
-  float schedule = 1.0f;      // s(k), multiplies learning rate and weight decay
+  double schedule = 1.0;      // s(k), multiplies learning rate and weight decay
   double beta2 = 0.0;         // Adafactor: min(cap, 1 - (step + 1)^-0.8)
   float gradient_scale = 1.0f;  // 1 / batch_global
   int apply = 1;              // the gate: 0 leaves parameters, moments and averages untouched

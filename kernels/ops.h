@@ -235,8 +235,8 @@ struct OptimizedTensor {
   TensorView second_moment;  // f32 [elements] or [row elements + column elements]; absent for SGD
   TensorView average;        // f32, same shape; absent without Polyak averaging
   Factoring factoring;
-  float learning_rate = 0;   // base lr times this tensor's multiplier
-  float weight_decay = 0;    // lr-multiplied already: the step takes schedule * weight_decay * parameter off
+  double learning_rate = 0;  // base lr times this tensor's multiplier
+  double weight_decay = 0;   // lr-multiplied already: the step takes schedule * weight_decay * parameter off
 };
 // Pass 1: the norm of the whole gradient, and row and column sums of squares of factored tensors. Reads g once.
 // Non-finite anywhere makes gradient_square_sum non-finite. Scaled: every g counts as gradient_scale * g.

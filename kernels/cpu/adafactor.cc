@@ -6,7 +6,8 @@
 //   u = g (v_row / mean(v_row))^-1/2 v_col^-1/2
 //
 // is computed as g * (sqrt(mean) / sqrt(v_row)) * (1 / sqrt(v_col)), which stays finite where the
-// quotient would not: a gradient of zero gives an update of zero, never NaN.
+// quotient would not: a gradient of zero gives an update of zero, never NaN. The factors are made
+// in f64 and rounded once.
 
 #include <cmath>
 #include <memory>
@@ -47,33 +48,37 @@ class AdafactorOp : public UpdateOp {
     scalars.momentum_decay = MomentumDecay();
     scalars.gradient_share = GradientShare();
     scalars.beta2 = step.beta2;
+    scalars.moment_decay = SplitFloat(step.beta2);
+    scalars.square_share = SplitFloat(1.0 - step.beta2);
     return scalars;
   }
   void Prepare(const UpdateScalars& scalars, int64_t item) override;
   void Update(const UpdateScalars& scalars, const UpdateTile& tile, UpdateSums* sums) override;
 
  private:
-  void RowFactors(const float* v_row, int64_t outer, int64_t count, int64_t inner, float* factors);
+  void RowFactors(const float* v_row, double share, int64_t outer, int64_t count, int64_t inner,
+                  float* factors);
 
   const float* sums_;
   std::vector<FactoredTensor> factored_;
   std::vector<int> factored_of_;  // tensor -> index in factored_
 };
 
-// Factors of v_row [outer, count, inner], whose mean runs over `count`.
-void AdafactorOp::RowFactors(const float* v_row, int64_t outer, int64_t count, int64_t inner,
-                             float* factors) {
+// Factors of v_row [outer, count, inner], whose mean runs over `count`, times `share`.
+void AdafactorOp::RowFactors(const float* v_row, double share, int64_t outer, int64_t count,
+                             int64_t inner, float* factors) {
   for (int64_t o = 0; o < outer; ++o, v_row += count * inner, factors += count * inner) {
     for (int64_t k = 0; k < inner; ++k) {
       double sum = 0.0;
       for (int64_t i = 0; i < count; ++i) sum += v_row[i * inner + k];
-      const float root = static_cast<float>(std::sqrt(sum / static_cast<double>(count)));
+      const double root = share * std::sqrt(sum / static_cast<double>(count));
       if (inner == 1) {
         kernels_.inverse_sqrt(v_row, root, factors, count);
         continue;
       }
       for (int64_t i = 0; i < count; ++i) {
-        factors[i * inner + k] = root / std::sqrt(v_row[i * inner + k]);
+        const double v = v_row[i * inner + k];
+        factors[i * inner + k] = static_cast<float>(root / std::sqrt(v));
       }
     }
   }
@@ -92,13 +97,16 @@ void AdafactorOp::Prepare(const UpdateScalars& scalars, int64_t item) {
   kernels_.decay_moment(factored.sums + shape.column_sums_at(),
                         square / static_cast<double>(shape.a), scalars.beta2, column_moment,
                         shape.column_sum_count());
+  // What an element of the raw gradient weighs in the momentum goes into the factors of v_row.
+  const double share = (1.0 - beta1_) * scalars.gradient_scale_exact;
   if (shape.v_row_has_a) {
-    RowFactors(row_moment, shape.outer, shape.a, shape.mid * shape.inner, factored.row_factors);
-    kernels_.inverse_sqrt(column_moment, 1.0f, factored.column_factors, shape.column_sum_count());
+    RowFactors(row_moment, share, shape.outer, shape.a, shape.mid * shape.inner,
+               factored.row_factors);
+    kernels_.inverse_sqrt(column_moment, 1.0, factored.column_factors, shape.column_sum_count());
   } else {
-    RowFactors(column_moment, shape.outer * shape.mid, shape.b, shape.inner,
+    RowFactors(column_moment, share, shape.outer * shape.mid, shape.b, shape.inner,
                factored.column_factors);
-    kernels_.inverse_sqrt(row_moment, 1.0f, factored.row_factors, shape.row_sum_count());
+    kernels_.inverse_sqrt(row_moment, 1.0, factored.row_factors, shape.row_sum_count());
   }
 }
 

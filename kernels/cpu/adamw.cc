@@ -24,7 +24,8 @@ class AdamWOp : public UpdateOp {
     UpdateScalars scalars;
     scalars.momentum_decay = MomentumDecay();
     scalars.gradient_share = GradientShare();
-    scalars.beta2 = beta2_;
+    scalars.moment_decay = SplitFloat(beta2_);
+    scalars.square_share = SplitFloat(1.0 - beta2_);
     scalars.epsilon = epsilon_;
     scalars.momentum_correction = static_cast<float>(1.0 / (1.0 - std::pow(beta1_, t)));
     scalars.moment_correction = static_cast<float>(1.0 / (1.0 - std::pow(beta2_, t)));

@@ -25,14 +25,24 @@ struct StatsTile {
   int64_t row_sum_stride = 0;
 };
 
+// A number as the sum of two floats: what it multiplies is rounded once.
+struct SplitFloat {
+  float value = 0.0f, rest = 0.0f;
+  SplitFloat() = default;
+  explicit SplitFloat(double number)
+      : value(static_cast<float>(number)), rest(static_cast<float>(number - value)) {}
+};
+
 // What every element of an update has in common.
 struct UpdateScalars {
-  float gradient_scale = 1.0f;  // 1 / batch and the clip in one
+  double gradient_scale_exact = 1.0;  // 1 / batch and the clip in one
+  SplitFloat gradient_scale;          // the same
   float momentum_decay = 0.0f;
   float gradient_share = 0.0f;  // what a new update weighs in the momentum
-  double beta2 = 0.0;           // of the second moment; 1 - beta2 is taken in f64
-  float schedule = 0.0f;
-  float learning_rate = 0.0f;
+  double beta2 = 0.0;           // of factored second moments, which are averaged in f64
+  SplitFloat moment_decay;      // of full ones: beta2
+  SplitFloat square_share;      // what a new square weighs in them: 1 - beta2
+  SplitFloat learning_rate;  // this and the next: times the schedule
   float weight_decay = 0.0f;
   float momentum_correction = 1.0f;  // AdamW: 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon
   float moment_correction = 1.0f;
@@ -47,8 +57,8 @@ struct UpdateSpan {
   float* second_moment = nullptr;  // full second moment; null for SGD and factored tensors
   int64_t count = 0;
 };
-// Rows along axis a of one factored tensor; element (row, segment, j, k) is scaled by
-// row_factors[row, segment, k] * column_factors[segment, j, k].
+// Rows along axis a of one factored tensor; element (row, segment, j, k) of the raw gradient adds
+// row_factors[row, segment, k] * column_factors[segment, j, k] times itself to the momentum.
 struct FactoredSpan {
   UpdateSpan elements;  // count = rows * columns
   int64_t rows = 0, columns = 0, segment = 0, inner = 1;
@@ -69,8 +79,8 @@ struct OptimizerKernels {
 
   // v = beta2 v + (1 - beta2) (sums * scale + 1e-30), in f64 and rounded once.
   void (*decay_moment)(const float* sums, double scale, double beta2, float* v, int64_t count);
-  // out = scale / sqrt(v)
-  void (*inverse_sqrt)(const float* v, float scale, float* out, int64_t count);
+  // out = scale / sqrt(v), in f64 and rounded once
+  void (*inverse_sqrt)(const float* v, double scale, float* out, int64_t count);
 
   // `sums` may be null. Each updates momentum, parameter and second moment of its elements.
   void (*adafactor)(const UpdateScalars& scalars, const UpdateSpan& span, UpdateSums* sums);

@@ -3,9 +3,11 @@
 // kernels/ops.h.
 //
 // Every rule gives u from the scaled gradient; then
-//   m = momentum_decay m + gradient_share u;   p = p - schedule (learning_rate m + weight_decay p)
+//   m = momentum_decay m + gradient_share u;   p = p - (learning_rate m + weight_decay p)
 // where m is stored as bf16 and the update uses it before it is rounded. The first product is taken
 // in f32 from the widened momentum.
+
+#include <cmath>
 
 #include "kernels/cpu/grad_stats_simd.h"
 #include "kernels/cpu/simd_loop.h"
@@ -35,22 +37,43 @@ struct SquareSums {
   }
 };
 
+VITSCALE_INLINE F32 Times(SplitFloat a, F32 x) { return MulAdd(Set(a.value), x, Set(a.rest) * x); }
+// The new full second moment: an average that does not drift however many steps it is taken.
+template <typename Lanes>
+VITSCALE_INLINE F32 NewMoment(const UpdateScalars& s, F32 square, float* second_moment,
+                              Lanes lanes) {
+  const F32 old = Load(second_moment, lanes);
+  const F32 rest = MulAdd(Set(s.moment_decay.rest), old, Times(s.square_share, square));
+  const F32 v = MulAdd(Set(s.moment_decay.value), old, rest);
+  Store(second_moment, v, lanes);
+  return v;
+}
+
 // From the new momentum on, all rules are the same.
 template <typename Lanes, typename Sums>
 VITSCALE_INLINE void TakeOff(const UpdateScalars& s, F32 momentum, float* parameter, Lanes lanes,
                              Sums& sums) {
   const F32 p = Load(parameter, lanes);
-  const F32 step = MulAdd(Set(s.learning_rate), momentum, Set(s.weight_decay) * p);
-  const F32 update = Set(s.schedule) * step;
+  const F32 update = MulAdd(Set(s.weight_decay), p, Times(s.learning_rate, momentum));
   const F32 after = p - update;
   Store(parameter, after, lanes);
   sums.Add(Keep(after, lanes, Zero()), Keep(update, lanes, Zero()));
 }
+// The scaled and clipped gradient.
 template <typename Lanes>
-VITSCALE_INLINE F32 NewMomentum(const UpdateScalars& s, F32 u, Bf16* momentum, Lanes lanes) {
-  const F32 m = MulAdd(Set(s.momentum_decay), Load(momentum, lanes), Set(s.gradient_share) * u);
+VITSCALE_INLINE F32 Gradient(const UpdateScalars& s, const float* gradient, Lanes lanes) {
+  const F32 g = Load(gradient, lanes);
+  return Times(s.gradient_scale, g);
+}
+template <typename Lanes>
+VITSCALE_INLINE F32 AddToMomentum(const UpdateScalars& s, F32 share, Bf16* momentum, Lanes lanes) {
+  const F32 m = MulAdd(Set(s.momentum_decay), Load(momentum, lanes), share);
   Store(momentum, m, lanes);
   return m;
+}
+template <typename Lanes>
+VITSCALE_INLINE F32 NewMomentum(const UpdateScalars& s, F32 u, Bf16* momentum, Lanes lanes) {
+  return AddToMomentum(s, Set(s.gradient_share) * u, momentum, lanes);
 }
 
 // ---- rules --------------------------------------------------------------------------------------
@@ -58,13 +81,10 @@ VITSCALE_INLINE F32 NewMomentum(const UpdateScalars& s, F32 u, Bf16* momentum, L
 template <typename Sums>
 void AdafactorSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
   Sums sums;
-  const F32 beta2 = Set(static_cast<float>(s.beta2)),
-            share = Set(static_cast<float>(1.0 - s.beta2));
   ForVectors(span.count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    const F32 g = Load(span.gradient + c, lanes) * Set(s.gradient_scale);
+    const F32 g = Gradient(s, span.gradient + c, lanes);
     const F32 square = MulAdd(g, g, Set(kMomentEpsilon));
-    const F32 v = MulAdd(beta2, Load(span.second_moment + c, lanes), share * square);
-    Store(span.second_moment + c, v, lanes);
+    const F32 v = NewMoment(s, square, span.second_moment + c, lanes);
     const F32 m = NewMomentum(s, g / Sqrt(v), span.momentum + c, lanes);
     TakeOff(s, m, span.parameter + c, lanes, sums);
   });
@@ -77,9 +97,9 @@ VITSCALE_INLINE void FactoredRun(const UpdateScalars& s, const UpdateSpan& all, 
                                  int64_t count, const float* column_factors, const RowFactor& row,
                                  Sums& sums) {
   ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    const F32 g = Load(all.gradient + at + c, lanes) * Set(s.gradient_scale);
-    const F32 u = g * row(c, lanes) * Load(column_factors + c, lanes);
-    const F32 m = NewMomentum(s, u, all.momentum + at + c, lanes);
+    const F32 g = Load(all.gradient + at + c, lanes);
+    const F32 share = g * row(c, lanes) * Load(column_factors + c, lanes);
+    const F32 m = AddToMomentum(s, share, all.momentum + at + c, lanes);
     TakeOff(s, m, all.parameter + at + c, lanes, sums);
   });
 }
@@ -111,12 +131,9 @@ void AdafactorFactoredSpan(const UpdateScalars& s, const FactoredSpan& span, Upd
 template <typename Sums>
 void AdamWSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
   Sums sums;
-  const F32 beta2 = Set(static_cast<float>(s.beta2)),
-            share = Set(static_cast<float>(1.0 - s.beta2));
   ForVectors(span.count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    const F32 g = Load(span.gradient + c, lanes) * Set(s.gradient_scale);
-    const F32 v = MulAdd(beta2, Load(span.second_moment + c, lanes), share * (g * g));
-    Store(span.second_moment + c, v, lanes);
+    const F32 g = Gradient(s, span.gradient + c, lanes);
+    const F32 v = NewMoment(s, g * g, span.second_moment + c, lanes);
     const F32 m = NewMomentum(s, g, span.momentum + c, lanes);
     const F32 root = Sqrt(v * Set(s.moment_correction)) + Set(s.epsilon);
     TakeOff(s, m * Set(s.momentum_correction) / root, span.parameter + c, lanes, sums);
@@ -128,7 +145,7 @@ template <typename Sums>
 void SgdSpan(const UpdateScalars& s, const UpdateSpan& span, UpdateSums* out) {
   Sums sums;
   ForVectors(span.count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    const F32 g = Load(span.gradient + c, lanes) * Set(s.gradient_scale);
+    const F32 g = Gradient(s, span.gradient + c, lanes);
     TakeOff(s, NewMomentum(s, g, span.momentum + c, lanes), span.parameter + c, lanes, sums);
   });
   sums.Finish(out);
@@ -145,10 +162,10 @@ void DecayMoment(const float* sums, double scale, double beta2, float* v, int64_
   });
 }
 
-void InverseSqrt(const float* v, float scale, float* out, int64_t count) {
-  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    Store(out + c, Set(scale) / Sqrt(Load(v + c, lanes)), lanes);
-  });
+void InverseSqrt(const float* v, double scale, float* out, int64_t count) {
+  for (int64_t c = 0; c < count; ++c) {
+    out[c] = static_cast<float>(scale / std::sqrt(static_cast<double>(v[c])));
+  }
 }
 
 // ---- table --------------------------------------------------------------------------------------

@@ -79,17 +79,18 @@ void UpdateOp::Run(const RunContext& context, int phase, int64_t begin, int64_t 
   if (context.scalars->apply == 0 || !std::isfinite(*square_sum_)) return;
   if (phase > tile_phase_) return SumTiles();
   UpdateScalars scalars = ScalarsOf(*context.scalars);
-  scalars.schedule = context.scalars->schedule;
-  scalars.gradient_scale =
-      static_cast<float>(static_cast<double>(context.scalars->gradient_scale) * ClipFactor());
+  const double schedule = context.scalars->schedule;
+  const double scale = static_cast<double>(context.scalars->gradient_scale) * ClipFactor();
+  scalars.gradient_scale_exact = scale;
+  scalars.gradient_scale = SplitFloat(scale);
   for (int64_t item = begin; item < end; ++item) {
     if (phase < tile_phase_) {
       Prepare(scalars, item);
       continue;
     }
     const UpdateTile& tile = tiles_[item];
-    scalars.learning_rate = tensors_[tile.tensor].learning_rate;
-    scalars.weight_decay = tensors_[tile.tensor].weight_decay;
+    scalars.learning_rate = SplitFloat(schedule * tensors_[tile.tensor].learning_rate);
+    scalars.weight_decay = static_cast<float>(schedule * tensors_[tile.tensor].weight_decay);
     if (wants_sums_) sums_[item] = {};
     Update(scalars, tile, wants_sums_ ? &sums_[item] : nullptr);
   }

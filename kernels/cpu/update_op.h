@@ -17,8 +17,8 @@ namespace vitscale::cpu {
 // One tensor of the update.
 struct UpdateTensor {
   UpdateSpan all;
-  float learning_rate = 0.0f;
-  float weight_decay = 0.0f;
+  double learning_rate = 0.0;
+  double weight_decay = 0.0;
   bool factored = false;
   FactoredShape shape;  // when factored
 };

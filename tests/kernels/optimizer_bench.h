@@ -107,7 +107,7 @@ struct StepRun {
     AddUpdate(rule, step, program);
     StepScalars scalars;
     scalars.step = step.step;
-    scalars.schedule = static_cast<float>(step.schedule);
+    scalars.schedule = step.schedule;
     scalars.beta2 = step.beta2;
     scalars.gradient_scale = static_cast<float>(step.gradient_scale);
     scalars.apply = apply;
