@@ -76,7 +76,7 @@ std::vector<TestGang::Result> TestGang::Run() {
     order.setup->worker_id = absl::StrCat("w", rank);
     order.setup->threads = 1;
     order.setup->data_address = "127.0.0.1";
-    order.setup->data_roots = {"/nonexistent"};
+    order.setup->data_roots = {options_.data_root};
     order.setup->checkpoint_roots = {options_.checkpoint_roots.empty()
                                          ? options_.checkpoint_root
                                          : options_.checkpoint_roots[rank]};

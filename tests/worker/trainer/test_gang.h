@@ -30,7 +30,8 @@ class TestGang {
     int ranks = 1;
     std::string checkpoint_root;
     std::vector<std::string> checkpoint_roots;  // by rank; empty: the same for all
-    std::map<int, std::string> faults;          // by rank
+    std::string data_root = "/nonexistent";
+    std::map<int, std::string> faults;  // by rank
     int64_t bucket_bytes = 0;
     int64_t attempt = 1;
     int recoveries_max = 0;           // new generations in place after a break
