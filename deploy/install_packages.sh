@@ -8,6 +8,19 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+usage() { sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+case " $* " in
+  *" -h "*|*" --help "*) usage; exit 0 ;;
+esac
+groups=$(grep -v '^#' "$here/packages.txt" | awk 'NF {print $1}' | sort -u | tr '\n' ' ')
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+for group in "$@"; do
+  case " $groups" in
+    *" $group "*) ;;
+    *) echo "install_packages: no group \"$group\", wanted some of: $groups" >&2; exit 2 ;;
+  esac
+done
+
 fail() { echo "install_packages: $*" >&2; exit 1; }
 
 command -v dpkg-query >/dev/null || fail "this script needs Debian 12 or Ubuntu 24.04 (no dpkg-query here); install the packages of deploy/packages.txt by hand."

@@ -102,7 +102,7 @@ if $keep; then
   cat <<END
   talk to it       export VITSCALE_ADDRESS=$VITSCALE_ADDRESS; $vitscale list
   metrics          curl http://$metrics/metrics   (targets for Prometheus: http://$metrics/sd/workers)
-  stop it          kill $coordinator
+  stop it          kill $coordinator && tail --pid=$coordinator -f /dev/null && rm -rf $sockets
 END
 else
   cat <<END
