@@ -228,8 +228,14 @@ class Binder {
 
   void BindDouble(const Node& node, Message* m, const FieldDescriptor* f, const std::string& path) {
     double value = 0;
-    if (node.quoted || !absl::SimpleAtod(node.text, &value) || !std::isfinite(value)) {
-      return WasWanted(node, path, "a finite number");
+    const bool decimal = node.text.find_first_not_of("+-.0123456789eE") == std::string::npos;
+    if (node.quoted || !decimal || !absl::SimpleAtod(node.text, &value) || !std::isfinite(value)) {
+      return WasWanted(node, path, "a finite number in decimal digits");
+    }
+    if (value == 0 &&
+        node.text.substr(0, node.text.find_first_of("eE")).find_first_of("123456789") !=
+            std::string::npos) {
+      return WasWanted(node, path, "a number that is not too small for a double");
     }
     const Reflection* r = m->GetReflection();
     f->is_repeated() ? r->AddDouble(m, f, value) : r->SetDouble(m, f, value);

@@ -172,7 +172,7 @@ void CheckModel(const v1::Model& model, Checker* c) {
 void CheckOptimizer(const v1::Optimizer& o, Checker* c) {
   const std::string path = "optimizer";
   if (o.lr() == 0) {
-    c->Fail(path + ".lr", "is missing, wanted a learning rate above 0");
+    c->Fail(path + ".lr", "is missing or 0, wanted a learning rate above 0");
   }
   c->Range(path + ".lr", o.lr(), 0, 100, /*low_open=*/true);
   c->Range(path + ".beta1", o.beta1(), 0, 1, false, /*high_open=*/true);

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/base/status.h"
 
@@ -61,6 +63,17 @@ bool AllDigits(absl::string_view text) {
   return !text.empty();
 }
 
+// Why the number of a length that has its unit is none.
+absl::Status NumberError(absl::string_view text, absl::string_view number) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(number, '.');
+  absl::string_view wanted = "a number such as 10000 or 0.5 before the unit";
+  if (AllDigits(parts[0]) && (parts.size() == 1 || (parts.size() == 2 && AllDigits(parts[1])))) {
+    wanted = parts.size() == 2 && parts[1].size() > 6 ? "at most 6 digits after the point"
+                                                      : "at most 1000000000000 of them";
+  }
+  return absl::InvalidArgumentError(absl::StrCat("was \"", text, "\", wanted ", wanted));
+}
+
 // "12" or "12.5" in millionths; nothing else.
 std::optional<int64_t> ParseMicros(absl::string_view number) {
   const size_t dot = number.find('.');
@@ -87,9 +100,8 @@ absl::StatusOr<Length> ParseLength(absl::string_view text) {
   }
   const auto unit = UnitByWord(absl::StripLeadingAsciiWhitespace(trimmed.substr(end)));
   const auto micros = ParseMicros(trimmed.substr(0, end));
-  if (!unit.has_value() || !micros.has_value()) {
-    return LengthError(text);
-  }
+  if (unit.has_value() && !micros.has_value()) return NumberError(text, trimmed.substr(0, end));
+  if (!unit.has_value()) return LengthError(text);
   if (*unit != LengthUnit::kEpochs && *micros % kMicros != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("was \"", text, "\", wanted a whole number of ", UnitWord(*unit)));

@@ -66,18 +66,18 @@ v1::JobSpec Good() {
 
 // Good with a few-shot evaluation, `fields` among its own.
 std::vector<std::string> FewShotFaults(const std::string& fields) {
-  return FaultsOf(kGood, {absl::StrCat("evals[1]={name: few, kind: fewshot, ",
-                                       "data: {format: synthetic, synthetic_images: 5}, ",
-                                       "support: {format: synthetic, synthetic_images: 50}, ",
-                                       fields, "}")});
+  return FaultsOf(
+      kGood, {absl::StrCat("evals[1]={name: few, kind: fewshot, ",
+                           "data: {format: synthetic, synthetic_images: 5}, ",
+                           "support: {format: synthetic, synthetic_images: 50}, ", fields, "}")});
 }
 
 TEST(JobSpecTest, AFewShotEvaluationHasTheDefaultsOfTheAuthors) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(
       const v1::JobSpec given,
-      ParseJobSpec(kGood, SpecFormat::kAuto,
-                   {"evals[0].kind=fewshot",
-                    "evals[0].support={format: idx, images: a, labels: b}"}));
+      ParseJobSpec(
+          kGood, SpecFormat::kAuto,
+          {"evals[0].kind=fewshot", "evals[0].support={format: idx, images: a, labels: b}"}));
   VITSCALE_ASSERT_OK_AND_ASSIGN(const v1::JobSpec spec, Canonicalize(given));
   EXPECT_THAT(spec.evals(0).shots(), ElementsAre(1, 5, 10, 25));
   EXPECT_THAT(spec.evals(0).l2(), ElementsAre(1024));
@@ -133,11 +133,11 @@ TEST(JobSpecTest, CanonicalFormHasEveryDefault) {
 // What evaluations of a set of folders use unless told otherwise is written out.
 TEST(JobSpecTest, EvaluationsOfRandomCropsResizeAndCropTheMiddle) {
   const auto evaluation = [](const std::string& train) {
-    const auto spec = ParseJobSpec(
-        kGood, SpecFormat::kAuto,
-        {"data.train={format: folder, path: train}", "evals[0].data={format: folder, path: val}",
-         "model.image_size=224", "model.custom.patch=16", "model.channels=3",
-         "data.preprocess=" + train});
+    const auto spec =
+        ParseJobSpec(kGood, SpecFormat::kAuto,
+                     {"data.train={format: folder, path: train}",
+                      "evals[0].data={format: folder, path: val}", "model.image_size=224",
+                      "model.custom.patch=16", "model.channels=3", "data.preprocess=" + train});
     EXPECT_THAT(spec, IsOk());
     const auto canonical = Canonicalize(*spec);
     EXPECT_THAT(canonical, IsOk());
@@ -161,8 +161,8 @@ TEST(JobSpecTest, EvaluationsOfRandomCropsResizeAndCropTheMiddle) {
 
 TEST(JobSpecTest, AFolderNeedsOpsThatGiveEveryImageTheModelsSize) {
   const auto train = [](const std::string& ops) {
-    return OneFault(kGood, {"data.train={format: folder, path: train}", "evals=",
-                            "data.preprocess=" + ops});
+    return OneFault(
+        kGood, {"data.train={format: folder, path: train}", "evals=", "data.preprocess=" + ops});
   };
   EXPECT_THAT(train("flip_lr"), HasSubstr("leaves images as large as their files, wanted 28x28, "
                                           "which is model.image_size: add inception_crop(28)"));
@@ -278,6 +278,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"model.classes=0", "model.classes (--set): was 0"},
         BadCase{"model.head_bias=-1000", "wanted -100 to 100"},
         BadCase{"model.head_bias=nan", "wanted a finite number"},
+        BadCase{"optimizer.lr=0x10", "wanted a finite number in decimal digits"},
+        BadCase{"optimizer.lr=1e-400", "wanted a number that is not too small"},
         BadCase{"model.custom.width=65", "wanted a multiple of heads, which is 2"},
         BadCase{"model.custom.heads=16", "gives a width per head of 4, wanted a multiple of 8"},
         BadCase{"model.custom.depth=0", "model.custom.depth (--set): was 0, wanted 1 to 512"},
@@ -357,8 +359,9 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(JobSpecTest, ReservedFeaturesAloneAreUnimplementedAmongOtherFaultsInvalid) {
   EXPECT_THAT(ParseJobSpec(kGood, SpecFormat::kAuto, {"on_divergence.policy=rollback"}),
               StatusIs(absl::StatusCode::kUnimplemented));
-  EXPECT_THAT(ParseJobSpec(kGood, SpecFormat::kAuto, {"on_divergence.policy=rollback", "priority=-5000"}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(
+      ParseJobSpec(kGood, SpecFormat::kAuto, {"on_divergence.policy=rollback", "priority=-5000"}),
+      StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST(JobSpecTest, VariantsAreKnownByNameAndPatch) {

@@ -1,5 +1,6 @@
 #include "proto/spec/units.h"
 
+#include "absl/strings/str_cat.h"
 #include "tests/status_matchers.h"
 
 namespace vitscale {
@@ -31,6 +32,17 @@ TEST(LengthTest, RefusesWhatIsNoLengthAndShowsAnExample) {
   }
   EXPECT_THAT(ParseLength("10000"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("\"10000 steps\"")));
+}
+
+TEST(LengthTest, ALengthThatHasItsUnitIsToldWhatIsWrongWithItsNumber) {
+  for (const auto& [text, wanted] : std::vector<std::pair<std::string, std::string>>{
+           {"0.0000001 epochs", "wanted at most 6 digits after the point"},
+           {"9223372036854775807 images", "wanted at most 1000000000000 of them"},
+           {"1.2.3 epochs", "wanted a number such as 10000 or 0.5 before the unit"}}) {
+    EXPECT_THAT(ParseLength(text),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         HasSubstr(absl::StrCat("was \"", text, "\", ", wanted))));
+  }
 }
 
 TEST(LengthTest, WritesWhatItReads) {
