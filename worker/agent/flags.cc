@@ -2,13 +2,13 @@
 
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <sstream>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/command_line.h"
 #include "kernels/base/defaults.h"
 #include "kernels/base/files.h"
 #include "kernels/base/path.h"
@@ -112,7 +112,7 @@ void Declare(CLI::App& app, Flags& flags, Text& text) {
       ->envname("VITSCALE_ADDRESS");
   app.add_option("--device", flags.device, "cpu<i>")->capture_default_str();
   app.add_option("--threads", flags.threads, "Threads of a CPU device")
-      ->check(CLI::Range(1, kThreadsMax))
+      ->check(WholeNumber(1, kThreadsMax))
       ->capture_default_str();
   app.add_option("--worker-id", flags.worker_id, "Unique name; default <host>-<device>");
   app.add_option("--state-dir", flags.state_dir, "Spool of unacknowledged records");
@@ -128,7 +128,7 @@ void Declare(CLI::App& app, Flags& flags, Text& text) {
                  "Trainer program; default: vitscale-trainer beside this one");
   app.add_option("--instruction-set", flags.instruction_set,
                  "Highest to use: avx2, avx512, avx512_bf16")
-      ->check(CLI::IsMember({"avx2", "avx512", "avx512_bf16"}));
+      ->check(OneOfWords({"avx2", "avx512", "avx512_bf16"}));
   app.add_option("--grace", text.grace,
                  "From exit order to SIGKILL where the coordinator gives none")
       ->capture_default_str();
@@ -157,6 +157,8 @@ absl::Status Resolve(const Text& text, Flags& flags) {
         absl::StrCat("--metrics ", text.metrics,
                      ": not a loopback address, and there is no TLS yet; --insecure allows it"));
   }
+  // Must be an address of this machine; the socket is closed at once.
+  VITSCALE_RETURN_IF_ERROR(Annotate(ListenTcp({flags.data_address, 0}).status(), "--data-address"));
   flags.host = HostName();
   if (flags.worker_id.empty()) flags.worker_id = DefaultWorkerId(flags.host, flags.device);
   VITSCALE_RETURN_IF_ERROR(CheckWorkerId(flags.worker_id));
@@ -181,6 +183,7 @@ absl::Status Resolve(const Text& text, Flags& flags) {
 absl::StatusOr<Flags> ParseFlags(int argc, char** argv, FlagsExit& done) {
   CLI::App app("One worker: an agent that serves a vitscale coordinator with one device",
                "vitscale-worker");
+  TidyHelp(app);
   Flags flags;
   Text text;
   Declare(app, flags, text);

@@ -112,7 +112,8 @@ void TrainerShell::Carry(Action action) {
   } else if (auto* exit = std::get_if<ExitNote>(&action)) {
     exit_code_ = exit->code;
     error_ = exit->error;
-    if (!error_.empty()) VITSCALE_LOG(ERROR) << link::DescribeExit(exit->code) << ": " << error_;
+    if (!error_.empty() && options_.log_error)
+      VITSCALE_LOG(ERROR) << link::DescribeExit(exit->code) << ": " << error_;
   }
 }
 

@@ -42,6 +42,7 @@ struct ShellOptions {
   FileSystem* fs = &PosixFileSystem();
   std::function<void(int64_t step, uint64_t samples_hash)> on_exchange;  // see EngineOptions
   std::function<void(const Engine& engine)> on_prepared;                 // on the thread of Run
+  bool log_error = true;  // false: whoever calls error() tells it
 };
 
 class TrainerShell {

@@ -139,8 +139,10 @@ absl::StatusOr<std::string> StandaloneDriver::RendezvousAddress() {
           " did not write it within ", absl::FormatDuration(options_.rendezvous_timeout)));
     }
     // Lets RequestStop in.
-    AwaitFor(mutex_, absl::Condition(+[](int* stops) { return *stops > 0; }, &stops_),
-                            absl::Milliseconds(20));
+    AwaitFor(mutex_,
+             absl::Condition(
+                 +[](int* stops) { return *stops > 0; }, &stops_),
+             absl::Milliseconds(20));
   }
 }
 
@@ -165,22 +167,27 @@ std::string StandaloneDriver::error() const {
   return error_;
 }
 
-absl::StatusOr<int64_t> NextAttempt(FileSystem& fs,
-                                    const std::vector<std::string>& checkpoint_roots,
-                                    const std::string& checkpoint_dir, const std::string& job_id) {
-  VITSCALE_ASSIGN_OR_RETURN(const std::string directory,
-                            ResolveBelow(fs, checkpoint_roots, checkpoint_dir, MustExist::kNo));
-  VITSCALE_ASSIGN_OR_RETURN(const bool exists, fs.Exists(JoinPath(directory, job_id)));
-  if (!exists) return 1;
+absl::StatusOr<StartPoint> FindStartPoint(FileSystem& fs,
+                                          const std::vector<std::string>& checkpoint_roots,
+                                          const std::string& checkpoint_dir,
+                                          const std::string& job_id) {
+  const auto directory = ResolveBelow(fs, checkpoint_roots, checkpoint_dir, MustExist::kNo);
+  if (!directory.ok()) return Annotate(directory.status(), "checkpoint.dir");
+  VITSCALE_ASSIGN_OR_RETURN(const bool exists, fs.Exists(JoinPath(*directory, job_id)));
+  StartPoint start;
+  if (!exists) return start;
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointStore store,
-                            CheckpointStore::Open(fs, directory, job_id));
+                            CheckpointStore::Open(fs, *directory, job_id));
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointListing listing, store.List());
   int64_t greatest = 0;
-  for (const CheckpointEntry& entry : listing.valid)
+  for (const CheckpointEntry& entry : listing.valid) {
     greatest = std::max(greatest, entry.manifest.name.attempt);
+    if (!start.checkpoint && !entry.abandoned) start.checkpoint = entry;  // newest first
+  }
   for (const IncompleteEntry& entry : listing.incomplete)
     greatest = std::max(greatest, entry.name.attempt);
-  return greatest + 1;
+  start.attempt = greatest + 1;
+  return start;
 }
 
 std::string StandaloneJobId(const std::string& job_name) {

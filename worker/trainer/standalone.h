@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/base/files.h"
+#include "worker/checkpoint/checkpoint_store.h"
 #include "worker/config/job_config.h"
 #include "worker/link/messages.h"
 #include "worker/trainer/shell.h"
@@ -25,7 +26,7 @@ namespace vitscale {
 struct StandaloneOptions {
   std::string job_id;      // names the checkpoint folder
   std::string spec_bytes;  // canonical spec, with as many workers as world_size
-  int64_t attempt = 1;     // above all that are in the checkpoint folder: NextAttempt
+  int64_t attempt = 1;     // above all that are in the checkpoint folder: FindStartPoint
   int rank = 0;
   int world_size = 1;
   // Where rank 0 listens: "host:port", or a file into which rank 0 writes it (on a file system that
@@ -71,11 +72,17 @@ class StandaloneDriver : public ReportSink {
   std::string error_ ABSL_GUARDED_BY(mutex_);
 };
 
-// One more than the greatest attempt in the job's checkpoint folder, complete or not. The folder
-// may be missing.
-absl::StatusOr<int64_t> NextAttempt(FileSystem& fs,
-                                    const std::vector<std::string>& checkpoint_roots,
-                                    const std::string& checkpoint_dir, const std::string& job_id);
+// Where a start of a job stands.
+struct StartPoint {
+  int64_t attempt = 1;                        // above all in the job's folder, complete or not
+  std::optional<CheckpointEntry> checkpoint;  // the newest usable one: the run goes on from it
+};
+
+// The folder may be missing. Errors name checkpoint.dir.
+absl::StatusOr<StartPoint> FindStartPoint(FileSystem& fs,
+                                          const std::vector<std::string>& checkpoint_roots,
+                                          const std::string& checkpoint_dir,
+                                          const std::string& job_id);
 
 // A stable id for a job that no coordinator named: 12 characters made from its name.
 std::string StandaloneJobId(const std::string& job_name);

@@ -6,7 +6,11 @@
 //   with --rank=1)
 //
 // Exit codes: those of a trainer (0 done, 75 stopped with a checkpoint, 82 a rank was lost: start
-// again to go on), and 2 for flags or a job file that are wrong.
+// again to go on), 2 for flags or a job file that are wrong, 84 also where --steps-csv cannot be
+// written.
+//
+// A run goes on from the newest checkpoint of its job in checkpoint.dir; what has changed in the
+// job file since is told, not refused.
 
 #include <signal.h>
 #include <stdio.h>
@@ -16,14 +20,18 @@
 #include <thread>
 #include <vector>
 
-#include "CLI/CLI.hpp"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/command_line.h"
 #include "kernels/base/log.h"
 #include "kernels/base/net.h"
 #include "kernels/base/path.h"
 #include "kernels/base/process_stats.h"
+#include "kernels/base/status.h"
 #include "kernels/base/version.h"
+#include "worker/config/changed_fields.h"
 #include "worker/config/job_config.h"
 #include "worker/plan/plan.h"
 #include "worker/trainer/shell.h"
@@ -34,6 +42,8 @@ namespace vitscale {
 namespace {
 
 constexpr int kUsage = 2;
+constexpr int kRanksMax = 1024;
+constexpr int kThreadsMax = 1024;
 
 struct Flags {
   std::string job;
@@ -54,23 +64,28 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "Override a field: --set optimizer.lr=1e-3 (repeatable)");
   app.add_option("--job-id", flags.job_id,
                  "Names the checkpoint folder; default: made from the job's name");
-  app.add_option("--rank", flags.rank, "Place among the ranks")->check(CLI::NonNegativeNumber);
+  app.add_option("--rank", flags.rank, "Place among the ranks")
+      ->check(WholeNumber(0, kRanksMax - 1));
   app.add_option("--world-size", flags.world_size, "Number of ranks; replaces resources.workers")
-      ->check(CLI::PositiveNumber);
+      ->check(WholeNumber(1, kRanksMax));
   app.add_option("--rendezvous", flags.rendezvous,
                  "Where rank 0 listens: host:port, or a file that all ranks see");
   app.add_option("--rendezvous-timeout", flags.rendezvous_timeout_seconds,
-                 "Seconds to wait for all ranks");
+                 "Seconds to wait for all ranks")
+      ->check(NumberAboveZero());
   app.add_option("--data-address", flags.data_address, "Interface that data-plane sockets bind to");
   app.add_option("--data-root", flags.data_roots,
                  "Folder below which data may be read (repeatable; default .)");
   app.add_option("--checkpoint-root", flags.checkpoint_roots,
                  "Folder below which checkpoints are written (default .)");
-  app.add_option("--threads", flags.threads, "Threads of this rank; default: all cores");
+  app.add_option("--threads", flags.threads, "Threads of this rank; default: all cores")
+      ->check(WholeNumber(1, kThreadsMax));
   app.add_option("--instruction-set", flags.instruction_set,
-                 "Highest to use: avx2, avx512, avx512_bf16");
+                 "Highest to use: avx2, avx512, avx512_bf16")
+      ->check(OneOfWords({"avx2", "avx512", "avx512_bf16"}));
   app.add_option("--steps-csv", flags.steps_csv,
-                 "Write every committed step to this file (rank 0)");
+                 "Write every committed step to this file (rank 0); a run that goes on goes on in "
+                 "it");
   app.add_option("--faults", flags.faults, "Faults to inject, for tests")->group("");
   app.add_flag("--quiet,-q", flags.quiet, "Print the result only");
   app.add_flag("--no-bar", flags.no_bar, "Plain lines on a terminal too");
@@ -90,7 +105,30 @@ absl::Status CheckFlags(const Flags& flags) {
     return absl::InvalidArgumentError(
         "--world-size above 1 needs --rendezvous=host:port or a file");
   }
-  return absl::OkStatus();
+  if (!flags.rendezvous.empty() && !absl::StrContains(flags.rendezvous, '/') &&
+      !ParseHostPort(flags.rendezvous).ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rendezvous: was \"", flags.rendezvous,
+                     "\", wanted host:port, or the path of a file such as ./rendezvous"));
+  }
+  // Must be an address of this machine; the socket is closed at once.
+  return Annotate(ListenTcp({flags.data_address, 0}).status(), "--data-address");
+}
+
+// What has changed in the job file since the checkpoint that the run goes on from.
+void TellChanges(const StartPoint& start, const JobConfig& job) {
+  if (!start.checkpoint) return;
+  const std::vector<std::string> changes = ChangedFields(start.checkpoint->manifest.spec, job);
+  if (changes.empty()) return;
+  VITSCALE_LOG(WARNING) << "going on from checkpoint " << start.checkpoint->id
+                        << " with another job than the one it was saved by: "
+                        << absl::StrJoin(changes, "; ");
+}
+
+// True where the checkpoint has as many steps as the job wants, or more.
+bool NothingToDo(const StartPoint& start, const JobConfig& job, int64_t total_steps) {
+  return job.kind == JobKind::kPretrain && start.checkpoint &&
+         start.checkpoint->manifest.name.step >= total_steps;
 }
 
 // SIGINT and SIGTERM are blocked in every thread and taken here.
@@ -149,12 +187,11 @@ int Train(const Flags& flags, const sigset_t& signals) {
       roots->push_back(*real);
     }
   }
-  const auto attempt = NextAttempt(PosixFileSystem(), standalone.setup.checkpoint_roots,
-                                   job->checkpoint.dir, standalone.job_id);
-  if (!attempt.ok()) {
-    return Complain(attempt.status(), static_cast<int>(link::TrainerExit::kStorage));
-  }
-  standalone.attempt = *attempt;
+  const auto start = FindStartPoint(PosixFileSystem(), standalone.setup.checkpoint_roots,
+                                    job->checkpoint.dir, standalone.job_id);
+  if (!start.ok()) return Complain(start.status(), static_cast<int>(link::TrainerExit::kStorage));
+  standalone.attempt = start->attempt;
+  if (flags.rank == 0) TellChanges(*start, *job);
 
   const bool talks = flags.rank == 0 && !flags.quiet;
   TrainOutput output(isatty(STDERR_FILENO) && !flags.no_bar, !talks);
@@ -171,19 +208,33 @@ int Train(const Flags& flags, const sigset_t& signals) {
   const auto listen = ParseHostPort(flags.rendezvous);
   if (flags.rank == 0 && flags.world_size > 1 && listen.ok()) options.data_port = listen->port;
   options.on_exchange = [&output](int64_t step, uint64_t hash) { output.OnSamples(step, hash); };
+  bool nothing_to_do = false;
+  options.log_error = false;  // told below
   options.on_prepared = [&](const Engine& engine) {
     output.SetTotal(engine.total_steps());
-    if (talks) fputs(PlanText(*engine.plan(), {flags.world_size}).c_str(), stderr);
+    nothing_to_do = NothingToDo(*start, *job, engine.total_steps());
+    if (talks && !nothing_to_do)
+      fputs(PlanText(*engine.plan(), {flags.world_size}).c_str(), stderr);
   };
   TrainerShell the_shell(options);
   shell = &the_shell;
   std::thread([&signals, &driver] { WaitForSignals(signals, driver); }).detach();
   driver.Start();
-  const int code = driver.ExitCode(the_shell.Run());
+  int code = driver.ExitCode(the_shell.Run());
   output.Finish();
+  const absl::Status csv = output.CloseCsv();
+  if (!csv.ok()) {
+    const int failed = Complain(csv, static_cast<int>(link::TrainerExit::kStorage));
+    if (code == 0) code = failed;
+  }
   const std::string error = driver.error().empty() ? the_shell.error() : driver.error();
   if (!error.empty())
     fprintf(stderr, "vitscale-train: %s: %s\n", link::DescribeExit(code).c_str(), error.c_str());
+  if (flags.rank == 0 && code == 0 && nothing_to_do) {
+    printf("nothing to do: %ld of %ld steps are done\n",
+           static_cast<long>(start->checkpoint->manifest.name.step),
+           static_cast<long>(output.total_steps()));
+  }
   if (flags.rank == 0) PrintResult(output, driver);
   fflush(nullptr);
   _exit(code);  // the signal thread waits for ever
@@ -201,12 +252,15 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   vitscale::SetLogName("vitscale-train");
   vitscale::Flags flags;
-  CLI::App app("Trains a Vision Transformer without a coordinator");
+  CLI::App app("Trains a Vision Transformer without a coordinator", "vitscale-train");
+  vitscale::TidyHelp(app);
   vitscale::AddFlags(app, flags);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : vitscale::kUsage;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    fprintf(stderr, "vitscale-train: %s\nRun with --help for more.\n", error.what());
+    return vitscale::kUsage;
   }
   return vitscale::Train(flags, signals);
 }

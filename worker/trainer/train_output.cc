@@ -1,10 +1,16 @@
 #include "worker/trainer/train_output.h"
 
 #include <errno.h>
+#include <unistd.h>
 
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/files.h"
 #include "kernels/base/status.h"
 
 namespace vitscale {
@@ -13,6 +19,9 @@ namespace {
 constexpr absl::Duration kBarEvery = absl::Milliseconds(200);
 constexpr absl::Duration kLineEvery = absl::Seconds(5);
 constexpr int kBarWidth = 28;
+constexpr char kCsvHeader[] =
+    "step,images,loss,gradient_norm,learning_rate,parameter_norm,update_norm,train_accuracy,"
+    "step_seconds,skipped,samples\n";
 
 }  // namespace
 
@@ -21,13 +30,69 @@ TrainOutput::TrainOutput(bool bar, bool quiet)
 
 TrainOutput::~TrainOutput() { Finish(); }
 
+absl::Status TrainOutput::CsvError(int error) const {
+  return ErrnoStatus(error, absl::StrCat("--steps-csv: write '", csv_path_, "'"));
+}
+
 absl::Status TrainOutput::OpenCsv(const std::string& path) {
-  csv_.reset(fopen(path.c_str(), "we"));
-  if (!csv_) return ErrnoStatus(errno, absl::StrCat("create '", path, "'"));
-  absl::FPrintF(csv_.get(),
-                "step,images,loss,gradient_norm,learning_rate,parameter_norm,update_norm,"
-                "train_accuracy,step_seconds,skipped,samples\n");
+  csv_path_ = path;
+  const auto info = PosixFileSystem().Stat(path);
+  const bool goes_on = info.ok() && info->is_regular && info->bytes > 0;
+  csv_.reset(fopen(path.c_str(), goes_on ? "r+e" : "we"));
+  if (!csv_) return ErrnoStatus(errno, absl::StrCat("--steps-csv: open '", path, "'"));
+  if (!goes_on) {
+    if (fputs(kCsvHeader, csv_.get()) < 0 || fflush(csv_.get()) != 0) return CsvError(errno);
+    return absl::OkStatus();
+  }
+  std::string header(sizeof(kCsvHeader) - 1, '\0');
+  header.resize(fread(header.data(), 1, header.size(), csv_.get()));
+  if (header != kCsvHeader) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--steps-csv: '", path,
+                     "' is there and was not written by --steps-csv: wanted a new file"));
+  }
+  csv_cut_ = false;
   return absl::OkStatus();
+}
+
+// Leaves the whole rows before `step`; a row that a kill cut short goes, too.
+absl::Status TrainOutput::CutCsvAt(int64_t step) {
+  long end = sizeof(kCsvHeader) - 1;
+  if (fseek(csv_.get(), end, SEEK_SET) != 0) return CsvError(errno);
+  char row[1024];
+  while (fgets(row, sizeof(row), csv_.get()) != nullptr) {
+    const absl::string_view text = row;
+    int64_t of = 0;
+    if (!absl::EndsWith(text, "\n") || !absl::SimpleAtoi(text.substr(0, text.find(',')), &of) ||
+        of >= step) {
+      break;
+    }
+    end += static_cast<long>(text.size());
+  }
+  if (fseek(csv_.get(), end, SEEK_SET) != 0 || ftruncate(fileno(csv_.get()), end) != 0)
+    return CsvError(errno);
+  return absl::OkStatus();
+}
+
+void TrainOutput::WriteRow(const link::StepRecord& record, uint64_t samples) {
+  if (!csv_ || !csv_status_.ok()) return;
+  if (!std::exchange(csv_cut_, true)) csv_status_ = CutCsvAt(record.step);
+  if (csv_status_.ok()) {
+    absl::FPrintF(csv_.get(), "%d,%d,%.17g,%.17g,%.17g,%.17g,%.17g,%.17g,%.6f,%d,%016x\n",
+                  record.step, record.images, record.loss, record.gradient_norm,
+                  record.learning_rate, record.parameter_norm, record.update_norm,
+                  record.train_accuracy, record.step_seconds, record.skipped ? 1 : 0, samples);
+    if (fflush(csv_.get()) != 0) csv_status_ = CsvError(errno);
+  }
+  if (csv_status_.ok()) return;
+  Finish();
+  fprintf(stderr, "vitscale-train: %s; training goes on without it\n",
+          std::string(csv_status_.message()).c_str());
+}
+
+absl::Status TrainOutput::CloseCsv() {
+  if (csv_ && fclose(csv_.release()) != 0 && csv_status_.ok()) csv_status_ = CsvError(errno);
+  return csv_status_;
 }
 
 void TrainOutput::OnSamples(int64_t step, uint64_t hash) {
@@ -63,13 +128,7 @@ void TrainOutput::Show(const link::StepRecord& record) {
     if (found != samples_.end()) samples = found->second;
     samples_.erase(samples_.begin(), samples_.upper_bound(record.step));
   }
-  if (csv_) {
-    absl::FPrintF(csv_.get(), "%d,%d,%.17g,%.17g,%.17g,%.17g,%.17g,%.17g,%.6f,%d,%016x\n",
-                  record.step, record.images, record.loss, record.gradient_norm,
-                  record.learning_rate, record.parameter_norm, record.update_norm,
-                  record.train_accuracy, record.step_seconds, record.skipped ? 1 : 0, samples);
-    fflush(csv_.get());
-  }
+  WriteRow(record, samples);
   if (first_step_ < 0) {
     first_step_ = record.step;
     began_ = RealClock().Monotonic();

@@ -28,8 +28,13 @@ class TrainOutput {
   // Header:
   // step,images,loss,gradient_norm,learning_rate,parameter_norm,update_norm,train_accuracy,step_seconds,
   // skipped,samples; floats with 17 digits, so that equal text is equal bits.
+  // A file of an earlier start goes on: the rows before the first step of this start stay. Errors:
+  // it cannot be written, or holds something else (INVALID_ARGUMENT; it stays as it was).
   absl::Status OpenCsv(const std::string& path);
+  // After the end: the first error of writing, after which nothing more was written.
+  absl::Status CloseCsv();
   void SetTotal(int64_t total_steps) { total_steps_ = total_steps; }
+  int64_t total_steps() const { return total_steps_; }
 
   void OnRecord(const link::SpooledRecord& record);
   // The hash of the samples of all ranks; comes before the record of its step.
@@ -43,10 +48,16 @@ class TrainOutput {
  private:
   void Show(const link::StepRecord& record);
   void Line(const std::string& text);
+  void WriteRow(const link::StepRecord& record, uint64_t samples);
+  absl::Status CutCsvAt(int64_t step);
+  absl::Status CsvError(int error) const;
 
   const bool bar_, quiet_;
   int64_t total_steps_ = 0;
   std::unique_ptr<FILE, int (*)(FILE*)> csv_{nullptr, &fclose};
+  std::string csv_path_;
+  bool csv_cut_ = true;  // false: rows of an earlier start may have to give way
+  absl::Status csv_status_;
   std::optional<link::StepRecord> last_;
   std::map<std::string, link::EvalRecord> evals_;
   absl::Time shown_, began_;

@@ -37,6 +37,17 @@ int ParseLinkFd(int argc, char** argv) {
   return -1;
 }
 
+// Help and version go to standard output; anything else is a wrong command line.
+int Explain(absl::string_view argument) {
+  const bool asked = argument == "--help" || argument == "-h" || argument == "--version";
+  fprintf(
+      asked ? stdout : stderr,
+      "vitscale-trainer %s: started by vitscale-worker only (--link-fd=N); to train by hand use "
+      "vitscale-train\n",
+      vitscale::VersionText().c_str());
+  return asked ? 0 : kUsage;
+}
+
 int Fail(const absl::Status& status) {
   VITSCALE_LOG(ERROR) << status.message();
   return static_cast<int>(TrainerExit::kFenced);
@@ -49,14 +60,7 @@ int main(int argc, char** argv) {
   link::BlockOrdersBySignal();
   SetLogName("vitscale-trainer");
   const int fd = ParseLinkFd(argc, argv);
-  if (fd < 0) {
-    fprintf(
-        stderr,
-        "vitscale-trainer %s: started by vitscale-worker only (--link-fd=N); to train by hand use "
-        "vitscale-train\n",
-        VersionText().c_str());
-    return kUsage;
-  }
+  if (fd < 0) return Explain(argc > 1 ? argv[1] : "");
   const auto parent = link::PeerPid(fd);
   if (!parent.ok()) return Fail(parent.status());
   if (const absl::Status armed = link::ArmParentDeath(*parent); !armed.ok()) return Fail(armed);

@@ -415,7 +415,9 @@ TEST_F(WorkerProgramTest, ADeviceThatIsHeldAPortThatIsTakenAndBadFlagsAreOneLine
   EXPECT_THAT(run({"--trainer=/nowhere"}), MatchesRegex("78 .*trainer program.*"));
   EXPECT_THAT(run({"--worker-id=a/b"}), MatchesRegex("78 .*--worker-id 'a/b'.*"));
   EXPECT_THAT(run({"--grace=soon"}), MatchesRegex("78 .*--grace 'soon'.*"));
+  EXPECT_THAT(run({"--data-address=203.0.113.9"}), MatchesRegex("78 .*--data-address: .*"));
   EXPECT_THAT(run({"--no-such-flag"}), MatchesRegex("2 .*"));
+  EXPECT_THAT(run({"--threads=0"}), MatchesRegex("2 .*"));
 }
 
 TEST_F(WorkerProgramTest, MetricsShowTheTrainerAndTheWorker) {
