@@ -213,7 +213,7 @@ class GlooCollective : public Collective {
     bool done = false;
     Enqueue(std::string(name), std::move(run), &done);
     bool peer_gone = false;
-    while (!AwaitFor(&done, std::min(kLookEvery, deadline - RealClock().Monotonic()))) {
+    while (!AwaitDone(&done, std::min(kLookEvery, deadline - RealClock().Monotonic()))) {
       if (RealClock().Monotonic() >= deadline) {
         Fail(absl::UnavailableError(absl::StrCat(RunningOr(name), ": no answer within ",
                                                  absl::FormatDuration(timeout))),
@@ -236,7 +236,7 @@ class GlooCollective : public Collective {
     return broken_;
   }
 
-  bool AwaitFor(bool* done, absl::Duration wait) {
+  bool AwaitDone(bool* done, absl::Duration wait) {
     absl::MutexLock lock(&mutex_);
     return vitscale::AwaitFor(mutex_, absl::Condition(done), wait);
   }

@@ -136,6 +136,7 @@ class TrainerCore {
   std::optional<RunFacts> facts_;
   int64_t listed_generation_ = -1;  // promise that the last listing belongs to
   std::set<std::string> bad_checkpoints_;
+  std::string save_failure_;            // of this rank, the last; for people
   std::set<std::string> told_damaged_;  // folders that an event has named
   link::ObservedState observed_;
 

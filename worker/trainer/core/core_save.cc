@@ -96,8 +96,9 @@ void TrainerCore::On(const ManifestWritten& event) {
 }
 
 void TrainerCore::ReportSaveFailure(int64_t step, const absl::Status& status) {
+  save_failure_ = std::string(status.message());
   EmitEvent("checkpoint_failed", "storage",
-            absl::StrCat("checkpoint of step ", step, ": ", status.message()));
+            absl::StrCat("checkpoint of step ", step, ": ", save_failure_));
 }
 
 void TrainerCore::StartClosing(Ending ending, std::string error) {
@@ -176,6 +177,7 @@ void TrainerCore::FinishClosing(bool saved) {
   if (need_final_save_ && !saved) {
     code = TrainerExit::kStorage;
     ending_error_ = absl::StrCat("the checkpoint of step ", step, " could not be saved");
+    if (!save_failure_.empty()) absl::StrAppend(&ending_error_, ": ", save_failure_);
   } else if (ending_ == Ending::kNonFinite) {
     code = TrainerExit::kNonFinite;
   } else if (ending_ == Ending::kStop) {

@@ -19,7 +19,8 @@ CheckpointWriter::~CheckpointWriter() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
-    jobs_.clear();
+    // What was abandoned is still cleared away: on a full disk it is in the way of the next save.
+    std::erase_if(jobs_, [](const Job& job) { return !std::holds_alternative<Abandon>(job); });
   }
   thread_.join();
 }
@@ -63,7 +64,7 @@ void CheckpointWriter::Run() {
             return self->stopping_ || !self->jobs_.empty();
           },
           this));
-      if (stopping_) return;
+      if (jobs_.empty()) return;
       job = std::move(jobs_.front());
       jobs_.pop_front();
       busy_ = true;
