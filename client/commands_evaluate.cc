@@ -65,7 +65,8 @@ absl::StatusOr<std::vector<std::string>> Overrides(const EvaluateFlags& flags,
   return set;
 }
 
-// What an evaluation needs of the run that wrote the checkpoint.
+// What an evaluation needs of the run that wrote the checkpoint. Its micro-batch is known to fit,
+// and gives the bits that the run's own evaluations had.
 v1::JobSpec EvaluationOf(const v1::JobSpec& run) {
   v1::JobSpec spec;
   spec.set_name(NameAfter(run.name(), "eval"));
@@ -73,6 +74,7 @@ v1::JobSpec EvaluationOf(const v1::JobSpec& run) {
   *spec.mutable_model() = run.model();
   spec.mutable_data()->set_preprocess(run.data().preprocess());
   *spec.mutable_evals() = run.evals();
+  spec.mutable_batch()->set_micro(run.batch().micro());
   spec.set_precision(run.precision());
   spec.set_priority(run.priority());
   return spec;
@@ -172,16 +174,16 @@ void AddEvaluate(Cli& cli) {
             ->take_all();
         app.add_option("--name", f.name, "As --set name=… (default: <run>-eval)");
         app.add_option("--workers", f.workers, "Workers to spread it over (default: the run's)")
-            ->check(CLI::Range(1, 1024));
+            ->check(WholeNumber(1, 1024));
         app.add_option("--data", f.data,
                        "Images to measure: a folder below a data root, or {format: …}");
         app.add_option("--support", f.support, "With --data: images to draw the shots from");
         app.add_option("--kind", f.kind,
                        "With --data: classify, or fewshot (default with --support)")
-            ->check(CLI::IsMember({"classify", "fewshot"}));
+            ->check(OneOfWords({"classify", "fewshot"}));
         app.add_option("--shots", f.shots, "With --data: images per class")
             ->delimiter(',')
-            ->check(CLI::Range(1, 10000));
+            ->check(WholeNumber(1, 10000));
         app.add_flag("--detach", f.detach, "Print the job's id and do not wait for the result");
         app.add_flag("-f,--follow", f.follow, "Watch it on the way");
       },

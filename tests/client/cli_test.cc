@@ -136,9 +136,54 @@ TEST_F(CliTest, UsageErrorsAreExitCode2OnStandardError) {
   EXPECT_EQ(Run({"list", "--timeout", "soon"}), 2);
   EXPECT_THAT(err(), HasSubstr("--timeout: was \"soon\""));
   EXPECT_EQ(Run({"list", "--state", "runing"}), 2);
-  EXPECT_THAT(err(), HasSubstr("did you mean \"running\"?"));
+  EXPECT_THAT(err(), AllOf(HasSubstr("wanted queued, "), HasSubstr("cancelled"),
+                           HasSubstr("did you mean \"running\"?")));
   EXPECT_EQ(Run({"checkpoints"}), 2);
   EXPECT_THAT(out(), IsEmpty());
+}
+
+TEST_F(CliTest, ValuesOutOfRangeAreToldInWordsOfPeople) {
+  for (const auto& [arguments, text] :
+       std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"logs", "tiny", "--tail", "0"},
+            "--tail: was \"0\", wanted a whole number of at least 1"},
+           {{"logs", "tiny", "--rank", "-1"}, "--rank: was \"-1\", wanted a whole number"},
+           {{"list", "--limit", "many"},
+            "--limit: was \"many\", wanted a whole number from 1 to 100000"},
+           {{"plot", "tiny", "--x", "step"},
+            "--x: was \"step\", wanted steps or images, did you mean \"steps\"?"}}) {
+    EXPECT_EQ(Run(arguments), 2);
+    EXPECT_THAT(err(), HasSubstr(text));
+  }
+}
+
+TEST_F(CliTest, FormatsThatACommandDoesNotSpeakAreRefused) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"plan", "-", "-o", "yaml"},
+                                             {"summary", "tiny", "-o", "csv"},
+                                             {"version", "-o", "yaml"}}) {
+    EXPECT_EQ(Run(arguments, kJob), 2) << arguments[0];
+    EXPECT_THAT(err(), HasSubstr(absl::StrCat("which ", arguments[0], " does not speak, wanted ")));
+    EXPECT_THAT(out(), IsEmpty());
+  }
+}
+
+TEST_F(CliTest, HelpEndsInOneLineBreak) {
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {"--help"}, {}, {"submit", "--help"}, {"checkpoints", "--help"}}) {
+    EXPECT_EQ(Run(arguments), 0);
+    EXPECT_THAT(out(), testing::EndsWith("\n"));
+    EXPECT_THAT(out(), Not(testing::EndsWith("\n\n")));
+  }
+}
+
+TEST_F(CliTest, AJobFileThatCannotBeReadIsAUsageError) {
+  const TemporaryDirectory folder;
+  EXPECT_EQ(Run({"submit", folder.path() + "/none"}), 2);
+  EXPECT_THAT(err(), AllOf(HasSubstr("job file: "), HasSubstr("/none'")));
+  EXPECT_EQ(Run({"submit", folder.path()}), 2);
+  EXPECT_THAT(err(), HasSubstr("is a directory, not a regular file"));
+  EXPECT_EQ(Run({"plan", folder.path() + "/none"}), 2);
 }
 
 TEST_F(CliTest, TheAddressComesFromFlagThenEnvironmentThenDefault) {
@@ -186,7 +231,7 @@ TEST_F(CliTest, SubmitReportsAllFaultsOnePerLineAndSendsNothing) {
                            HasSubstr("\n  modle (line 1): unknown key"),
                            HasSubstr("\n  batch.global (line 2): was 0")));
   EXPECT_THAT(coordinator_.submitted, IsEmpty());
-  EXPECT_EQ(Run({"submit", "/no/such/file.yaml"}), 3);
+  EXPECT_EQ(Run({"submit", "/no/such/file.yaml"}), 2);
   EXPECT_THAT(err(), HasSubstr("/no/such/file.yaml"));
 }
 
@@ -225,7 +270,8 @@ class BranchCliTest : public CliTest {
   BranchCliTest() {
     const std::vector<std::string> more = {
         "evals=[{name: val, data: {format: synthetic, synthetic_images: 9}, every: 5 steps}]",
-        "data.preprocess=flip_lr|value_range(0,1)", "resources.workers={min: 2, max: 2}"};
+        "data.preprocess=flip_lr|value_range(0,1)", "resources.workers={min: 2, max: 2}",
+        "batch.micro=8"};
     v1::Job& run = AddJob("longrun00000", "long", v1::JOB_STATE_RUNNING);
     *run.mutable_spec() = *Canonicalize(*ParseJobSpec(kJob, SpecFormat::kYaml, more));
     run.mutable_spec()->set_name("long");
@@ -278,6 +324,7 @@ TEST_F(BranchCliTest, EvaluateRunsTheEvaluationsOfTheRunAndPrintsWhatCameOut) {
   EXPECT_EQ(submitted().name(), "long-eval");
   EXPECT_EQ(submitted().resources().workers().max(), 2);
   EXPECT_FALSE(submitted().has_optimizer());
+  EXPECT_EQ(submitted().batch().micro(), 8);
   ASSERT_EQ(submitted().evals_size(), 1);
   EXPECT_EQ(submitted().evals(0).preprocess(), "value_range(0,1)");
   EXPECT_THAT(Lines()[0], HasSubstr("EVALUATION  STEP  IMAGES"));
@@ -475,6 +522,16 @@ TEST_F(CliTest, WaitingStopsAtTheTimeOut) {
   EXPECT_LE(*std::max_element(slept_.begin(), slept_.end()), absl::Seconds(5));
 }
 
+// The stream lasts as long as there is time, and ends a moment before the clock of the waiter.
+TEST_F(CliTest, AWatchThatTimesOutSaysOnlyThat) {
+  coordinator_.breaks = {{0, absl::DeadlineExceededError("no answer")}};
+  coordinator_.on_watch = [this](absl::Duration limit) {
+    clock_.Advance(limit - absl::Milliseconds(1));
+  };
+  EXPECT_EQ(Run({"watch", "tiny", "--timeout", "5s"}), 124);
+  EXPECT_EQ(err(), "error: timed out while waiting\n");
+}
+
 TEST_F(CliTest, CompactedHistoryIsLeftOut) {
   coordinator_.breaks = {{2, absl::UnavailableError("gone")},
                          {0, absl::OutOfRangeError("compacted")}};
@@ -530,6 +587,34 @@ TEST_F(CliTest, PlotAndSummaryWriteAPicture) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   EXPECT_EQ(json["top1"], 0.875);
+}
+
+TEST_F(CliTest, EveryLossSaysOfWhichStepsItIs) {
+  for (int step = 21; step <= 200; ++step) {
+    v1::StepRecord record;
+    record.set_step(step);
+    record.set_loss(2.0 / step);
+    coordinator_.steps.push_back(record);
+  }
+  v1::Job& job = coordinator_.jobs["job1"];
+  job.set_step(200);
+  *job.mutable_last_step() = coordinator_.steps.back();
+  EXPECT_EQ(Run({"summary", "tiny"}), 0);
+  EXPECT_THAT(out(), HasSubstr("training loss    0.01003 (mean of the last 2 steps; the last one "
+                               "alone: 0.01000)"));
+  EXPECT_EQ(Run({"summary", "tiny", "-o", "json"}), 0);
+  const auto json = nlohmann::json::parse(out());
+  EXPECT_DOUBLE_EQ(json["loss"], (2.0 / 199 + 2.0 / 200) / 2);
+  EXPECT_EQ(json["loss_mean_steps"], 2);
+  EXPECT_EQ(json["loss_last_step"], 0.01);
+  EXPECT_EQ(Run({"list"}), 0);
+  EXPECT_THAT(Lines()[0], HasSubstr("LAST_LOSS"));
+  EXPECT_EQ(Run({"list", "--help"}), 0);
+  EXPECT_THAT(out(), HasSubstr("LAST_LOSS is the training loss of the last step alone"));
+  EXPECT_EQ(Run({"get", "tiny"}), 0);
+  EXPECT_THAT(out(), HasSubstr("last step    loss 0.01"));
+  EXPECT_EQ(Run({"watch", "tiny"}), 0);
+  EXPECT_THAT(Lines().back(), HasSubstr("loss of the last step 0.01000"));
 }
 
 TEST_F(CliTest, CheckpointsAreListedAndPinned) {

@@ -48,47 +48,44 @@ class BranchE2eTest : public testing::Test {
     const CommandResult result = cluster_->Cli({"checkpoints", "list", job, "-o", "json"});
     return nlohmann::json::parse(result.out, nullptr, false);
   }
-  // "<job>/<name>" of the checkpoint of that step.
-  std::string CheckpointAt(const std::string& job, int64_t step) {
-    for (const nlohmann::json& info : Checkpoints(job)) {
-      if (JsonInt(info["step"]) == step) return info["id"];
-    }
-    return "";
-  }
   static std::unique_ptr<Cluster> cluster_;
 };
 std::unique_ptr<Cluster> BranchE2eTest::cluster_;
 
 TEST_F(BranchE2eTest, ABranchHasItsOwnEndAndItsEvaluationAgainGivesTheSame) {
-  const std::string run = FinishedRun(60);
-  const std::string from = CheckpointAt(run, 40);
-  ASSERT_NE(from, "");
-  const std::string branch = Submitted(
-      {"--from", from, "--set", "schedule.total=50 steps", "--set", "schedule.cooldown=5 steps"});
+  const std::string run = FinishedRun(200);
+  const nlohmann::json saved = Checkpoints(run);
+  ASSERT_GE(saved.size(), 2u) << "the end, and one before";
+  const std::string from = saved.at(1).at("id");
+  const int64_t at = JsonInt(saved.at(1).at("step"));
+  const std::string branch =
+      Submitted({"--from", from, "--set", absl::StrCat("schedule.total=", at + 10, " steps"),
+                 "--set", "schedule.cooldown=5 steps"});
   ASSERT_THAT(cluster_->WaitForState(branch, {"SUCCEEDED"}, kDeadline), IsOk())
       << cluster_->CoordinatorLog();
+  EXPECT_EQ(cluster_->Cli({"wait", branch}, kDeadline).exit_code, 0) << "its last records, too";
   const nlohmann::json job = cluster_->GetJob(branch);
-  EXPECT_EQ(job["spec"]["name"], "tiny-branch");
-  EXPECT_EQ(job["spec"]["from"], "tiny/" + from);
-  EXPECT_EQ(JsonInt(job["first_step"]), 40);
-  EXPECT_EQ(JsonInt(job["step"]), 50);
-  const auto steps = cluster_->Steps(branch, 10), parents = cluster_->Steps(run, 60);
+  EXPECT_EQ(job.at("spec").at("name"), "tiny-branch");
+  EXPECT_EQ(job.at("spec").at("from"), "tiny/" + from);
+  EXPECT_EQ(JsonInt(job.at("first_step")), at);
+  EXPECT_EQ(JsonInt(job.at("step")), at + 10);
+  const auto steps = cluster_->Steps(branch, 10), parents = cluster_->Steps(run, 200);
   ASSERT_EQ(steps.size(), 10u);
-  for (int i = 0; i < 5; ++i) {  // the cooldown begins after step 45
-    EXPECT_EQ(JsonInt(steps[i]["step"]), 41 + i);
-    EXPECT_EQ(steps[i]["loss"], parents[40 + i]["loss"]) << i;
-    EXPECT_EQ(steps[i]["learning_rate"], parents[40 + i]["learning_rate"]) << i;
+  for (int i = 0; i < 5; ++i) {  // the cooldown begins after the fifth
+    EXPECT_EQ(JsonInt(steps[i].at("step")), at + 1 + i);
+    EXPECT_EQ(steps[i].at("loss"), parents[at + i].at("loss")) << i;
+    EXPECT_EQ(steps[i].at("learning_rate"), parents[at + i].at("learning_rate")) << i;
   }
-  EXPECT_EQ(Checkpoints(branch)[0]["parent"], from);
+  EXPECT_EQ(Checkpoints(branch).at(0).at("parent"), from);
 
   const CommandResult evaluated = cluster_->Cli({"evaluate", branch, "-o", "json"}, kDeadline);
   ASSERT_EQ(evaluated.exit_code, 0) << evaluated.err;
   const nlohmann::json records = nlohmann::json::parse(evaluated.out, nullptr, false);
   ASSERT_EQ(records.size(), 1u) << evaluated.out;
-  EXPECT_EQ(records[0]["name"], "val");
-  EXPECT_EQ(JsonInt(records[0]["step"]), 50);
-  EXPECT_EQ(JsonInt(records[0]["images"]), 50 * 32);
-  EXPECT_EQ(records[0]["values"], job["last_evals"][0]["values"]);
+  EXPECT_EQ(records[0].at("name"), "val");
+  EXPECT_EQ(JsonInt(records[0].at("step")), at + 10);
+  EXPECT_EQ(JsonInt(records[0].at("images")), (at + 10) * 32);
+  EXPECT_EQ(records[0].at("values"), job.at("last_evals")[0].at("values"));
   const CommandResult alone = cluster_->Cli(
       {"evaluate", from, "--workers", "1", "--data", "{format: synthetic, synthetic_images: 77}"},
       kDeadline);
@@ -113,8 +110,8 @@ TEST_F(BranchE2eTest, WhatCannotBranchIsRefusedAtOnceWithItsReason) {
   const std::string job = Submitted({"--from", run, "--set", "schedule.total=30 steps", "--set",
                                      "from=tiny/unknown00000/a0001.g0001.step_000000010"});
   ASSERT_THAT(cluster_->WaitForState(job, {"FAILED"}, kDeadline), IsOk());
-  EXPECT_EQ(cluster_->GetJob(job)["reason"], "bad_configuration");
-  EXPECT_THAT(cluster_->GetJob(job)["message"].get<std::string>(), HasSubstr("from: "));
+  EXPECT_EQ(cluster_->GetJob(job).at("reason"), "bad_configuration");
+  EXPECT_THAT(cluster_->GetJob(job).at("message").get<std::string>(), HasSubstr("from: "));
 }
 
 TEST_F(BranchE2eTest, ATrainerKilledBeforeTheFirstOwnCheckpointStartsFromTheParentAgain) {
@@ -127,10 +124,10 @@ TEST_F(BranchE2eTest, ATrainerKilledBeforeTheFirstOwnCheckpointStartsFromThePare
   kill(trainers[0].pid, SIGKILL);
   ASSERT_THAT(cluster_->WaitForState(branch, {"SUCCEEDED"}, kDeadline), IsOk())
       << cluster_->CoordinatorLog();
-  EXPECT_GE(JsonInt(cluster_->GetJob(branch)["recoveries"]), 1);
+  EXPECT_GE(JsonInt(cluster_->GetJob(branch).at("recoveries")), 1);
   const auto steps = cluster_->Steps(branch, 2960);
   ASSERT_EQ(steps.size(), 2960u);
-  EXPECT_EQ(JsonInt(steps.front()["step"]), 41);
+  EXPECT_EQ(JsonInt(steps.front().at("step")), 41);
 }
 
 TEST_F(BranchE2eTest, RetentionOfTheParentLeavesWhatAWaitingBranchNeeds) {
@@ -141,7 +138,7 @@ TEST_F(BranchE2eTest, RetentionOfTheParentLeavesWhatAWaitingBranchNeeds) {
   const std::string branch = Submitted({"--from", *run});  // waits: both workers are taken
   const std::string folder =
       absl::StrCat(cluster_->folder(), "/checkpoints/",
-                   cluster_->GetJob(branch)["spec"]["from"].get<std::string>());
+                   cluster_->GetJob(branch).at("spec").at("from").get<std::string>());
   EXPECT_TRUE(std::filesystem::exists(folder + "/manifest.json"));
   const int64_t then = cluster_->JobStep(*run);
   ASSERT_THAT(cluster_->WaitForStep(*run, then + 200, kDeadline), IsOk());
