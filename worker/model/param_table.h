@@ -74,7 +74,7 @@ class ParamTable {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const Parameter* Find(absl::string_view name) const;  // null if there is none
 
-  int64_t parameter_count() const { return parameter_count_; }          // without the gaps
+  int64_t parameter_count() const { return parameter_count_; }  // without the gaps
   // Patch embedding, positions and encoder: what arXiv 2106.04560 table 2 counts. Without the MAP
   // head, the representation layer and the classifier.
   int64_t body_parameter_count() const;
