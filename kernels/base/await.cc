@@ -1,5 +1,7 @@
 #include "kernels/base/await.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -27,9 +29,14 @@ class Alarms {
  public:
   using Entry = std::multimap<Clock::time_point, Alarm*>::iterator;
 
-  // Never destroyed: threads may wait until the process ends.
+  // Never destroyed: threads may wait until the process ends. A forked child has none of its
+  // parent's threads and gets alarms of its own.
   static Alarms& Get() {
-    static Alarms* alarms = new Alarms;
+    static std::mutex mutex;
+    static std::map<pid_t, Alarms*> by_process;
+    std::lock_guard lock(mutex);
+    Alarms*& alarms = by_process[getpid()];
+    if (alarms == nullptr) alarms = new Alarms;
     return *alarms;
   }
 

@@ -1,5 +1,8 @@
 #include "kernels/base/await.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <memory>
 #include <thread>
@@ -53,6 +56,24 @@ TEST(AwaitForTest, AMutexThatIsNeverFreeDelaysNobodyElse) {
     EXPECT_FALSE(AwaitFor(mutex, absl::Condition(&never), absl::Milliseconds(20)));
   }
   waiter.join();
+}
+
+TEST(AwaitForTest, AForkedChildHasAlarmsOfItsOwn) {
+  const auto wait = [] {
+    absl::Mutex mutex;
+    bool never = false;
+    absl::MutexLock lock(&mutex);
+    return AwaitFor(mutex, absl::Condition(&never), absl::Milliseconds(1));
+  };
+  EXPECT_FALSE(wait());
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);  // a wait that never ends is a failure, not a hang
+    _exit(wait() ? 1 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 TEST(AwaitForTest, TheMutexMayGoRightAfterTheWait) {
