@@ -49,7 +49,7 @@ void DeclareGlobalFlags(CLI::App& app, Context& context, GlobalFlags& flags) {
                  "Coordinator: unix:/path or host:port (default: VITSCALE_ADDRESS, the local "
                  "socket, 127.0.0.1:7480)");
   app.add_option("-o,--output", flags.format, "Form of the data: table, wide, json, yaml, csv")
-      ->check(CLI::IsMember({"table", "wide", "json", "yaml", "csv"}));
+      ->check(OneOfWords({"table", "wide", "json", "yaml", "csv"}));
   app.add_option(
       "--timeout", flags.timeout,
       "Of each call (default 30s); of the whole for wait, watch and --follow (default: none)");
@@ -112,8 +112,22 @@ absl::Status FlagError(const std::string& flag, absl::string_view message) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", message));
 }
 
+absl::Status CheckFormat(const Context& context, const std::string& command,
+                         const std::vector<OutputFormat>& known) {
+  std::string given;
+  std::vector<std::string> words;
+  for (const auto& [word, format] : Formats()) {
+    if (format == context.format) given = word;
+    if (std::find(known.begin(), known.end(), format) != known.end()) words.push_back(word);
+  }
+  if (std::find(known.begin(), known.end(), context.format) != known.end()) return absl::OkStatus();
+  return FlagError("--output", absl::StrCat("was \"", given, "\", which ", command,
+                                            " does not speak, wanted ", AnyOfWords(words)));
+}
+
 int RunCli(const std::vector<std::string>& arguments, Context& context) {
   CLI::App app("vitscale: pretrains Vision Transformers as a service.", "vitscale");
+  TidyHelp(app);
   app.fallthrough();  // global flags may stand after the command
   app.footer(kFooter);
   app.get_formatter()->column_width(34);

@@ -3,7 +3,6 @@
 #ifndef CLIENT_COMMAND_H_
 #define CLIENT_COMMAND_H_
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <memory>
 #include <string>
@@ -11,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/context.h"
+#include "kernels/base/command_line.h"
 
 namespace vitscale {
 
@@ -51,6 +51,10 @@ void AddLocalCommands(Cli& cli);                  // plan, validate, completion,
 
 // By id or unambiguous name.
 absl::StatusOr<v1::Job> FetchJob(ControlClient& client, const std::string& job);
+
+// What -o asks for is one of `known`, or INVALID_ARGUMENT naming those of `command`.
+absl::Status CheckFormat(const Context& context, const std::string& command,
+                         const std::vector<OutputFormat>& known);
 
 // Where a file cannot be written or a flag has a wrong form: INVALID_ARGUMENT "--flag: …".
 absl::Status FlagError(const std::string& flag, absl::string_view message);

@@ -157,8 +157,8 @@ absl::StatusOr<v1::JobState> StateOf(const std::string& word) {
   for (int i = 1; i < v1::JobState_descriptor()->value_count(); ++i) {
     words.push_back(EnumWord(*v1::JobState_descriptor()->value(i)));
   }
-  return FlagError("--state",
-                   absl::StrCat("was \"", word, "\", wanted a state", DidYouMean(word, words)));
+  return FlagError("--state", absl::StrCat("was \"", word, "\", wanted ", AnyOfWords(words),
+                                           DidYouMean(word, words)));
 }
 
 absl::StatusOr<v1::ListJobsRequest> ListRequest(const ListFlags& flags) {
@@ -239,7 +239,8 @@ void AddLooking(Cli& cli) {
   AddCommand<ListFlags>(
       cli, cli.app, "list", "List jobs, newest first.",
       "  vitscale list\n  vitscale list --state running --state queued -o wide\n  vitscale list -o "
-      "json | jq '.[].id'",
+      "json | jq '.[].id'\n"
+      "\nLAST_LOSS is the training loss of the last step alone; summary has a mean.",
       [](CLI::App& app, ListFlags& f) {
         app.add_option("--state", f.states, "Only jobs in this state; may be repeated")
             ->expected(1)
@@ -250,7 +251,7 @@ void AddLooking(Cli& cli) {
         app.add_option("--name", f.name, "Only jobs of this name");
         app.add_option("--limit", f.limit, "At most so many")
             ->capture_default_str()
-            ->check(CLI::Range(1, 100000));
+            ->check(WholeNumber(1, 100000));
       },
       List)
       ->alias("ls");

@@ -46,6 +46,11 @@ std::vector<int> WorkerCounts(const PlanFlags& flags, const JobConfig& job) {
 }
 
 absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
+  using enum OutputFormat;
+  const std::vector<OutputFormat> known =
+      flags.variants ? std::vector{kTable, kWide, kJson, kCsv} : std::vector{kTable, kWide, kJson};
+  VITSCALE_RETURN_IF_ERROR(
+      CheckFormat(context, flags.variants ? "plan --variants" : "plan", known));
   if (flags.variants) {
     VITSCALE_ASSIGN_OR_RETURN(const auto rows, PlanVariants(flags.classes, flags.image_size));
     context.out << VariantsText(rows, context.format);
@@ -84,14 +89,14 @@ void AddPlan(Cli& cli) {
                        "Of one worker (16Gi): chooses the micro-batch, refuses what cannot fit");
         app.add_option("--workers", f.workers, "Numbers of workers to show")
             ->delimiter(',')
-            ->check(CLI::Range(1, 1024));
+            ->check(WholeNumber(1, 1024));
         app.add_flag("--variants", f.variants, "List the named variants instead");
         app.add_option("--classes", f.classes, "With --variants: classes of the head")
             ->capture_default_str()
-            ->check(CLI::Range(1, 1000000));
+            ->check(WholeNumber(1, 1000000));
         app.add_option("--image-size", f.image_size, "With --variants: side of the image")
             ->capture_default_str()
-            ->check(CLI::Range(32, 2048));
+            ->check(WholeNumber(32, 2048));
       },
       PlanCommand);
 }
@@ -145,7 +150,7 @@ void AddCompletion(Cli& cli) {
       [](CLI::App& app, CompletionFlags& f) {
         app.add_option("shell", f.shell, "bash, zsh or fish")
             ->required()
-            ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+            ->check(OneOfWords({"bash", "zsh", "fish"}));
       },
       [&cli](Context& context, const CompletionFlags& flags) -> absl::StatusOr<int> {
         context.out << (flags.shell == "bash"  ? BashCompletion(cli.app)
@@ -160,6 +165,8 @@ struct VersionFlags {
 };
 
 absl::StatusOr<int> Version(Context& context, const VersionFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(
+      context, "version", {OutputFormat::kTable, OutputFormat::kWide, OutputFormat::kJson}));
   absl::StatusOr<v1::ServerInfo> server = absl::UnavailableError("not asked");
   if (!flags.client) {
     VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());

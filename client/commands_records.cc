@@ -158,8 +158,8 @@ void AddLogs(Cli& cli) {
       [](CLI::App& app, LogFlags& f) {
         app.add_option("job", f.job, "Id, or a name that only one job has")->required();
         app.add_flag("-f,--follow", f.follow, "Go on until the job has ended");
-        app.add_option("--rank", f.rank, "Only this rank")->check(CLI::NonNegativeNumber);
-        app.add_option("--tail", f.tail, "Only the last n")->check(CLI::PositiveNumber);
+        app.add_option("--rank", f.rank, "Only this rank")->check(WholeNumber(0));
+        app.add_option("--tail", f.tail, "Only the last n")->check(WholeNumber(1));
         app.add_option("--since", f.since, "Only since: a duration (10m) or a time (RFC 3339)");
         app.add_flag("--steps", f.steps,
                      "Every step: loss, accuracy, learning rate, norms, seconds");
@@ -277,6 +277,8 @@ struct SummaryFlags {
 };
 
 absl::StatusOr<int> SummaryCommand(Context& context, const SummaryFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(
+      context, "summary", {OutputFormat::kTable, OutputFormat::kWide, OutputFormat::kJson}));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   VITSCALE_ASSIGN_OR_RETURN(const JobHistory history, FetchHistory(*client, flags.job));
   Summary summary = Summarize(history, context.clock.Now());
@@ -304,14 +306,17 @@ void AddPictures(Cli& cli) {
                        "File to write, - for standard output (default: <name>-<id>.svg)");
         app.add_option("--x", f.x, "Horizontal axis")
             ->capture_default_str()
-            ->check(CLI::IsMember({"steps", "images"}));
+            ->check(OneOfWords({"steps", "images"}));
         app.add_flag("--log", f.log, "Logarithmic loss axis");
       },
       PlotCommand);
   AddCommand<SummaryFlags>(
       cli, cli.app, "summary",
       "Say what came out of a job: accuracy, loss, speed, where the checkpoint lies.",
-      "  vitscale summary fashion-mnist\n  vitscale summary fashion-mnist --plot loss.svg -o json",
+      "  vitscale summary fashion-mnist\n  vitscale summary fashion-mnist --plot loss.svg -o json\n"
+      "\nThe loss is the training loss, a mean over the last 1 % of the steps (JSON: loss, "
+      "loss_mean_steps);\nlist, get, watch and logs --steps show that of single steps (JSON: "
+      "loss_last_step).",
       [](CLI::App& app, SummaryFlags& f) {
         app.add_option("job", f.job, "Id, or a name that only one job has")->required();
         app.add_option("--plot", f.plot, "Draw the curves into this SVG file, too");

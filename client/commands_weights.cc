@@ -202,28 +202,28 @@ void AddImport(Cli& cli, CLI::App& group) {
             ->required();
         app.add_option("--format", f.format, "Whose names the file has")
             ->capture_default_str()
-            ->check(CLI::IsMember({"auto", "npz", "timm", "hf"}));
+            ->check(OneOfWords({"auto", "npz", "timm", "hf"}));
         CLI::Option* variant =
             app.add_option("--variant", f.variant, "Shape, such as B/16 (default: the file's)");
         app.add_option("--job", f.job, "Job file whose model it shall be, head and image size too")
             ->excludes(variant);
         app.add_option("--heads", f.heads,
                        "Attention heads; timm and hf files do not say (default: the variant's)")
-            ->check(CLI::Range(1, 256));
+            ->check(WholeNumber(1, 256));
         app.add_option("--image-size", f.image_size,
                        "Side of the input; resamples positions (default: the file's)")
-            ->check(CLI::Range(1, 2048));
+            ->check(WholeNumber(1, 2048));
         app.add_option("--classes", f.classes,
                        "Classes that the file's head must have, or the new one gets")
-            ->check(CLI::Range(1, 1000000));
+            ->check(WholeNumber(1, 1000000));
         app.add_flag("--without-head", f.without_head,
                      "Leave its head out: zeros, for --classes (1 if not given)");
         app.add_option("--head-bias", f.head_bias, "With --without-head: value of every bias")
             ->capture_default_str()
-            ->check(CLI::Range(-100.0, 100.0));
+            ->check(Number(-100.0, 100.0));
         app.add_option("--loss", f.loss, "Loss of the model, which no file tells")
             ->capture_default_str()
-            ->check(CLI::IsMember({"sigmoid", "softmax"}));
+            ->check(OneOfWords({"sigmoid", "softmax"}));
       },
       Import);
 }
@@ -297,7 +297,7 @@ void AddExport(Cli& cli, CLI::App& group) {
             ->required();
         app.add_option("--format", f.format, "npz (big_vision), timm or hf (SigLIP)")
             ->required()
-            ->check(CLI::IsMember({"npz", "timm", "hf"}));
+            ->check(OneOfWords({"npz", "timm", "hf"}));
         app.add_option("--out", f.out, "File to write")->required();
         app.add_flag("--without-head", f.without_head, "Leave the classifier out");
         app.add_flag("--force", f.force, "Replace the file if it is there");

@@ -37,7 +37,11 @@ absl::Status FromWire(const grpc::Status& status, const std::string& address) {
   if (status.ok()) return absl::OkStatus();
   std::string message = status.error_message();
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
-    message = absl::StrCat("no coordinator at ", address, ": ", WhyUnavailable(message));
+    // Somebody listens, nobody speaks: the process is stopped, or is no coordinator.
+    message = absl::StrContains(message, "SETTINGS frame")
+                  ? absl::StrCat("the coordinator at ", address,
+                                 " does not answer: it takes connections and then says nothing")
+                  : absl::StrCat("no coordinator at ", address, ": ", WhyUnavailable(message));
   } else if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
     message = absl::StrCat("no answer from ", address, " in time");
   }

@@ -54,7 +54,8 @@ class JobFollower {
         request_.set_after_step(-1);
         continue;
       }
-      if (!away_ && handler_.on_away) handler_.on_away(status);
+      const bool goes_on = reconnect_.left() > absl::ZeroDuration();  // else it only timed out
+      if (goes_on && !away_ && handler_.on_away) handler_.on_away(status);
       away_ = true;
       if (const absl::Status again = reconnect_.Again(status); !again.ok()) return again;
     }

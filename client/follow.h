@@ -24,7 +24,11 @@ class Reconnect {
   // `deadline` on context.clock.Monotonic().
   Reconnect(Context& context, absl::Time deadline) : context_(context), deadline_(deadline) {}
 
-  absl::Duration left() const { return deadline_ - context_.clock.Monotonic(); }
+  // Zero where next to nothing is left: a stream's own timer may be that early.
+  absl::Duration left() const {
+    const absl::Duration left = deadline_ - context_.clock.Monotonic();
+    return left < absl::Milliseconds(20) ? absl::ZeroDuration() : left;
+  }
   void Progress() {
     wait_ = kFirst;
     attempts_without_progress_ = 0;

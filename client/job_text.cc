@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -82,7 +81,7 @@ void AppendEvents(const std::vector<v1::Event>& events, std::string* out) {
 }  // namespace
 
 Table JobTable(const std::vector<v1::Job>& jobs, absl::Time now, bool wide, bool color) {
-  std::vector<std::string> head = {"ID", "NAME", "STATE", "STEP", "LOSS", "WORKERS", "AGE"};
+  std::vector<std::string> head = {"ID", "NAME", "STATE", "STEP", "LAST_LOSS", "WORKERS", "AGE"};
   if (wide) {
     for (const char* more :
          {"PRIORITY", "OWNER", "INTENT", "ATTEMPT", "RECOVERIES", "RUNTIME", "REASON"}) {
@@ -299,8 +298,8 @@ std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_ev
   Line(&out, "step", Progress(job));
   if (job.has_last_step()) {
     const v1::StepRecord& s = job.last_step();
-    Line(&out, "loss",
-         absl::StrCat(Significant(s.loss(), 5), "  learning rate ",
+    Line(&out, "last step",
+         absl::StrCat("loss ", Significant(s.loss(), 5), ", learning rate ",
                       Significant(s.learning_rate(), 3), ", gradient norm ",
                       Significant(s.gradient_norm(), 3), ", ", Significant(s.step_seconds(), 3),
                       " s a step"));

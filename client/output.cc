@@ -1,5 +1,7 @@
 #include "client/output.h"
 
+#include <fstream>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/files.h"
@@ -10,6 +12,16 @@ namespace vitscale {
 namespace {
 
 constexpr int64_t kInputBytesMax = 1 << 20;
+
+absl::StatusOr<std::string> ReadStream(std::istream& in, const std::string& name) {
+  std::string text(kInputBytesMax + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (text.size() > kInputBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": more than ", kInputBytesMax, " bytes"));
+  }
+  return text;
+}
 
 }  // namespace
 
@@ -70,15 +82,15 @@ void PrintError(Context& context, const absl::Status& status) {
 }
 
 absl::StatusOr<std::string> ReadInput(Context& context, const std::string& path) {
-  if (path != "-") return PosixFileSystem().ReadFile(path, kInputBytesMax);
-  std::string text(kInputBytesMax + 1, '\0');
-  context.in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(context.in.gcount()));
-  if (text.size() > kInputBytesMax) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("standard input: more than ", kInputBytesMax, " bytes"));
+  if (path == "-") return ReadStream(context.in, "standard input");
+  const auto info = PosixFileSystem().Stat(path);
+  if (info.ok() && !info->is_regular && !info->is_directory) {  // <(a command), /dev/stdin
+    std::ifstream stream(path);
+    return ReadStream(stream, absl::StrCat("'", path, "'"));
   }
-  return text;
+  auto text = PosixFileSystem().ReadFile(path, kInputBytesMax);
+  if (text.ok()) return text;
+  return absl::InvalidArgumentError(absl::StrCat("job file: ", text.status().message()));
 }
 
 }  // namespace vitscale

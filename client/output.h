@@ -32,7 +32,7 @@ void PrintList(Context& context, const std::vector<M>& messages,
 // "error: …" on standard error; several faults one per line.
 void PrintError(Context& context, const absl::Status& status);
 
-// A file, or standard input for "-"; at most 1 MiB.
+// A job file, or standard input for "-"; at most 1 MiB. INVALID_ARGUMENT if it cannot be read.
 absl::StatusOr<std::string> ReadInput(Context& context, const std::string& path);
 
 }  // namespace vitscale

@@ -15,12 +15,27 @@ namespace {
 constexpr std::array<const char*, 6> kColors = {"#2f6fb3", "#d9622b", "#3a9a53",
                                                 "#8656b5", "#b8860b", "#c03d5a"};
 
-double LastLoss(const std::vector<v1::StepRecord>& steps) {
+size_t LossMeanSteps(const std::vector<v1::StepRecord>& steps) {
+  return std::min(steps.size(), std::max<size_t>(1, steps.size() / 100));
+}
+
+double MeanLoss(const std::vector<v1::StepRecord>& steps) {
   if (steps.empty()) return std::nan("");
-  const size_t count = std::max<size_t>(1, steps.size() / 100);
+  const size_t count = LossMeanSteps(steps);
   double sum = 0;
   for (size_t i = steps.size() - count; i < steps.size(); ++i) sum += steps[i].loss();
   return sum / static_cast<double>(count);
+}
+
+std::string StepsText(int64_t steps) {
+  return steps == 1 ? "step" : absl::StrCat(Thousands(steps), " steps");
+}
+
+std::string LossText(const Summary& s) {
+  const std::string loss = Significant(s.loss, 4);
+  if (s.loss_mean_steps == 1) return absl::StrCat(loss, " (last step)");
+  return absl::StrCat(loss, " (mean of the last ", StepsText(s.loss_mean_steps),
+                      "; the last one alone: ", Significant(s.loss_last_step, 4), ")");
 }
 
 double ImagesPerSecond(const std::vector<v1::StepRecord>& steps) {
@@ -93,7 +108,8 @@ std::string Subtitle(const std::vector<JobHistory>& jobs) {
   if (job.total_steps() > 0) absl::StrAppend(&text, " of ", Thousands(job.total_steps()));
   absl::StrAppend(&text, ", global batch ", Thousands(job.spec().batch().global()));
   if (!jobs[0].steps.empty())
-    absl::StrAppend(&text, ", loss ", Significant(LastLoss(jobs[0].steps), 4));
+    absl::StrAppend(&text, ", loss ", Significant(MeanLoss(jobs[0].steps), 4),
+                    " (mean of the last ", StepsText(LossMeanSteps(jobs[0].steps)), ")");
   return text;
 }
 
@@ -117,7 +133,9 @@ Summary Summarize(const JobHistory& history, absl::Time now) {
     s.top1 = top1->second;
     s.eval_name = eval.name();
   }
-  s.loss = LastLoss(history.steps);
+  s.loss = MeanLoss(history.steps);
+  s.loss_mean_steps = static_cast<int64_t>(LossMeanSteps(history.steps));
+  s.loss_last_step = history.steps.empty() ? std::nan("") : history.steps.back().loss();
   s.images_per_second = ImagesPerSecond(history.steps);
   if (job.has_start_time()) {
     const absl::Time end = job.has_end_time() ? TimeOf(job.end_time()) : now;
@@ -142,7 +160,7 @@ std::string SummaryText(const Summary& s) {
   }
   if (s.top1) line("top-1", absl::StrFormat("%.2f %% (%s)", 100 * *s.top1, s.eval_name));
   if (s.steps > s.first_step) {
-    line("final loss", Significant(s.loss, 4));
+    line("training loss", LossText(s));
     line("images/s", Thousands(static_cast<int64_t>(std::llround(s.images_per_second))));
   }
   line("training seconds", absl::StrFormat("%.1f", s.training_seconds));
@@ -160,7 +178,8 @@ std::string SummaryJson(const Summary& s) {
       ", \"state\": ", JsonQuote(s.state), ", \"steps\": ", s.steps,
       ", \"first_step\": ", s.first_step, ", \"images\": ", s.images);
   absl::StrAppend(&out, ", \"top1\": ", s.top1 ? number(*s.top1) : "null",
-                  ", \"loss\": ", number(s.loss),
+                  ", \"loss\": ", number(s.loss), ", \"loss_mean_steps\": ", s.loss_mean_steps,
+                  ", \"loss_last_step\": ", number(s.loss_last_step),
                   ", \"images_per_second\": ", number(s.images_per_second),
                   ", \"training_seconds\": ", number(s.training_seconds));
   absl::StrAppend(&out, ", \"workers\": ", s.workers,

@@ -29,6 +29,8 @@ struct Summary {
   std::optional<double> top1;  // 0 to 1, of the last evaluation that has it
   std::string eval_name;
   double loss = 0;  // training loss, mean over the last 1 % of the steps (at least one)
+  int64_t loss_mean_steps = 0;  // how many those are
+  double loss_last_step = 0;    // of the last step alone, as list, get and watch show it
   double images_per_second = 0;  // images of the steps by the wall time of the steps
   double training_seconds = 0;   // wall time from the first start to the end
   int workers = 0;

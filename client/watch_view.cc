@@ -23,7 +23,7 @@ std::string EndLine(const v1::Job& job, bool color) {
     absl::StrAppend(&line, " at step ", job.step(), "/", job.total_steps());
   }
   if (job.has_last_step())
-    absl::StrAppend(&line, ", loss ", Significant(job.last_step().loss(), 4));
+    absl::StrAppend(&line, ", loss of the last step ", Significant(job.last_step().loss(), 4));
   for (const v1::EvalRecord& eval : job.last_evals()) {
     absl::StrAppend(&line, ", ", eval.name(), " ", EvalValues(eval));
   }

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/rpc/status.pb.h"
 #include "kernels/base/files.h"
+#include "kernels/base/net.h"
 #include "proto/spec/fault.h"
 #include "tests/status_matchers.h"
 #include "vitscale/v1/control_service.grpc.pb.h"
@@ -21,6 +22,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class FakeService : public v1::ControlService::Service {
  public:
@@ -135,6 +137,17 @@ TEST_F(RpcClientTest, WithoutACoordinatorTheErrorSaysWhatToDo) {
                        AllOf(HasSubstr("/nobody"), HasSubstr("vitscaled"))));
   EXPECT_THAT(ConnectToCoordinator("nonsense", absl::Seconds(5)),
               StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+// What a stopped process looks like: the kernel takes the connection. gRPC gives up after 5 s.
+TEST_F(RpcClientTest, ACoordinatorThatSaysNothingIsNotAnAbsentOne) {
+  const std::string path = folder_.path() + "/silent";
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const UniqueFd listener, ListenUnix(path));
+  const auto client = ConnectToCoordinator("unix:" + path, absl::Seconds(60));
+  EXPECT_THAT((*client)->GetJob(Named("x")),
+              StatusIs(absl::StatusCode::kUnavailable,
+                       AllOf(HasSubstr("the coordinator at unix:" + path + " does not answer"),
+                             Not(HasSubstr("start vitscaled")))));
 }
 
 TEST_F(RpcClientTest, AStreamEndsWhenItsReaderHasEnoughOrTheServerBreaks) {

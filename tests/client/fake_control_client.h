@@ -5,6 +5,7 @@
 #define TESTS_CLIENT_FAKE_CONTROL_CLIENT_H_
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -32,6 +33,7 @@ struct FakeCoordinator {
     absl::Status status;
   };
   std::vector<Break> breaks;
+  std::function<void(absl::Duration limit)> on_watch;  // before a watch breaks or answers
   int chunk = 3;   // steps in one message of a watch
   int repeat = 0;  // records sent again after a resume, as a careless coordinator might
 
@@ -137,6 +139,7 @@ class FakeControlClient : public ControlClient {
       const std::function<bool(const v1::WatchJobResponse&)>& on_message) override {
     c_.watches.push_back(request);
     c_.limits.push_back(limit);
+    if (c_.on_watch) c_.on_watch(limit);
     auto job = Find(request.job_id());
     if (!job.ok()) return job.status();
     BeginStream();
