@@ -175,14 +175,13 @@ def inception(tensors):
 
         @tf.function
         def boxes():
-            def one(_):
-                begin, size, _ = tf.image.sample_distorted_bounding_box(
-                    (height, width, 3), tf.zeros([0, 0, 4]), area_range=(low / 100, high / 100),
+            def one(i):
+                begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+                    (height, width, 3), tf.zeros([0, 0, 4]), seed=[1, i], area_range=(low / 100, high / 100),
                     min_object_covered=0, use_image_if_no_bounding_boxes=True)
                 return tf.stack([begin[0], begin[1], size[0], size[1]])
             return tf.map_fn(one, tf.range(CROPS), fn_output_signature=tf.int32)
 
-        tf.random.set_seed(1)
         drawn = np.sort(boxes().numpy(), axis=0)
         at = np.linspace(0, CROPS - 1, QUANTILES).round().astype(int)
         for column, what in enumerate(("top", "left", "height", "width")):

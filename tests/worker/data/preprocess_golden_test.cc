@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -10,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "tests/golden/golden.h"
+#include "tests/kernels/kernels_test_util.h"
 #include "tests/status_matchers.h"
 #include "worker/data/image/crop.h"
 #include "worker/data/image/decode.h"
@@ -134,6 +137,34 @@ TEST(PreprocessGoldenTest, EvaluationPipelinesHaveBigVisionsPixels) {
                               draws, 28, 28, absl::MakeSpan(out)),
                 IsOk());
     table.Expect("pipeline", Compare(out, Bytes(name)), 0, "of 255", name);
+  }
+}
+
+// The device rounds once; TensorFlow rounds the quotient, the product and the sum: with a range of
+// up to 3.25 that is 3.25 * 2^-25 + 2^-23 + 2^-23 + 2^-24 and our 2^-24, below 2^-21.
+TEST(PreprocessGoldenTest, ValueRangeOfTheDeviceIsTensorFlows) {
+  ErrorTable table;
+  const auto variants = AllVariants();
+  const auto variant = std::find_if(variants.begin(), variants.end(),
+                                    [](const Variant& v) { return v.dtype == DType::kF32; });
+  ASSERT_NE(variant, variants.end());
+  Doubles pixels(256);
+  std::iota(pixels.begin(), pixels.end(), 0);
+  for (const auto& [low, high, name] : {std::tuple{-1.0f, 1.0f, "value_range.-1.0.1.0"},
+                                        {0.0f, 1.0f, "value_range.0.0.1.0"},
+                                        {-2.5f, 0.75f, "value_range.-2.5.0.75"}}) {
+    OpBench bench(*variant);
+    ImagesToPatchesArgs args;  // one patch of 16 x 16: pixels in their order
+    args.images = bench.Input("images", DType::kU8, {1, 16, 16, 1}, pixels, Arena::kInput);
+    args.augment = bench.Input("augment", DType::kI32, {1, 3}, {0, 0, 0}, Arena::kInput);
+    args.crop_height = args.crop_width = args.patch = 16;
+    args.range_min = low, args.range_max = high;
+    args.patches = bench.Output("patches", DType::kF32, {1, 256});
+    ASSERT_THAT(bench.Run(args), IsOk());
+    const Doubles are = bench.Values(args.patches), want = Golden().Values(name);
+    double largest = 0;
+    for (int i = 0; i < 256; ++i) largest = std::max(largest, std::abs(are[i] - want[i]));
+    table.Expect("value_range", largest, 0x1p-21, "", name);
   }
 }
 
