@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/measures.h"
 #include "proto/spec/message_text.h"
 #include "proto/spec/units.h"
 
@@ -63,13 +64,6 @@ std::string NumericsText(const v1::NumericsRecord& n) {
   return absl::StrCat(n.backend(), " ", n.instruction_set(), ", ",
                       precision ? EnumWord(*precision) : "?", ", ", n.world_size(),
                       " ranks, micro-batch ", n.batch_micro(), ", ", n.collective());
-}
-
-// Shares of images as per cent: "top1", "10shot".
-std::string MeasureText(const std::string& name, double value) {
-  const bool share = name.rfind("top", 0) == 0 || name == "accuracy" ||
-                     name.find("shot") != std::string::npos;
-  return share ? absl::StrFormat("%.2f %%", 100 * value) : Significant(value, 4);
 }
 
 void AppendEvents(const std::vector<v1::Event>& events, std::string* out) {
@@ -238,24 +232,21 @@ Table EvalTable(const std::vector<v1::EvalRecord>& evals, bool csv) {
                   : std::vector<std::string>{"EVALUATION", "STEP", "IMAGES", "MEASURED", "MEASURE",
                                              "VALUE"});
   for (const v1::EvalRecord& eval : evals) {
-    const std::map<std::string, double> values(eval.values().begin(), eval.values().end());
-    for (auto it = values.rbegin(); it != values.rend(); ++it) {  // top1 before loss
+    for (const Measure& measure : MeasuresOf(eval)) {
       table.Row({eval.name(), absl::StrCat(eval.step()),
                  csv ? absl::StrCat(eval.images()) : Thousands(eval.images()),
-                 csv ? absl::StrCat(eval.eval_images()) : Thousands(eval.eval_images()), it->first,
-                 csv ? ShortestDouble(it->second) : MeasureText(it->first, it->second)});
+                 csv ? absl::StrCat(eval.eval_images()) : Thousands(eval.eval_images()),
+                 measure.name, csv ? ShortestDouble(measure.value) : measure.Text()});
     }
   }
   return table;
 }
 
 std::string EvalValues(const v1::EvalRecord& eval) {
-  const std::map<std::string, double> values(eval.values().begin(), eval.values().end());
   std::vector<std::string> parts;
-  for (const auto& [name, value] : values) {
-    parts.push_back(absl::StrCat(name, " ", MeasureText(name, value)));
+  for (const Measure& measure : MeasuresOf(eval)) {
+    if (!measure.swept) parts.push_back(absl::StrCat(measure.name, " ", measure.Text()));
   }
-  std::reverse(parts.begin(), parts.end());  // top1 before loss
   return absl::StrJoin(parts, ", ");
 }
 

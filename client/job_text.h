@@ -28,10 +28,11 @@ std::string JobReason(const v1::Job& job, const std::vector<v1::Event>& last_eve
                       bool color);
 
 std::string EventLine(const v1::Event& event);
-std::string EvalLine(const v1::EvalRecord& eval);    // "val at step 2340: top1 88.1 %, loss 0.31"
+std::string EvalLine(const v1::EvalRecord& eval);  // "val at step 2340: top1 88.1 %, loss 0.31"
 // A row for every value. `csv`: numbers in full.
 Table EvalTable(const std::vector<v1::EvalRecord>& evals, bool csv);
-std::string EvalValues(const v1::EvalRecord& eval);  // "top1 88.1 %, loss 0.31"
+// "top1 88.1 %, loss 0.31"; of a sweep of few-shot strengths the best of each number of shots.
+std::string EvalValues(const v1::EvalRecord& eval);
 std::string LogText(const v1::LogLine& line);
 
 }  // namespace vitscale

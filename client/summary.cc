@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/measures.h"
 #include "client/text.h"
 #include "proto/spec/message_text.h"
 
@@ -47,6 +51,18 @@ double ImagesPerSecond(const std::vector<v1::StepRecord>& steps) {
   return seconds > 0 ? images / seconds : 0;
 }
 
+// The last value of that name of the first evaluation that has it, and the evaluation's name.
+std::pair<std::optional<double>, std::string> LastValue(const JobHistory& history,
+                                                        const std::string& value) {
+  std::pair<std::optional<double>, std::string> last;
+  for (const v1::EvalRecord& eval : history.evals) {
+    const auto found = eval.values().find(value);
+    if (found == eval.values().end() || (last.first && eval.name() != last.second)) continue;
+    last = {found->second, eval.name()};
+  }
+  return last;
+}
+
 double X(const PlotOptions& options, int64_t step, int64_t images) {
   return static_cast<double>(options.by_images ? images : step);
 }
@@ -73,22 +89,48 @@ void AddLoss(const JobHistory& history, const PlotOptions& options, bool several
   if (!marks.points.empty()) panel->series.push_back(std::move(marks));
 }
 
-void AddTop1(const JobHistory& history, const PlotOptions& options, bool several,
-             const std::string& color, PlotPanel* panel) {
+// One value of the first evaluation that has it, over the run; `name` stands at the end of the
+// line.
+void AddShare(const JobHistory& history, const PlotOptions& options, const std::string& value,
+              const std::string& name, const std::string& color, PlotPanel* panel) {
   PlotSeries line{"", {}, color, false, {}, 0.6, 1.6}, marks{"", {}, color, true, {}, 1, 1.6};
-  std::string name;
+  std::string eval;
   for (const v1::EvalRecord& e : history.evals) {
-    const auto top1 = e.values().find("top1");
-    if (top1 == e.values().end() || (!name.empty() && e.name() != name)) continue;
-    name = e.name();
-    line.points.push_back({X(options, e.step(), e.images()), 100 * top1->second});
+    const auto found = e.values().find(value);
+    if (found == e.values().end() || (!eval.empty() && e.name() != eval)) continue;
+    eval = e.name();
+    line.points.push_back({X(options, e.step(), e.images()), 100 * found->second});
     marks.labels.push_back("");
   }
   if (line.points.empty()) return;
   marks.points = line.points;
-  if (!several) marks.labels.back() = absl::StrFormat("%.2f %%", line.points.back().y);
+  marks.labels.back() = name;
   panel->series.push_back(std::move(line));
   panel->series.push_back(std::move(marks));
+}
+
+void AddTop1(const JobHistory& history, const PlotOptions& options, bool several,
+             const std::string& color, PlotPanel* panel) {
+  const double last = 100 * LastValue(history, "top1").first.value_or(0);
+  AddShare(history, options, "top1", several ? "" : absl::StrFormat("%.2f %%", last), color, panel);
+}
+
+// Of one job a line for each number of shots, of several jobs the one of 10 shots.
+void AddFewShot(const JobHistory& history, const PlotOptions& options, bool several,
+                const std::string& color, PlotPanel* panel) {
+  if (several) return AddShare(history, options, "10shot", "", color, panel);
+  std::map<int, std::string> values;
+  for (const v1::EvalRecord& e : history.evals) {
+    for (const Measure& measure : MeasuresOf(e)) {
+      if (measure.shots > 0 && !measure.swept) values[measure.shots] = measure.name;
+    }
+  }
+  size_t i = 0;
+  for (const auto& [shots, value] : values) {
+    const double last = 100 * LastValue(history, value).first.value_or(0);
+    AddShare(history, options, value, absl::StrFormat("%d: %.2f %%", shots, last),
+             kColors[i++ % kColors.size()], panel);
+  }
 }
 
 void AddLearningRate(const JobHistory& history, const PlotOptions& options, bool several,
@@ -126,13 +168,8 @@ Summary Summarize(const JobHistory& history, absl::Time now) {
   s.from = job.spec().from();
   s.images = history.steps.empty() ? 0 : history.steps.back().images();
   s.workers = job.spec().resources().workers().max();
-  for (const v1::EvalRecord& eval : history.evals) {
-    const auto top1 = eval.values().find("top1");
-    if (top1 == eval.values().end() || (!s.eval_name.empty() && eval.name() != s.eval_name))
-      continue;
-    s.top1 = top1->second;
-    s.eval_name = eval.name();
-  }
+  std::tie(s.top1, s.eval_name) = LastValue(history, "top1");
+  std::tie(s.few_shot_10, s.few_shot_name) = LastValue(history, "10shot");
   s.loss = MeanLoss(history.steps);
   s.loss_mean_steps = static_cast<int64_t>(LossMeanSteps(history.steps));
   s.loss_last_step = history.steps.empty() ? std::nan("") : history.steps.back().loss();
@@ -159,6 +196,9 @@ std::string SummaryText(const Summary& s) {
                       " workers)"));
   }
   if (s.top1) line("top-1", absl::StrFormat("%.2f %% (%s)", 100 * *s.top1, s.eval_name));
+  if (s.few_shot_10) {
+    line("10-shot", absl::StrFormat("%.2f %% (%s)", 100 * *s.few_shot_10, s.few_shot_name));
+  }
   if (s.steps > s.first_step) {
     line("training loss", LossText(s));
     line("images/s", Thousands(static_cast<int64_t>(std::llround(s.images_per_second))));
@@ -173,11 +213,12 @@ std::string SummaryJson(const Summary& s) {
   const auto number = [](double value) {
     return std::isfinite(value) ? ShortestDouble(value) : std::string("null");
   };
-  std::string out = absl::StrCat(
-      "{\"job\": ", JsonQuote(s.job_id), ", \"name\": ", JsonQuote(s.name),
-      ", \"state\": ", JsonQuote(s.state), ", \"steps\": ", s.steps,
-      ", \"first_step\": ", s.first_step, ", \"images\": ", s.images);
+  std::string out =
+      absl::StrCat("{\"job\": ", JsonQuote(s.job_id), ", \"name\": ", JsonQuote(s.name),
+                   ", \"state\": ", JsonQuote(s.state), ", \"steps\": ", s.steps,
+                   ", \"first_step\": ", s.first_step, ", \"images\": ", s.images);
   absl::StrAppend(&out, ", \"top1\": ", s.top1 ? number(*s.top1) : "null",
+                  ", \"fewshot_10\": ", s.few_shot_10 ? number(*s.few_shot_10) : "null",
                   ", \"loss\": ", number(s.loss), ", \"loss_mean_steps\": ", s.loss_mean_steps,
                   ", \"loss_last_step\": ", number(s.loss_last_step),
                   ", \"images_per_second\": ", number(s.images_per_second),
@@ -195,15 +236,18 @@ Plot JobPlot(const std::vector<JobHistory>& jobs, const PlotOptions& options) {
   plot.subtitle = Subtitle(jobs);
   plot.x_label = options.by_images ? "images" : "steps";
   PlotPanel loss{"training loss", {}, options.log_loss}, top1{"top-1, %", {}, false},
+      few_shot{"few-shot accuracy, %, by images per class", {}, false},
       rate{"learning rate", {}, false};
   for (size_t i = 0; i < jobs.size(); ++i) {
     const std::string color = kColors[i % kColors.size()];
     AddLoss(jobs[i], options, several, color, &loss);
     AddTop1(jobs[i], options, several, color, &top1);
+    AddFewShot(jobs[i], options, several, color, &few_shot);
     AddLearningRate(jobs[i], options, several, color, &rate);
   }
   plot.panels.push_back(std::move(loss));
   if (!top1.series.empty()) plot.panels.push_back(std::move(top1));
+  if (!few_shot.series.empty()) plot.panels.push_back(std::move(few_shot));
   plot.panels.push_back(std::move(rate));
   return plot;
 }

@@ -24,10 +24,12 @@ struct JobHistory {
 struct Summary {
   std::string job_id, name, state;
   int64_t steps = 0, images = 0;
-  int64_t first_step = 0;  // of a branch: steps that were done when it began
-  std::string from;        // the checkpoint it began with; empty: initialisation
+  int64_t first_step = 0;      // of a branch: steps that were done when it began
+  std::string from;            // the checkpoint it began with; empty: initialisation
   std::optional<double> top1;  // 0 to 1, of the last evaluation that has it
   std::string eval_name;
+  std::optional<double> few_shot_10;  // 0 to 1, of 10 images per class, the same
+  std::string few_shot_name;
   double loss = 0;  // training loss, mean over the last 1 % of the steps (at least one)
   int64_t loss_mean_steps = 0;  // how many those are
   double loss_last_step = 0;    // of the last step alone, as list, get and watch show it
@@ -47,8 +49,8 @@ struct PlotOptions {
   bool log_loss = false;
 };
 
-// Loss (raw and smoothed) with evaluation losses, top-1 where there is one, learning rate. Several
-// jobs lie over each other, each in its colour, smoothed only.
+// Loss (raw and smoothed) with evaluation losses, top-1 and few-shot accuracies where there are
+// any, learning rate. Several jobs lie over each other, each in its colour, smoothed only.
 Plot JobPlot(const std::vector<JobHistory>& jobs, const PlotOptions& options);
 
 }  // namespace vitscale

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "absl/strings/str_split.h"
+#include "client/job_text.h"
+#include "client/measures.h"
 #include "client/summary.h"
 #include "gmock/gmock.h"
 
@@ -119,11 +121,38 @@ TEST(SummaryTest, SaysWhatCameOut) {
               AllOf(HasSubstr("\"top1\": 0.8"), HasSubstr("\"training_seconds\": 12,")));
 }
 
+// Of history, few-shot evaluations by another name, once with a sweep of strengths.
+JobHistory FewShotHistory() {
+  JobHistory history = History();
+  for (const int step : {50, 100}) {
+    v1::EvalRecord eval;
+    eval.set_name("few");
+    eval.set_step(step);
+    auto& values = *eval.mutable_values();
+    values["1shot"] = 0.25;
+    values["5shot"] = 0.5;
+    values["10shot"] = step / 200.0;
+    values["10shot_l2_1024"] = step / 200.0;
+    values["10shot_l2_0.5"] = 0.125;
+    history.evals.push_back(eval);
+  }
+  return history;
+}
+
+TEST(SummaryTest, TenShotAccuracyIsReportedBesideTop1) {
+  const Summary summary = Summarize(FewShotHistory(), absl::UnixEpoch());
+  EXPECT_DOUBLE_EQ(*summary.top1, 0.8);
+  EXPECT_DOUBLE_EQ(*summary.few_shot_10, 0.5);
+  EXPECT_THAT(SummaryText(summary), HasSubstr("50.00 % (few)"));
+  EXPECT_THAT(SummaryJson(summary), HasSubstr("\"fewshot_10\": 0.5"));
+}
+
 TEST(SummaryTest, AJobWithoutStepsHasNulls) {
   JobHistory empty;
   empty.job.set_id("abc");
   const std::string json = SummaryJson(Summarize(empty, absl::UnixEpoch()));
-  EXPECT_THAT(json, AllOf(HasSubstr("\"top1\": null"), HasSubstr("\"loss\": null")));
+  EXPECT_THAT(json, AllOf(HasSubstr("\"top1\": null"), HasSubstr("\"fewshot_10\": null"),
+                          HasSubstr("\"loss\": null")));
 }
 
 TEST(JobPlotTest, OneJobHasLossAccuracyAndLearningRate) {
@@ -132,6 +161,33 @@ TEST(JobPlotTest, OneJobHasLossAccuracyAndLearningRate) {
   EXPECT_EQ(plot.title, "fashion");
   EXPECT_THAT(PlotSvg(plot),
               AllOf(HasSubstr("training loss"), HasSubstr("80.00 %"), HasSubstr("learning rate")));
+}
+
+TEST(JobPlotTest, FewShotAccuraciesHaveAPanelWithALineForEachNumberOfShots) {
+  const Plot plot = JobPlot({FewShotHistory()}, {});
+  ASSERT_EQ(plot.panels.size(), 4u);
+  EXPECT_THAT(plot.panels[2].y_label, HasSubstr("few-shot"));
+  EXPECT_EQ(plot.panels[2].series.size(), 6u) << "a line and its marks for 1, 5 and 10 shots";
+  EXPECT_THAT(PlotSvg(plot), AllOf(HasSubstr("1: 25.00 %"), HasSubstr("10: 50.00 %")));
+  const Plot two = JobPlot({FewShotHistory(), FewShotHistory()}, {});
+  EXPECT_EQ(two.panels[2].series.size(), 4u) << "10 shots of each job";
+}
+
+TEST(MeasuresTest, AreInTheOrderOfShotsWithTheirStrengthsBehind) {
+  v1::EvalRecord eval;
+  for (const char* name :
+       {"25shot", "1shot_l2_1024", "5shot", "1shot", "1shot_l2_0.5", "loss", "top1"}) {
+    (*eval.mutable_values())[name] = 0.5;
+  }
+  std::vector<std::string> lines;
+  for (const Measure& measure : MeasuresOf(eval)) {
+    lines.push_back(measure.name + " " + measure.Text());
+  }
+  EXPECT_THAT(lines,
+              ElementsAre("top1 50.00 %", "loss 0.5000", "1shot 50.00 %", "1shot_l2_0.5 50.00 %",
+                          "1shot_l2_1024 50.00 %", "5shot 50.00 %", "25shot 50.00 %"));
+  EXPECT_EQ(EvalValues(eval),
+            "top1 50.00 %, loss 0.5000, 1shot 50.00 %, 5shot 50.00 %, 25shot 50.00 %");
 }
 
 TEST(JobPlotTest, SeveralJobsLieOverEachOtherInTheirOwnColours) {
