@@ -18,6 +18,10 @@
 namespace vitscale::cpu {
 namespace {
 
+float RootQuotient(double numerator, double v) {
+  return static_cast<float>(numerator / std::sqrt(v));
+}
+
 struct FactoredTensor {
   int tensor = 0;
   const float* sums = nullptr;      // as GradStats wrote them, laid out like the second moment
@@ -72,13 +76,8 @@ void AdafactorOp::RowFactors(const float* v_row, double share, int64_t outer, in
       double sum = 0.0;
       for (int64_t i = 0; i < count; ++i) sum += v_row[i * inner + k];
       const double root = share * std::sqrt(sum / static_cast<double>(count));
-      if (inner == 1) {
-        kernels_.inverse_sqrt(v_row, root, factors, count);
-        continue;
-      }
       for (int64_t i = 0; i < count; ++i) {
-        const double v = v_row[i * inner + k];
-        factors[i * inner + k] = static_cast<float>(root / std::sqrt(v));
+        factors[i * inner + k] = RootQuotient(root, v_row[i * inner + k]);
       }
     }
   }
@@ -102,11 +101,15 @@ void AdafactorOp::Prepare(const UpdateScalars& scalars, int64_t item) {
   if (shape.v_row_has_a) {
     RowFactors(row_moment, share, shape.outer, shape.a, shape.mid * shape.inner,
                factored.row_factors);
-    kernels_.inverse_sqrt(column_moment, 1.0, factored.column_factors, shape.column_sum_count());
+    for (int64_t i = 0; i < shape.column_sum_count(); ++i) {
+      factored.column_factors[i] = RootQuotient(1.0, column_moment[i]);
+    }
   } else {
     RowFactors(column_moment, share, shape.outer * shape.mid, shape.b, shape.inner,
                factored.column_factors);
-    kernels_.inverse_sqrt(row_moment, 1.0, factored.row_factors, shape.row_sum_count());
+    for (int64_t i = 0; i < shape.row_sum_count(); ++i) {
+      factored.row_factors[i] = RootQuotient(1.0, row_moment[i]);
+    }
   }
 }
 

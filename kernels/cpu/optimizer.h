@@ -79,8 +79,6 @@ struct OptimizerKernels {
 
   // v = beta2 v + (1 - beta2) (sums * scale + 1e-30), in f64 and rounded once.
   void (*decay_moment)(const float* sums, double scale, double beta2, float* v, int64_t count);
-  // out = scale / sqrt(v), in f64 and rounded once
-  void (*inverse_sqrt)(const float* v, double scale, float* out, int64_t count);
 
   // `sums` may be null. Each updates momentum, parameter and second moment of its elements.
   void (*adafactor)(const UpdateScalars& scalars, const UpdateSpan& span, UpdateSums* sums);

@@ -7,8 +7,6 @@
 // where m is stored as bf16 and the update uses it before it is rounded. The first product is taken
 // in f32 from the widened momentum.
 
-#include <cmath>
-
 #include "kernels/cpu/grad_stats_simd.h"
 #include "kernels/cpu/simd_loop.h"
 #include "kernels/cpu/vector_math.h"
@@ -162,12 +160,6 @@ void DecayMoment(const float* sums, double scale, double beta2, float* v, int64_
   });
 }
 
-void InverseSqrt(const float* v, double scale, float* out, int64_t count) {
-  for (int64_t c = 0; c < count; ++c) {
-    out[c] = static_cast<float>(scale / std::sqrt(static_cast<double>(v[c])));
-  }
-}
-
 // ---- table --------------------------------------------------------------------------------------
 
 #define VITSCALE_WITH_SUMS(Name, Span, Type)                                         \
@@ -183,7 +175,7 @@ VITSCALE_WITH_SUMS(Sgd, SgdSpan, UpdateSpan)
 }  // namespace
 
 extern const OptimizerKernels kOptimizerKernels;
-const OptimizerKernels kOptimizerKernels = {
-    FactoredStats, SquareSum, DecayMoment, InverseSqrt, Adafactor, AdafactorFactored, AdamW, Sgd};
+const OptimizerKernels kOptimizerKernels = {FactoredStats,     SquareSum, DecayMoment, Adafactor,
+                                            AdafactorFactored, AdamW,     Sgd};
 
 }  // namespace vitscale::cpu::VITSCALE_SIMD
