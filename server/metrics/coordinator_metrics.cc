@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "google/protobuf/util/time_util.h"
@@ -86,7 +87,13 @@ void CoordinatorMetrics::SeeJob(const JobRow& row, bool at_start) {
       Observe(queue_wait_, std::max(0.0, absl::ToDoubleSeconds(wait)));
     }
   }
-  seen = {job.state(), job.attempt(), job.goodput(), job.recoveries()};
+  seen = {job.state(), job.attempt(), job.goodput(), job.recoveries(), job.spec().name(), {}};
+  for (const v1::EvalRecord& eval : job.last_evals()) {
+    for (const auto& [value, measured] : eval.values()) {
+      // A sweep of few-shot strengths would be a hundred series: the best of it stands for it.
+      if (!absl::StrContains(value, "_l2_")) seen.measured[{eval.name(), value}] = measured;
+    }
+  }
   if (!IsFinal(job.state())) return;
   if (at_start) ++finished_[job.state()];  // later ones are counted by their transition
   unfinished_.erase(job.id());
@@ -170,6 +177,7 @@ std::vector<prometheus::MetricFamily> CoordinatorMetrics::Collect() const {
   {
     absl::MutexLock lock(&mutex_);
     CollectJobs(families);
+    CollectEvaluations(families);
     CollectWorkers(families);
     CollectControl(families);
   }
@@ -214,6 +222,20 @@ void CoordinatorMetrics::CollectJobs(std::vector<prometheus::MetricFamily>& fami
   families.push_back(HistogramFamily("vitscale_queue_wait_seconds",
                                      "From entering the queue to a placement",
                                      {{{}, &queue_wait_}}));
+}
+
+void CoordinatorMetrics::CollectEvaluations(std::vector<prometheus::MetricFamily>& families) const {
+  FamilyBuilder values = Gauge("vitscale_job_evaluation_value",
+                               "Newest values of the evaluations of jobs that have not ended");
+  for (const auto& [id, seen] : unfinished_) {
+    for (const auto& [key, measured] : seen.measured) {
+      values.Add(measured, {{"job_id", id},
+                            {"job_name", seen.name},
+                            {"evaluation", key.first},
+                            {"measure", key.second}});
+    }
+  }
+  values.To(families);
 }
 
 void CoordinatorMetrics::CollectWorkers(std::vector<prometheus::MetricFamily>& families) const {

@@ -60,6 +60,8 @@ class CoordinatorMetrics : public prometheus::Collectable {
     int64_t attempt = 0;
     v1::Goodput goodput;
     int64_t recoveries = 0;
+    std::string name;
+    std::map<std::pair<std::string, std::string>, double> measured;  // by evaluation and value
   };
   using Labels = std::map<std::string, std::string>;
 
@@ -72,6 +74,8 @@ class CoordinatorMetrics : public prometheus::Collectable {
       const std::string& name, const std::string& help,
       const std::vector<std::pair<Labels, const Histogram*>>& series);
   void CollectJobs(std::vector<prometheus::MetricFamily>& families) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CollectEvaluations(std::vector<prometheus::MetricFamily>& families) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CollectWorkers(std::vector<prometheus::MetricFamily>& families) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

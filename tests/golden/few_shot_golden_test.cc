@@ -2,6 +2,7 @@
 // the same prediction for every image whose best two scores are further apart than rounding.
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -66,22 +67,33 @@ TEST(FewShotGoldenTest, TheSameImagesAreDrawnAsByTheReference) {
   }
 }
 
-// Predictions of all images of one regression that differ from the reference's although its margin
-// is above kMarginMin.
-int Wrong(const Given& given, const Standardisation& standardisation,
-          const std::vector<double>& weights, const int64_t* predicted, const double* margins) {
+// How one regression compares with the reference's.
+struct Difference {
+  int wrong = 0;  // images that are predicted otherwise although their margin is above kMarginMin
+  double margin = 0;  // largest difference of a margin, over 1e-9 + the reference's
+};
+
+Difference Compare(const Given& given, const Standardisation& standardisation,
+                   const std::vector<double>& weights, const int64_t* predicted,
+                   const double* margins) {
   RidgePredictor predictor;
   const int64_t images = static_cast<int64_t>(given.data_labels.size());
   const auto classes =
       predictor.Classes(standardisation, given.data.data(), images, weights, given.classes);
-  int wrong = 0;
+  Difference difference;
   for (int64_t i = 0; i < images; ++i) {
-    wrong += margins[i] > kMarginMin && classes[i] != predicted[i];
+    difference.wrong += margins[i] > kMarginMin && classes[i] != predicted[i];
+    std::vector<double> scores(predictor.scores().begin() + i * given.classes,
+                               predictor.scores().begin() + (i + 1) * given.classes);
+    std::sort(scores.rbegin(), scores.rend());
+    const double off = std::abs(scores[0] - scores[1] - margins[i]) / (kMarginMin + margins[i]);
+    difference.margin = std::max(difference.margin, off);
   }
-  return wrong;
+  return difference;
 }
 
-TEST(FewShotGoldenTest, EveryPredictionWithAMarginIsThatOfTheReference) {
+// The reference's margins are stored in f32: 6e-8 of them is rounding.
+TEST(FewShotGoldenTest, EveryPredictionAndMarginIsThatOfTheReference) {
   const Given given;
   const std::vector<int64_t> predicted = given.file.Integers("predicted");
   const std::vector<double> margins = given.file.Values("margins");
@@ -104,9 +116,11 @@ TEST(FewShotGoldenTest, EveryPredictionWithAMarginIsThatOfTheReference) {
       for (const double l2 : given.l2) {
         std::vector<double> weights;
         ridge.Weights(l2, &weights);
-        const int wrong = Wrong(given, standardisation, weights, &predicted[at], &margins[at]);
-        errors.Expect("few-shot predictions", wrong, 0, "images",
-                      absl::StrCat("seed ", seed, " shots ", shots, " l2 ", l2));
+        const Difference difference =
+            Compare(given, standardisation, weights, &predicted[at], &margins[at]);
+        const std::string where = absl::StrCat("seed ", seed, " shots ", shots, " l2 ", l2);
+        errors.Expect("few-shot predictions", difference.wrong, 0, "images", where);
+        errors.Expect("few-shot margins", difference.margin, 1e-7, "relative", where);
         at += images;
       }
     }

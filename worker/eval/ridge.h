@@ -62,12 +62,14 @@ class Ridge {
   std::vector<double> targets_;      // [rank, classes]: Q'X'Y, or Q'Y
 };
 
-// Classes of `count` rows of features that lie one after the other. Scratch memory is kept between
-// calls.
+// Classes of `count` rows of features that lie one after the other. What it returns is good until
+// the next call.
 class RidgePredictor {
  public:
   absl::Span<const int32_t> Classes(const Standardisation& standardisation, const float* features,
                                     int64_t count, absl::Span<const double> weights, int classes);
+  // XW of the last call: [count, classes].
+  absl::Span<const double> scores() const { return scores_; }
 
  private:
   std::vector<double> rows_, scores_;

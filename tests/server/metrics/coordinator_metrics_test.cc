@@ -43,6 +43,26 @@ TEST(CoordinatorMetricsTest, CountsJobsByStateAndTransitionsByReason) {
   EXPECT_THAT(text, HasSubstr("vitscale_coordinator_term 3"));
 }
 
+TEST(CoordinatorMetricsTest, TheNewestEvaluationsOfAJobAreShownUntilItEnds) {
+  CoordinatorMetrics metrics(1);
+  JobRow row = Row("a", v1::JOB_STATE_RUNNING);
+  row.mutable_job()->mutable_spec()->set_name("long-run");
+  v1::EvalRecord* eval = row.mutable_job()->add_last_evals();
+  eval->set_name("few");
+  (*eval->mutable_values())["10shot"] = 0.75;
+  (*eval->mutable_values())["10shot_l2_1024"] = 0.5;
+  Changes changes;
+  changes.jobs.push_back(row);
+  metrics.Committed(changes, {});
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr("vitscale_job_evaluation_value{evaluation=\"few\",job_id=\"a\",job_name=\""
+                        "long-run\",measure=\"10shot\"} 0.75"));
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("10shot_l2_1024"))) << "of a sweep the best";
+  changes.jobs[0].mutable_job()->set_state(v1::JOB_STATE_SUCCEEDED);
+  metrics.Committed(changes, {});
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("measure=\"10shot\"")));
+}
+
 TEST(CoordinatorMetricsTest, GoodputCountsWhatWasAddedSinceTheStart) {
   CoordinatorMetrics metrics(1);
   JobRow row = Row("a", v1::JOB_STATE_RUNNING);
