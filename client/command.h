@@ -45,9 +45,9 @@ struct NoFlags {};
 void AddJobCommands(Cli& cli);  // submit, list, get, why, watch, wait, cancel, kill, pause, resume
 void AddEvaluate(Cli& cli);     // evaluate
 void AddRecordCommands(Cli& cli);  // logs, events, plot, summary, checkpoints, workers
-void AddCheckpointFileCommands(Cli& cli,
-                               CLI::App& group);  // checkpoints import, export, show, verify
-void AddLocalCommands(Cli& cli);                  // plan, validate, completion, version
+void AddCheckpointFileCommands(Cli& cli, CLI::App& group);  // checkpoints show, verify
+void AddWeightCommands(Cli& cli, CLI::App& group);          // checkpoints import, export
+void AddLocalCommands(Cli& cli);                            // plan, validate, completion, version
 
 // By id or unambiguous name.
 absl::StatusOr<v1::Job> FetchJob(ControlClient& client, const std::string& job);

@@ -158,8 +158,8 @@ void AddLogs(Cli& cli) {
       [](CLI::App& app, LogFlags& f) {
         app.add_option("job", f.job, "Id, or a name that only one job has")->required();
         app.add_flag("-f,--follow", f.follow, "Go on until the job has ended");
-        app.add_option("--rank", f.rank, "Only this rank")->check(WholeNumber(0));
-        app.add_option("--tail", f.tail, "Only the last n")->check(WholeNumber(1));
+        app.add_option("--rank", f.rank, "Only this rank")->check(WholeNumber(0, 1023));
+        app.add_option("--tail", f.tail, "Only the last n")->check(WholeNumber(1, 1'000'000'000));
         app.add_option("--since", f.since, "Only since: a duration (10m) or a time (RFC 3339)");
         app.add_flag("--steps", f.steps,
                      "Every step: loss, accuracy, learning rate, norms, seconds");
@@ -396,6 +396,7 @@ void AddCheckpoints(Cli& cli) {
                        "  vitscale checkpoints unpin 3f2k9a1b7c0d/a0001.g0001.step_000001000",
                        declare, Pin(false));
   AddCheckpointFileCommands(cli, *group);
+  AddWeightCommands(cli, *group);
 }
 
 // ---- workers ------------------------------------------------------------------------------------

@@ -1,23 +1,20 @@
-// checkpoints import, export, show, verify: files of this machine, no coordinator.
+// checkpoints import, export: files of this machine, no coordinator.
 
 #include <algorithm>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/checkpoint_files.h"
 #include "client/checkpoint_text.h"
 #include "client/command.h"
 #include "client/output.h"
 #include "client/text.h"
 #include "kernels/base/files.h"
-#include "kernels/base/path.h"
 #include "kernels/base/random.h"
 #include "kernels/base/status.h"
 #include "nlohmann/json.hpp"
 #include "proto/spec/job_spec.h"
-#include "worker/checkpoint/checkpoint_folder.h"
 #include "worker/config/job_config.h"
 #include "worker/weights/export_weights.h"
 #include "worker/weights/import_weights.h"
@@ -27,41 +24,6 @@ namespace vitscale {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-absl::StatusOr<std::string> Absolute(const std::string& path) {
-  std::error_code error;
-  const std::string absolute = std::filesystem::absolute(path, error).lexically_normal().string();
-  if (error || path.empty())
-    return absl::InvalidArgumentError(absl::StrCat("\"", path, "\" is no path"));
-  return absolute;
-}
-
-// "reading  42 %" on a terminal, for what takes a while; nothing otherwise. The line is wiped at
-// the end.
-class PercentLine {
- public:
-  PercentLine(Context& context, std::string verb) : context_(context), verb_(std::move(verb)) {}
-  ~PercentLine() {
-    if (shown_ >= 0)
-      context_.err << "\r" << std::string(verb_.size() + 6, ' ') << "\r" << std::flush;
-  }
-  Progress Callback() {
-    if (!context_.out_is_terminal) return nullptr;
-    return [this](int64_t done, int64_t total) {
-      constexpr int64_t kWorthALine = int64_t{64} << 20;
-      const int percent = total > 0 ? static_cast<int>(100.0 * done / total) : 100;
-      if (total < kWorthALine || percent == shown_) return;
-      shown_ = percent;
-      context_.err << "\r" << verb_ << absl::StrCat(percent < 10 ? "   " : "  ", percent, " %")
-                   << std::flush;
-    };
-  }
-
- private:
-  Context& context_;
-  const std::string verb_;
-  int shown_ = -1;
-};
 
 // Messages are for people; a list that is long is cut.
 std::string FewOf(const std::vector<std::string>& names) {
@@ -159,8 +121,8 @@ absl::StatusOr<int> Import(Context& context, const ImportFlags& flags) {
   v1::JobSpec job_file;
   VITSCALE_ASSIGN_OR_RETURN(const ImportOptions options,
                             ImportOptionsOf(context, flags, &job_file));
-  VITSCALE_ASSIGN_OR_RETURN(const std::string file, Absolute(flags.file));
-  VITSCALE_ASSIGN_OR_RETURN(const std::string directory, Absolute(flags.out));
+  VITSCALE_ASSIGN_OR_RETURN(const std::string file, AbsolutePath(flags.file));
+  VITSCALE_ASSIGN_OR_RETURN(const std::string directory, AbsolutePath(flags.out));
   FileSystem& fs = PosixFileSystem();
   absl::StatusOr<ImportedWeights> imported = absl::UnknownError("");
   {
@@ -235,11 +197,6 @@ struct ExportFlags {
   bool without_head = false, force = false;
 };
 
-absl::StatusOr<CheckpointFolder> FolderOf(const std::string& checkpoint) {
-  VITSCALE_ASSIGN_OR_RETURN(const std::string path, Absolute(checkpoint));
-  return FindCheckpointFolder(PosixFileSystem(), path);
-}
-
 absl::StatusOr<Weights> WeightsOf(const CheckpointFolder& folder) {
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest,
                             folder.store.ReadManifest(folder.name));
@@ -250,12 +207,12 @@ absl::StatusOr<Weights> WeightsOf(const CheckpointFolder& folder) {
 
 absl::StatusOr<int> Export(Context& context, const ExportFlags& flags) {
   VITSCALE_ASSIGN_OR_RETURN(const Spelling* const spelling, SpellingByName(flags.format));
-  VITSCALE_ASSIGN_OR_RETURN(const std::string out, Absolute(flags.out));
+  VITSCALE_ASSIGN_OR_RETURN(const std::string out, AbsolutePath(flags.out));
   FileSystem& fs = PosixFileSystem();
   VITSCALE_ASSIGN_OR_RETURN(const bool there, fs.Exists(out));
   if (there && !flags.force)
     return FlagError("--out", absl::StrCat("\"", out, "\" exists; --force replaces it"));
-  VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FolderOf(flags.checkpoint));
+  VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FindCheckpoint(flags.checkpoint));
   VITSCALE_ASSIGN_OR_RETURN(const Weights weights, WeightsOf(folder));
   {
     PercentLine line(context, "writing");
@@ -305,106 +262,11 @@ void AddExport(Cli& cli, CLI::App& group) {
       Export);
 }
 
-// ---- show, verify -------------------------------------------------------------------------------
-
-struct ShowFlags {
-  std::string checkpoint;
-  bool tensors = false, spec = false;
-};
-
-absl::StatusOr<int> Show(Context& context, const ShowFlags& flags) {
-  VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FolderOf(flags.checkpoint));
-  CheckpointView view;
-  view.path = folder.path();
-  const std::string noun = absl::StrCat("checkpoint '", view.path, "'");
-  auto manifest = folder.store.ReadManifest(folder.name);
-  if (!manifest.ok()) return Annotate(manifest.status(), noun);
-  view.manifest = *std::move(manifest);
-  auto tensors = ListTensors(PosixFileSystem(), view.path, view.manifest);
-  if (!tensors.ok()) return Annotate(tensors.status(), noun);
-  view.tensors = *std::move(tensors);
-  if (const auto job = ParseJobConfig(view.manifest.spec, "manifest.yaml"); job.ok()) {
-    view.model = job->model;
-  }
-  const bool wide = context.format == OutputFormat::kWide;
-  context.out << (context.format == OutputFormat::kJson
-                      ? CheckpointJson(view) + "\n"
-                      : CheckpointText(view, flags.tensors || wide, flags.spec || wide));
-  return kExitOk;
-}
-
-struct VerifyFlags {
-  std::string checkpoint;
-};
-
-absl::StatusOr<int> Verify(Context& context, const VerifyFlags& flags) {
-  VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FolderOf(flags.checkpoint));
-  FileSystem& fs = PosixFileSystem();
-  const std::string path = folder.path();
-  const auto manifest = ReadManifestIn(fs, path);
-  if (!manifest.ok()) {
-    const absl::Status fault = Annotate(manifest.status(), absl::StrCat("checkpoint '", path, "'"));
-    return absl::IsNotFound(fault) ? absl::DataLossError(fault.message()) : fault;
-  }
-  std::vector<FileVerdict> verdicts;
-  {
-    PercentLine line(context, "verifying");
-    verdicts = VerifyFiles(fs, path, *manifest, line.Callback());
-  }
-  const bool named_right =
-      manifest->name == folder.name && manifest->job_id == folder.store.job_id();
-  verdicts.push_back({"manifest.json", 0,
-                      named_right
-                          ? absl::OkStatus()
-                          : absl::DataLossError(absl::StrCat(
-                                "is that of ", CheckpointId(manifest->job_id, manifest->name)))});
-  bool good = true;
-  Json files = Json::array();
-  Table table({"FILE", "BYTES", "VERDICT"});
-  for (const FileVerdict& v : verdicts) {
-    good = good && v.status.ok();
-    const std::string verdict = v.status.ok() ? "ok" : std::string(v.status.message());
-    table.Row({v.name, v.bytes > 0 ? Thousands(v.bytes) : "", verdict});
-    files.push_back({{"name", v.name}, {"ok", v.status.ok()}, {"verdict", verdict}});
-  }
-  if (context.format == OutputFormat::kJson) {
-    const Json root = {{"path", path}, {"ok", good}, {"files", files}};
-    context.out << root.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
-  } else {
-    context.out << (context.format == OutputFormat::kCsv ? table.Csv() : table.Text());
-  }
-  context.err << path << (good ? ": good\n" : ": damaged\n");
-  return good ? kExitOk : kExitFailed;
-}
-
-void AddShowAndVerify(Cli& cli, CLI::App& group) {
-  AddCommand<ShowFlags>(
-      cli, group, "show", "Say what a checkpoint is: model, step, lineage, numerics, tensors.",
-      "  vitscale checkpoints show checkpoints/3f2k9a1b7c0d              its newest checkpoint\n"
-      "  vitscale checkpoints show checkpoints/3f2k9a1b7c0d/a0001.g0001.step_000001000 --tensors\n"
-      "  vitscale checkpoints show checkpoints/3f2k9a1b7c0d -o json | jq .model",
-      [](CLI::App& app, ShowFlags& f) {
-        app.add_option("checkpoint", f.checkpoint, "Its folder, or that of a job")->required();
-        app.add_flag("--tensors", f.tensors, "Every tensor with type and shape, too");
-        app.add_flag("--spec", f.spec, "The job file of the run, too");
-      },
-      Show);
-  AddCommand<VerifyFlags>(
-      cli, group, "verify", "Read a checkpoint whole and compare sizes and checksums.",
-      "  vitscale checkpoints verify checkpoints/3f2k9a1b7c0d && echo good\n"
-      "Exit code 0 if every file has the size and the CRC32C of the manifest, 1 if not.",
-      [](CLI::App& app, VerifyFlags& f) {
-        app.add_option("checkpoint", f.checkpoint, "Its folder, or that of a job")->required();
-      },
-      Verify);
-}
-
 }  // namespace
 
-void AddCheckpointFileCommands(Cli& cli, CLI::App& group) {
+void AddWeightCommands(Cli& cli, CLI::App& group) {
   AddImport(cli, group);
   AddExport(cli, group);
-  AddShowAndVerify(cli, group);
 }
 
 }  // namespace vitscale
