@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -35,15 +34,12 @@ inline CLI::Validator FlagCheck(const std::string& wanted,
 }
 
 // A whole number from `least` to `most`, both included.
-inline CLI::Validator WholeNumber(int64_t least,
-                                  int64_t most = std::numeric_limits<int64_t>::max()) {
-  const std::string range = most < std::numeric_limits<int64_t>::max()
-                                ? absl::StrCat("from ", least, " to ", most)
-                                : absl::StrCat("of at least ", least);
-  return FlagCheck(absl::StrCat("a whole number ", range), [least, most](const std::string& text) {
-    int64_t value = 0;
-    return absl::SimpleAtoi(text, &value) && value >= least && value <= most;
-  });
+inline CLI::Validator WholeNumber(int64_t least, int64_t most) {
+  return FlagCheck(absl::StrCat("a whole number from ", least, " to ", most),
+                   [least, most](const std::string& text) {
+                     int64_t value = 0;
+                     return absl::SimpleAtoi(text, &value) && value >= least && value <= most;
+                   });
 }
 
 // A finite number from `least` to `most`, both included.

@@ -146,7 +146,7 @@ TEST_F(CliTest, ValuesOutOfRangeAreToldInWordsOfPeople) {
   for (const auto& [arguments, text] :
        std::vector<std::pair<std::vector<std::string>, std::string>>{
            {{"logs", "tiny", "--tail", "0"},
-            "--tail: was \"0\", wanted a whole number of at least 1"},
+            "--tail: was \"0\", wanted a whole number from 1 to 1000000000"},
            {{"logs", "tiny", "--rank", "-1"}, "--rank: was \"-1\", wanted a whole number"},
            {{"list", "--limit", "many"},
             "--limit: was \"many\", wanted a whole number from 1 to 100000"},

@@ -46,7 +46,7 @@ absl::Status WriteParameters(const ModelLayout& layout, Backend& backend) {
 void AddModelFlags(CLI::App& command, BenchOptions& o) {
   auto* variant = command.add_option("--variant", o.variant, "Named model, such as S/16");
   const auto custom = [&](const char* flag, int& value, const char* help) {
-    command.add_option(flag, value, help)->excludes(variant)->check(CLI::PositiveNumber);
+    command.add_option(flag, value, help)->excludes(variant)->check(WholeNumber(1, 1'000'000));
   };
   custom("--patch", o.custom.patch, "Side of a patch");
   custom("--width", o.custom.width, "Channels of the residual stream");
@@ -59,28 +59,30 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
   command.add_option("--representation-size", o.representation,
                      "Width of a tanh layer before the head");
   command.add_option("--pool", o.pool, "Head")
-      ->check(CLI::IsMember({"map", "gap", "cls"}))
+      ->check(OneOfWords({"map", "gap", "cls"}))
       ->capture_default_str();
   command.add_option("--loss", o.loss, "Loss")
-      ->check(CLI::IsMember({"sigmoid", "softmax"}))
+      ->check(OneOfWords({"sigmoid", "softmax"}))
       ->capture_default_str();
   command.add_option("--position", o.position, "Position embedding")
-      ->check(CLI::IsMember({"learned", "sincos2d"}))
+      ->check(OneOfWords({"learned", "sincos2d"}))
       ->capture_default_str();
   command.add_option("--optimizer", o.optimizer, "Update rule")
-      ->check(CLI::IsMember({"adafactor", "adamw", "sgd"}))
+      ->check(OneOfWords({"adafactor", "adamw", "sgd"}))
       ->capture_default_str();
   command.add_option("--precision", o.precision, "Matmul inputs")
-      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->check(OneOfWords({"bf16", "f32"}))
       ->capture_default_str();
   command.add_option("--isa", o.instruction_set,
                      "Instruction set to force: avx2, avx512, avx512_bf16");
   command.add_option("--batch", o.batch, "Images of a micro-batch")
-      ->check(CLI::PositiveNumber)
+      ->check(WholeNumber(1, 1'000'000))
       ->capture_default_str();
-  command.add_option("--threads", o.threads, "Threads; 0: every core")->capture_default_str();
+  command.add_option("--threads", o.threads, "Threads; 0: every core")
+      ->check(WholeNumber(0, 1024))
+      ->capture_default_str();
   command.add_option("--steps", o.steps, "Timed repetitions")
-      ->check(CLI::PositiveNumber)
+      ->check(WholeNumber(1, 1'000'000))
       ->capture_default_str();
   command.add_flag("--ceiling,!--no-ceiling", o.ceiling,
                    "Measure the machine's peak for the shares (default on)");

@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend_factory.h"
+#include "kernels/base/command_line.h"
 #include "nlohmann/json.hpp"
 #include "worker/plan/plan.h"
 

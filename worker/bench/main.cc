@@ -86,6 +86,7 @@ json CeilingReport(const std::string& precision, int threads) {
 
 int Main(int argc, char** argv) {
   CLI::App app("Times steps and ops of vitscale on this machine.", "vitscale-bench");
+  TidyHelp(app);
   app.require_subcommand(1);
   BenchOptions options;
   CLI::App* step = app.add_subcommand("step", "Whole training steps of one replica");
@@ -95,8 +96,9 @@ int Main(int argc, char** argv) {
   AddModelFlags(*step, options);
   AddModelFlags(*op, options);
   ceiling->add_option("--precision", options.precision, "bf16 or f32")
-      ->check(CLI::IsMember({"bf16", "f32"}));
-  ceiling->add_option("--threads", options.threads, "Threads; 0: every core");
+      ->check(OneOfWords({"bf16", "f32"}));
+  ceiling->add_option("--threads", options.threads, "Threads; 0: every core")
+      ->check(WholeNumber(0, 1024));
   ceiling->add_flag("--json", options.json, "One JSON object");
   try {
     app.parse(argc, argv);
