@@ -1,44 +1,20 @@
 #include "worker/eval/ridge.h"
 
-#include <cblas.h>
-#include <lapacke.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
+#include "worker/eval/linear_algebra.h"
 
 namespace vitscale {
 namespace {
 
+using linear_algebra::Transpose;
+
 constexpr double kDeviationAdded = 1e-5;
 constexpr double kBias = 100.0;
 constexpr int64_t kBlockRows = 512;  // rows of X that are in memory at once
-
-// Lower triangle of `gram` [side, side] becomes eigenvectors, one a row.
-absl::StatusOr<std::vector<double>> Diagonalise(std::vector<double>* gram, int64_t side) {
-  std::vector<double> eigenvalues(side);
-  // Row-major and lower is column-major and upper; LAPACK's columns are our rows.
-  const lapack_int info =
-      LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'U', static_cast<lapack_int>(side), gram->data(),
-                     static_cast<lapack_int>(side), eigenvalues.data());
-  if (info != 0) {
-    return absl::InternalError(
-        absl::StrCat("LAPACK dsyevd of a matrix of side ", side, " ended with ", info));
-  }
-  for (double& value : eigenvalues) value = std::max(value, 0.0);
-  return eigenvalues;
-}
-
-// c [m, n] = a [m, k] b, b being [k, n], or [n, k] transposed.
-void Multiply(int64_t m, int64_t n, int64_t k, const double* a, const double* b, bool transposed,
-              double* c) {
-  cblas_dgemm(CblasRowMajor, CblasNoTrans, transposed ? CblasTrans : CblasNoTrans,
-              static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), 1.0, a,
-              static_cast<int>(k), b, static_cast<int>(transposed ? k : n), 0.0, c,
-              static_cast<int>(n));
-}
 
 std::vector<double> RowsOfX(const Standardisation& standardisation, const FeatureRows& rows,
                             int64_t first, int64_t count) {
@@ -59,9 +35,7 @@ void Accumulate(const Standardisation& standardisation, const FeatureRows& rows,
   for (int64_t first = 0; first < n; first += kBlockRows) {
     const int64_t count = std::min(kBlockRows, n - first);
     const std::vector<double> x = RowsOfX(standardisation, rows, first, count);
-    cblas_dsyrk(CblasRowMajor, CblasLower, CblasTrans, static_cast<int>(columns),
-                static_cast<int>(count), 1.0, x.data(), static_cast<int>(columns), 1.0,
-                gram->data(), static_cast<int>(columns));
+    linear_algebra::AddGramOfColumns(count, columns, x.data(), gram->data());
     for (int64_t i = 0; i < count; ++i) {
       double* of_class = &(*targets)[labels[first + i] * columns];
       for (int64_t j = 0; j < columns; ++j) {
@@ -118,19 +92,20 @@ absl::StatusOr<Ridge> Ridge::Fit(const Standardisation& standardisation, const F
     Accumulate(standardisation, rows, labels, &vectors, &targets);
   } else {
     x = RowsOfX(standardisation, rows, 0, n);
-    cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, static_cast<int>(n),
-                static_cast<int>(columns), 1.0, x.data(), static_cast<int>(columns), 0.0,
-                vectors.data(), static_cast<int>(n));
+    linear_algebra::GramOfRows(n, columns, x.data(), vectors.data());
     std::fill(targets.begin(), targets.end(), -1.0);
     for (int64_t i = 0; i < n; ++i) targets[labels[i] * n + i] = 1.0;
   }
-  VITSCALE_ASSIGN_OR_RETURN(ridge.eigenvalues_, Diagonalise(&vectors, side));
-  Multiply(side, classes, side, vectors.data(), targets.data(), true, ridge.targets_.data());
+  VITSCALE_ASSIGN_OR_RETURN(ridge.eigenvalues_, linear_algebra::Diagonalise(side, &vectors));
+  for (double& value : ridge.eigenvalues_) value = std::max(value, 0.0);
+  linear_algebra::Multiply(side, classes, side, vectors.data(), Transpose::kNo, targets.data(),
+                           Transpose::kYes, ridge.targets_.data());
   if (n >= columns) {
     ridge.basis_ = std::move(vectors);
   } else {
     ridge.basis_.resize(side * columns);
-    Multiply(side, columns, side, vectors.data(), x.data(), false, ridge.basis_.data());
+    linear_algebra::Multiply(side, columns, side, vectors.data(), Transpose::kNo, x.data(),
+                             Transpose::kNo, ridge.basis_.data());
   }
   return ridge;
 }
@@ -141,10 +116,8 @@ void Ridge::Weights(double l2, std::vector<double>* weights) const {
     scaled[i] = targets_[i] / (eigenvalues_[i / classes_] + l2);
   }
   weights->resize(columns_ * classes_);
-  cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(columns_),
-              static_cast<int>(classes_), static_cast<int>(rank_), 1.0, basis_.data(),
-              static_cast<int>(columns_), scaled.data(), static_cast<int>(classes_), 0.0,
-              weights->data(), static_cast<int>(classes_));
+  linear_algebra::Multiply(columns_, classes_, rank_, basis_.data(), Transpose::kYes, scaled.data(),
+                           Transpose::kNo, weights->data());
 }
 
 absl::Span<const int32_t> RidgePredictor::Classes(const Standardisation& standardisation,
@@ -157,7 +130,8 @@ absl::Span<const int32_t> RidgePredictor::Classes(const Standardisation& standar
   for (int64_t i = 0; i < count; ++i) {
     standardisation.Apply(features + i * (columns - 1), &rows_[i * columns]);
   }
-  Multiply(count, classes, columns, rows_.data(), weights.data(), false, scores_.data());
+  linear_algebra::Multiply(count, classes, columns, rows_.data(), Transpose::kNo, weights.data(),
+                           Transpose::kNo, scores_.data());
   for (int64_t i = 0; i < count; ++i) {
     const double* row = &scores_[i * classes];
     predicted_[i] = static_cast<int32_t>(std::max_element(row, row + classes) - row);
