@@ -137,6 +137,8 @@ int RunCli(const std::vector<std::string>& arguments, Context& context) {
   AddJobCommands(cli);
   AddEvaluate(cli);
   AddRecordCommands(cli);
+  AddPictures(cli);
+  AddWorkers(cli);
   AddLocalCommands(cli);
   app.require_subcommand(0, 1);
   if (const std::string unknown = UnknownCommand(arguments, app); !unknown.empty()) {

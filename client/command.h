@@ -44,7 +44,9 @@ struct NoFlags {};
 
 void AddJobCommands(Cli& cli);  // submit, list, get, why, watch, wait, cancel, kill, pause, resume
 void AddEvaluate(Cli& cli);     // evaluate
-void AddRecordCommands(Cli& cli);  // logs, events, plot, summary, checkpoints, workers
+void AddRecordCommands(Cli& cli);                           // logs, events, checkpoints
+void AddPictures(Cli& cli);                                 // plot, summary
+void AddWorkers(Cli& cli);                                  // workers
 void AddCheckpointFileCommands(Cli& cli, CLI::App& group);  // checkpoints show, verify
 void AddWeightCommands(Cli& cli, CLI::App& group);          // checkpoints import, export
 void AddLocalCommands(Cli& cli);                            // plan, validate, completion, version

@@ -25,6 +25,10 @@ absl::StatusOr<std::string> ReadStream(std::istream& in, const std::string& name
 
 }  // namespace
 
+bool JsonOrYaml(const Context& context) {
+  return context.format == OutputFormat::kJson || context.format == OutputFormat::kYaml;
+}
+
 void PrintMessage(Context& context, const google::protobuf::Message& message) {
   if (context.format == OutputFormat::kJson) {
     context.out << MessageToJson(message, {.zeros = true}) << "\n";

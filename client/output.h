@@ -14,6 +14,9 @@
 
 namespace vitscale {
 
+// A record is wanted for programs, not for people.
+bool JsonOrYaml(const Context& context);
+
 // JSON on one line, with zeros; YAML without them.
 void PrintMessage(Context& context, const google::protobuf::Message& message);
 

@@ -103,7 +103,8 @@ void Core::RaiseIntent(JobEntry& job, v1::Intent intent, const std::string& acto
   Evaluate(job);
 }
 
-// A generation that trains is asked to save and leave; anything else just leaves, an evaluation too.
+// A generation that trains is asked to save and leave; anything else just leaves, an evaluation
+// too.
 void Core::BeginStop(JobEntry& job) {
   const bool trains = job.row.gang().stage() == v1::STAGE_GO &&
                       job.broken_at == absl::InfiniteFuture() &&

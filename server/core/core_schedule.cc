@@ -46,8 +46,8 @@ void Core::Enqueue(const JobRow& row) {
   item.avoid_worker = row.avoid_worker();
   item.reason = job.reason();
   item.since = FromProto(row.queued_since());
-  // Counted by the steady clock from when it is first seen, so that a wall clock that jumps makes no
-  // back-off longer than it was meant to be.
+  // Counted by the steady clock from when it is first seen, so that a wall clock that jumps makes
+  // no back-off longer than it was meant to be.
   const absl::Time not_before =
       row.has_not_before() ? FromProto(row.not_before()) : absl::InfinitePast();
   if (not_before != item.not_before) {

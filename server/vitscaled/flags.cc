@@ -1,12 +1,12 @@
 #include "server/vitscaled/flags.h"
 
-#include <CLI/CLI.hpp>
 #include <map>
 #include <sstream>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/command_line.h"
 #include "kernels/base/defaults.h"
 #include "kernels/base/files.h"
 #include "kernels/base/path.h"
@@ -130,6 +130,7 @@ absl::StatusOr<ServerFlags> ParseServerFlags(int argc, const char* const* argv,
 
   CLI::App app("The vitscale coordinator: takes jobs, gives them workers, keeps them running",
                "vitscaled");
+  TidyHelp(app);
   app.add_option("--state-dir", flags.state_dir, "Jobs, events, steps; one coordinator at a time")
       ->capture_default_str();
   app.add_option("--socket", flags.socket, "Unix socket of users and agents on this machine")
@@ -139,16 +140,17 @@ absl::StatusOr<ServerFlags> ParseServerFlags(int argc, const char* const* argv,
       ->capture_default_str();
   app.add_flag("--insecure", flags.insecure,
                "Allow addresses that others reach; there is no TLS yet");
-  app.add_flag("!--no-reflection", flags.reflection, "Do not describe the services to tools");
+  bool no_reflection = false;
+  app.add_flag("--no-reflection", no_reflection, "Do not describe the services to tools");
   app.add_option("--join-secret-file", flags.join_secret_file, "Agents must know its content");
   app.add_option("--ready-file", flags.ready_file,
                  "JSON with the chosen addresses, written when serving");
   app.add_option("--local-workers", flags.local_workers,
                  "Agents to run on this machine, one CPU device each")
-      ->check(CLI::Range(0, kLocalWorkersMax))
+      ->check(WholeNumber(0, kLocalWorkersMax))
       ->capture_default_str();
   app.add_option("--local-threads", flags.local_threads, "Threads of each of them")
-      ->check(CLI::Range(1, kThreadsMax))
+      ->check(WholeNumber(1, kThreadsMax))
       ->capture_default_str();
   app.add_option("--data-root", flags.data_roots,
                  "Local workers: jobs may read below it; repeatable");
@@ -172,6 +174,7 @@ absl::StatusOr<ServerFlags> ParseServerFlags(int argc, const char* const* argv,
     done = {true, code == 0 ? 0 : 2, code == 0 ? out.str() : err.str()};
     return flags;
   }
+  flags.reflection = !no_reflection;
   VITSCALE_RETURN_IF_ERROR(Resolve(durations, listen, metrics, flags));
   return flags;
 }

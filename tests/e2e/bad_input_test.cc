@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_replace.h"
 #include "gtest/gtest.h"
-#include "tests/e2e/cluster.h"
+#include "tests/e2e/cluster_test.h"
 #include "tests/status_matchers.h"
 
 namespace vitscale {
@@ -24,24 +24,19 @@ std::string With(const std::string& from, const std::string& to) {
   return absl::StrReplaceAll(TinyJob(10), {{from, to}});
 }
 
-class BadInputTest : public testing::Test {
+class BadInputTest : public ClusterTest {
  protected:
   static void SetUpTestSuite() {
     ClusterOptions options;
     char folder[] = "/tmp/vitscale-bad-XXXXXX";
     data_root_ = mkdtemp(folder);
     options.data_root = data_root_;
-    absl::StatusOr<std::unique_ptr<Cluster>> cluster = Cluster::Start(options);
-    ASSERT_THAT(cluster, IsOk());
-    cluster_ = std::move(*cluster);
+    StartCluster(std::move(options));
   }
   static void TearDownTestSuite() {
-    EXPECT_THAT(cluster_->StopCoordinator(), IsOk());
-    cluster_.reset();
+    ClusterTest::TearDownTestSuite();
     std::filesystem::remove_all(data_root_);
   }
-  void SetUp() override { ASSERT_NE(cluster_, nullptr); }
-
   // Refused at submit: exit code 2, the words in the message, no job made.
   void ExpectRefused(const std::string& yaml, const std::string& field, const std::string& words) {
     const size_t jobs_before = ListedJobs();
@@ -74,10 +69,8 @@ class BadInputTest : public testing::Test {
     }
     out << std::string(payload, fill);
   }
-  static std::unique_ptr<Cluster> cluster_;
   static std::string data_root_;
 };
-std::unique_ptr<Cluster> BadInputTest::cluster_;
 std::string BadInputTest::data_root_;
 
 TEST_F(BadInputTest, AnUnknownKeyIsNamedWithASuggestion) {

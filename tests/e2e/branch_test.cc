@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
-#include "tests/e2e/cluster.h"
+#include "tests/e2e/cluster_test.h"
 #include "tests/status_matchers.h"
 
 namespace vitscale {
@@ -18,19 +18,8 @@ using testing::HasSubstr;
 
 constexpr absl::Duration kDeadline = absl::Seconds(90);
 
-class BranchE2eTest : public testing::Test {
+class BranchE2eTest : public ClusterTest {
  protected:
-  static void SetUpTestSuite() {
-    absl::StatusOr<std::unique_ptr<Cluster>> cluster = Cluster::Start();
-    ASSERT_THAT(cluster, IsOk());
-    cluster_ = std::move(*cluster);
-  }
-  static void TearDownTestSuite() {
-    EXPECT_THAT(cluster_->StopCoordinator(), IsOk()) << cluster_->CoordinatorLog();
-    cluster_.reset();
-  }
-  void SetUp() override { ASSERT_NE(cluster_, nullptr); }
-
   std::string Submitted(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), "submit");
     arguments.push_back("-q");
@@ -48,9 +37,7 @@ class BranchE2eTest : public testing::Test {
     const CommandResult result = cluster_->Cli({"checkpoints", "list", job, "-o", "json"});
     return nlohmann::json::parse(result.out, nullptr, false);
   }
-  static std::unique_ptr<Cluster> cluster_;
 };
-std::unique_ptr<Cluster> BranchE2eTest::cluster_;
 
 TEST_F(BranchE2eTest, ABranchHasItsOwnEndAndItsEvaluationAgainGivesTheSame) {
   const std::string run = FinishedRun(200);

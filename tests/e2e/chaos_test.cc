@@ -1,6 +1,7 @@
 // A kill at every stage by every victim, with fixed seeds: eight of the kills of chaos_campaign.
 
 #include "tests/e2e/chaos.h"
+#include "tests/e2e/cluster_test.h"
 
 #include <memory>
 
@@ -10,23 +11,11 @@
 namespace vitscale {
 namespace {
 
-class KillTest : public testing::TestWithParam<Kill> {
+class KillTest : public ClusterTest, public testing::WithParamInterface<Kill> {
  protected:
-  static void SetUpTestSuite() {
-    absl::StatusOr<std::unique_ptr<Cluster>> cluster = Cluster::Start();
-    ASSERT_THAT(cluster, IsOk());
-    cluster_ = std::move(*cluster);
-  }
-  static void TearDownTestSuite() {
-    EXPECT_THAT(cluster_->StopCoordinator(), IsOk()) << cluster_->CoordinatorLog();
-    cluster_.reset();
-  }
-  static std::unique_ptr<Cluster> cluster_;
 };
-std::unique_ptr<Cluster> KillTest::cluster_;
 
 TEST_P(KillTest, TheJobFinishesEveryStepAndOnlyTheVictimIsLost) {
-  ASSERT_NE(cluster_, nullptr);
   KillReport report;
   EXPECT_THAT(RunKill(*cluster_, GetParam(), &report), IsOk())
       << "job " << report.job << " killed in " << report.state_at_kill << " at step "

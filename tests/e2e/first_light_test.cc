@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "gtest/gtest.h"
-#include "tests/e2e/cluster.h"
+#include "tests/e2e/cluster_test.h"
 #include "tests/e2e/verify_checkpoints.h"
 #include "tests/status_matchers.h"
 
@@ -15,27 +15,14 @@ using testing::HasSubstr;
 
 constexpr absl::Duration kDeadline = absl::Seconds(90);
 
-class FirstLightTest : public testing::Test {
+class FirstLightTest : public ClusterTest {
  protected:
-  static void SetUpTestSuite() {
-    absl::StatusOr<std::unique_ptr<Cluster>> cluster = Cluster::Start();
-    ASSERT_THAT(cluster, IsOk());
-    cluster_ = std::move(*cluster);
-  }
-  static void TearDownTestSuite() {
-    EXPECT_THAT(cluster_->StopCoordinator(), IsOk()) << cluster_->CoordinatorLog();
-    cluster_.reset();
-  }
-  void SetUp() override { ASSERT_NE(cluster_, nullptr); }
-
   std::string Submit(const std::string& yaml, std::vector<std::string> flags = {}) {
     absl::StatusOr<std::string> job = cluster_->Submit(yaml, std::move(flags));
     EXPECT_THAT(job, IsOk());
     return job.value_or("");
   }
-  static std::unique_ptr<Cluster> cluster_;
 };
-std::unique_ptr<Cluster> FirstLightTest::cluster_;
 
 TEST_F(FirstLightTest, AJobRunsToItsEndAndEveryStepIsInTheStore) {
   const std::string job = Submit(TinyJob(40));
