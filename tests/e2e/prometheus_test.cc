@@ -127,7 +127,7 @@ class PrometheusTest : public testing::Test {
 
 TEST_F(PrometheusTest, EveryPanelOfTheDashboardHasDataDuringARun) {
   StartPrometheus();
-  absl::StatusOr<std::string> job = cluster_->Submit(TinyJob(100000, 200));
+  absl::StatusOr<std::string> job = cluster_->Submit(TinyJob(100000, 200), {"--set", "evals.0.every=100 steps"});
   ASSERT_THAT(job, IsOk());
   ASSERT_THAT(cluster_->WaitForStep(*job, 500, absl::Seconds(90)), IsOk());
   absl::SleepFor(absl::Seconds(5));  // a few scrapes
