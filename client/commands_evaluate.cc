@@ -23,7 +23,7 @@ constexpr int kRecordTries = 30;
 constexpr absl::Duration kRecordPause = absl::Milliseconds(100);
 
 struct EvaluateFlags {
-  std::string checkpoint, file, name, kind, data, support;
+  std::string checkpoint, file, name, kind, data, support, preprocess;
   std::vector<std::string> set;
   std::vector<int> shots;
   int workers = 0;
@@ -49,6 +49,7 @@ absl::StatusOr<std::vector<std::string>> Overrides(const EvaluateFlags& flags,
     if (!flags.kind.empty()) return FlagError("--kind", "wanted --data, too");
     if (!flags.support.empty()) return FlagError("--support", "wanted --data, too");
     if (!flags.shots.empty()) return FlagError("--shots", "wanted --data, too");
+    if (!flags.preprocess.empty()) return FlagError("--preprocess", "wanted --data, too");
   } else {
     const std::string kind = !flags.kind.empty()     ? flags.kind
                              : flags.support.empty() ? "classify"
@@ -59,10 +60,20 @@ absl::StatusOr<std::vector<std::string>> Overrides(const EvaluateFlags& flags,
     if (!flags.shots.empty()) {
       absl::StrAppend(&eval, ", shots: [", absl::StrJoin(flags.shots, ", "), "]");
     }
+    if (!flags.preprocess.empty()) {
+      absl::StrAppend(&eval, ", preprocess: ", JsonQuote(flags.preprocess));
+    }
     set.push_back(eval + "}]");
   }
   set.insert(set.end(), flags.set.begin(), flags.set.end());
   return set;
+}
+
+// Imported weights say nothing of preprocessing. Images of a folder have any size, so that theirs
+// is the authors' for evaluations, which the rules derive from this one for training.
+void PreprocessFolders(v1::JobSpec* spec) {
+  spec->mutable_data()->set_preprocess(
+      absl::StrCat("inception_crop(", spec->model().image_size(), ")|value_range(-1,1)"));
 }
 
 // What an evaluation needs of the run that wrote the checkpoint. Its micro-batch is known to fit,
@@ -90,9 +101,13 @@ bool LacksModel(const absl::Status& status) {
 absl::StatusOr<v1::JobSpec> SpecOfFile(Context& context, ControlClient& client,
                                        const EvaluateFlags& flags, std::vector<std::string> set) {
   VITSCALE_ASSIGN_OR_RETURN(const std::string text, ReadInput(context, flags.file));
+  const auto run = SpecBehind(client, flags.checkpoint);
+  if (flags.name.empty() && run.ok()) {
+    set.push_back(absl::StrCat("name=", NameAfter(run->name(), "eval")));
+  }
   auto spec = ParseJobSpec(text, FormatOfPath(flags.file), set);
   if (!spec.ok() && LacksModel(spec.status())) {
-    if (const auto run = SpecBehind(client, flags.checkpoint); run.ok()) {
+    if (run.ok()) {
       set.insert(set.begin(), absl::StrCat("model=", MessageToJson(run->model())));
       spec = ParseJobSpec(text, FormatOfPath(flags.file), set);
     }
@@ -106,7 +121,10 @@ absl::StatusOr<v1::JobSpec> SpecOf(Context& context, ControlClient& client,
   VITSCALE_ASSIGN_OR_RETURN(const auto set, Overrides(flags, FromOf(client, flags.checkpoint)));
   if (!flags.file.empty()) return SpecOfFile(context, client, flags, set);
   VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec run, SpecBehind(client, flags.checkpoint));
-  auto spec = ParseJobSpec(ToYaml(EvaluationOf(run)), SpecFormat::kYaml, set);
+  v1::JobSpec base = EvaluationOf(run);
+  const bool folder = !flags.data.empty() && !absl::StartsWith(flags.data, "{");
+  if (folder && IsImported(flags.checkpoint)) PreprocessFolders(&base);
+  auto spec = ParseJobSpec(ToYaml(base), SpecFormat::kYaml, set);
   if (!spec.ok()) return Annotate(spec.status(), absl::StrCat("evaluation of ", run.name()));
   return spec;
 }
@@ -176,8 +194,15 @@ void AddEvaluate(Cli& cli) {
         app.add_option("--workers", f.workers, "Workers to spread it over (default: the run's)")
             ->check(WholeNumber(1, 1024));
         app.add_option("--data", f.data,
-                       "Images to measure: a folder below a data root, or {format: …}");
-        app.add_option("--support", f.support, "With --data: images to draw the shots from");
+                       "Images to measure: a folder below a data root, or {format: …}")
+            ->check(NotEmpty());
+        app.add_option("--support", f.support, "With --data: images to draw the shots from")
+            ->check(NotEmpty());
+        app.add_option(
+               "--preprocess", f.preprocess,
+               "With --data: such as \"resize_small(256)|central_crop(224)|value_range(-1,1)"
+               "\" (default: the run's without its random ops)")
+            ->check(NotEmpty());
         app.add_option("--kind", f.kind,
                        "With --data: classify, or fewshot (default with --support)")
             ->check(OneOfWords({"classify", "fewshot"}));

@@ -45,8 +45,14 @@ void SayWhatNext(Context& context, const v1::Job& job) {
 // The job file of the run that `from` belongs to, as a branch of it.
 absl::StatusOr<v1::JobSpec> BranchSpec(ControlClient& client, const std::string& from,
                                        const std::vector<std::string>& set) {
+  if (IsImported(from)) {
+    return FlagError("--from", absl::StrCat("\"", from,
+                                            "\" holds imported weights, and no run is behind "
+                                            "them: give a job file, too"));
+  }
   VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec run, SpecBehind(client, from));
   const std::string name = run.name();
+  run.mutable_batch()->clear_micro();  // the coordinator takes the run's where it fits the workers
   run.set_name(NameAfter(name, "branch"));
   auto spec = ParseJobSpec(ToYaml(run), SpecFormat::kYaml, set);
   if (!spec.ok()) return Annotate(spec.status(), absl::StrCat("branch of ", name));

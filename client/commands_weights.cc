@@ -110,9 +110,9 @@ void PrintImported(Context& context, const ImportedWeights& imported, const std:
   }
   context.err << imported.title << ": " << ModelText(imported.weights.model) << "; "
               << Thousands(imported.weights.table.parameter_count()) << " parameters\n";
-  for (const std::string& note : imported.notes) context.err << note << "\n";
+  for (const std::string& note : imported.notes) context.err << Harmless(note) << "\n";
   if (!imported.ignored.empty()) {
-    context.err << "no part of this model, left out: " << FewOf(imported.ignored) << "\n";
+    context.err << "no part of this model, left out: " << Harmless(FewOf(imported.ignored)) << "\n";
   }
   context.out << path << "\n";
 }
@@ -130,6 +130,11 @@ absl::StatusOr<int> Import(Context& context, const ImportFlags& flags) {
     imported = ImportWeights(fs, file, options, line.Callback());
   }
   if (!imported.ok()) return imported.status();
+  const int channels = imported->weights.model.channels;
+  if (job_file.has_model() && job_file.model().channels() != channels) {
+    return FlagError("--job", absl::StrCat("model.channels is ", job_file.model().channels(),
+                                           ", the file's patch embedding has ", channels));
+  }
   VITSCALE_ASSIGN_OR_RETURN(const std::string spec, SpecText(*imported, job_file));
   constexpr int kIdCharacters = 12;
   VITSCALE_ASSIGN_OR_RETURN(

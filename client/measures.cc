@@ -24,8 +24,7 @@ Sorted Read(const std::string& name, double value) {
   Sorted read{{name, value}};
   const absl::string_view text = name;
   const size_t at = text.find(kShot);
-  if (at == absl::string_view::npos ||
-      !absl::SimpleAtoi(text.substr(0, at), &read.measure.shots)) {
+  if (at == absl::string_view::npos || !absl::SimpleAtoi(text.substr(0, at), &read.measure.shots)) {
     read.measure.shots = 0;
     return read;
   }

@@ -71,9 +71,20 @@ void PrintList(Context& context, const std::vector<const google::protobuf::Messa
   }
 }
 
+// Names from files stand in messages: they must not steer the terminal.
+std::string Harmless(absl::string_view text) {
+  std::string harmless;
+  for (const char c : text) {
+    const bool control = (static_cast<unsigned char>(c) < 0x20 && c != '\n') || c == 0x7f;
+    control ? absl::StrAppend(&harmless, "\\x", absl::Hex(c & 0xff, absl::kZeroPad2))
+            : absl::StrAppend(&harmless, absl::string_view(&c, 1));
+  }
+  return harmless;
+}
+
 void PrintError(Context& context, const absl::Status& status) {
   const std::vector<Fault> faults = StatusToFaults(status);
-  std::string message(status.message());
+  std::string message = Harmless(status.message());
   const size_t list = message.find(" faults: ");
   if (faults.size() < 2 || list == std::string::npos) {
     context.err << "error: " << message << "\n";
@@ -81,7 +92,7 @@ void PrintError(Context& context, const absl::Status& status) {
   }
   context.err << "error: " << message.substr(0, list) << " faults:\n";
   for (const Fault& fault : faults) {
-    context.err << "  " << FaultText(fault) << "\n";
+    context.err << "  " << Harmless(FaultText(fault)) << "\n";
   }
 }
 

@@ -32,6 +32,9 @@ void PrintList(Context& context, const std::vector<M>& messages,
   PrintList(context, pointers, table);
 }
 
+// With control characters, new lines excepted, written as \xHH.
+std::string Harmless(absl::string_view text);
+
 // "error: …" on standard error; several faults one per line.
 void PrintError(Context& context, const absl::Status& status);
 

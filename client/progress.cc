@@ -71,8 +71,8 @@ std::string ProgressLine(const ProgressView& view, int columns, bool color) {
                                   Coloured(StateWord(job.state()), color));
   std::vector<std::string> parts;
   if (job.spec().kind() == v1::JOB_KIND_EVALUATE) {
-    parts.push_back(absl::StrCat(job.last_evals_size(), "/", job.spec().evals_size(),
-                                 " evaluations"));
+    parts.push_back(
+        absl::StrCat(job.last_evals_size(), "/", job.spec().evals_size(), " evaluations"));
   } else {
     parts = {absl::StrCat(ProgressBar(share, kBarWidth),
                           absl::StrFormat(" %3d %%", static_cast<int>(share * 100))),

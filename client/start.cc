@@ -29,18 +29,37 @@ std::optional<CheckpointManifest> LocalManifest(const std::string& folder) {
   return *std::move(manifest);
 }
 
+// The coordinator knows that very folder, not one that it was copied from.
+bool IsThatOfTheJob(ControlClient& client, const CheckpointManifest& manifest,
+                    const std::string& path) {
+  v1::ListCheckpointsRequest request;
+  request.set_job_id(manifest.job_id);
+  const auto known = client.ListCheckpoints(request);
+  if (!known.ok()) return false;
+  const std::string id = CheckpointId(manifest.job_id, manifest.name);
+  for (const v1::CheckpointInfo& info : known->checkpoints()) {
+    std::error_code error;
+    if (info.id() != id || info.deleted()) continue;
+    return std::filesystem::weakly_canonical(info.path(), error).string() == path;
+  }
+  return false;
+}
+
 }  // namespace
+
+bool IsImported(const std::string& checkpoint) {
+  const auto manifest = LocalManifest(checkpoint);
+  return manifest.has_value() && manifest->weights_only;
+}
 
 std::string FromOf(ControlClient& client, const std::string& checkpoint) {
   const auto manifest = LocalManifest(checkpoint);
   if (!manifest) return checkpoint;
-  const auto job = FetchJob(client, manifest->job_id);
-  if (job.ok() && job->id() == manifest->job_id) {
-    return CheckpointId(manifest->job_id, manifest->name);
-  }
   std::error_code error;
-  const auto path = std::filesystem::canonical(checkpoint, error);
-  return error ? checkpoint : path.string();
+  const std::string path = std::filesystem::canonical(checkpoint, error).string();
+  if (error) return checkpoint;
+  return IsThatOfTheJob(client, *manifest, path) ? CheckpointId(manifest->job_id, manifest->name)
+                                                 : path;
 }
 
 absl::StatusOr<v1::JobSpec> SpecBehind(ControlClient& client, const std::string& checkpoint) {

@@ -13,9 +13,13 @@
 namespace vitscale {
 
 // JobSpec.from for what a user wrote: a job, a checkpoint id, or a checkpoint folder. A folder that
-// can be seen from here becomes "<job id>/<checkpoint name>" where the coordinator knows that job,
-// else its absolute path; anything else is passed on as it is.
+// can be seen from here becomes "<job id>/<checkpoint name>" where the coordinator knows that very
+// folder, else its absolute path; anything else is passed on as it is.
 std::string FromOf(ControlClient& client, const std::string& checkpoint);
+
+// A checkpoint folder that can be seen from here and holds weights from elsewhere: no run is behind
+// it, and what stands in its manifest as a job file is only as much as is valid.
+bool IsImported(const std::string& checkpoint);
 
 // The job file of the run: that in the manifest where the folder can be seen from here, else that
 // of the job at the coordinator. NOT_FOUND where neither is there: a job file is needed then.

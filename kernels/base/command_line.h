@@ -58,6 +58,11 @@ inline CLI::Validator NumberAboveZero() {
   });
 }
 
+// An empty text is mostly a variable of the shell that is not set.
+inline CLI::Validator NotEmpty() {
+  return FlagCheck("something", [](const std::string& text) { return !text.empty(); });
+}
+
 // "a, b or c".
 inline std::string AnyOfWords(const std::vector<std::string>& words) {
   if (words.size() < 2) return absl::StrJoin(words, "");

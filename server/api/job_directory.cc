@@ -49,9 +49,17 @@ absl::StatusOr<std::shared_ptr<const JobRow>> JobDirectory::Find(
   absl::MutexLock lock(&mutex_);
   if (const auto it = by_id_.find(id_or_name); it != by_id_.end()) return it->second;
   std::vector<std::string> ids;
+  std::string evaluation;
   for (auto it = by_number_.rbegin(); it != by_number_.rend() && ids.size() < 4; ++it) {
-    if (by_id_.at(it->second)->job().spec().name() == id_or_name) ids.push_back(it->second);
+    const v1::JobSpec& spec = by_id_.at(it->second)->job().spec();
+    if (spec.name() != id_or_name) continue;
+    if (spec.kind() != v1::JOB_KIND_EVALUATE) {
+      ids.push_back(it->second);
+    } else if (evaluation.empty()) {
+      evaluation = it->second;
+    }
   }
+  if (ids.empty() && !evaluation.empty()) ids.push_back(evaluation);
   if (ids.size() == 1) return by_id_.at(ids[0]);
   if (ids.empty()) return absl::NotFoundError(absl::StrCat("no job '", id_or_name, "'"));
   return absl::FailedPreconditionError(absl::StrCat("several jobs are named '", id_or_name,

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "absl/strings/str_split.h"
+#include "client/output.h"
 #include "client/progress.h"
 #include "kernels/base/files.h"
 #include "nlohmann/json.hpp"
@@ -175,6 +176,15 @@ TEST_F(CliTest, HelpEndsInOneLineBreak) {
     EXPECT_THAT(out(), testing::EndsWith("\n"));
     EXPECT_THAT(out(), Not(testing::EndsWith("\n\n")));
   }
+}
+
+TEST_F(CliTest, AnEmptyValueOfEvaluateIsNoValue) {
+  EXPECT_EQ(Run({"evaluate", "tiny", "--data", ""}), 2);
+  EXPECT_THAT(err(), HasSubstr("--data: was \"\", wanted something"));
+}
+
+TEST_F(CliTest, NamesInErrorsDoNotSteerTheTerminal) {
+  EXPECT_EQ(Harmless("a\x1b[31mb\nc\x7f"), "a\\x1b[31mb\nc\\x7f");
 }
 
 TEST_F(CliTest, AJobFileThatCannotBeReadIsAUsageError) {
@@ -380,9 +390,29 @@ TEST_F(BranchCliTest, AFolderThatCanBeSeenFromHereTellsTheModelItself) {
   EXPECT_EQ(Run({"evaluate", path, "--detach"}), 0) << err();
   EXPECT_EQ(submitted().from(), std::filesystem::canonical(path).string());
   EXPECT_EQ(submitted().model().custom().width(), 32);
-  AddJob("elsewhere0000", "known", v1::JOB_STATE_SUCCEEDED);
+  v1::CheckpointInfo known;
+  known.set_id("elsewhere0000/a0000.g0000.step_000000000");
+  known.set_path("/another/place");  // a copy is not what it was copied from
+  coordinator_.checkpoints = {known};
   EXPECT_EQ(Run({"evaluate", path, "--detach"}), 0) << err();
-  EXPECT_EQ(submitted().from(), "elsewhere0000/a0000.g0000.step_000000000");
+  EXPECT_EQ(submitted().from(), std::filesystem::canonical(path).string());
+  coordinator_.checkpoints[0].set_path(std::filesystem::canonical(path).string());
+  EXPECT_EQ(Run({"evaluate", path, "--detach"}), 0) << err();
+  EXPECT_EQ(submitted().from(), known.id());
+}
+
+TEST_F(BranchCliTest, ImportedWeightsAreBranchedFromWithAJobFileOnly) {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/elsewhere0000/a0000.g0000.step_000000000";
+  std::filesystem::create_directories(path);
+  CheckpointManifest manifest;
+  manifest.job_id = "elsewhere0000";
+  manifest.spec = kJob;
+  manifest.weights_only = true;
+  std::ofstream(path + "/manifest.json") << ManifestToJson(manifest);
+  EXPECT_EQ(Run({"submit", "--from", path}), 2);
+  EXPECT_THAT(err(), HasSubstr("no run is behind them: give a job file, too"));
+  EXPECT_EQ(Run({"submit", "--from", path, "-"}, kJob), 0) << err();
 }
 
 TEST_F(BranchCliTest, ProgressAndSummaryOfABranchBeginWhereItBegan) {

@@ -1,5 +1,7 @@
 // checkpoints import, export, show, verify on files in a temporary folder; no coordinator.
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -118,6 +120,14 @@ TEST_F(WeightsCliTest, ExportNeverReplacesAFileUnlessForced) {
   EXPECT_NE(Read(Path("o")), "precious");
 }
 
+TEST_F(WeightsCliTest, ExportReplacesNothingButRegularFiles) {
+  const std::string path = Import();
+  ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
+  EXPECT_NE(Run({"export", path, "--format", "npz", "--out", Path("pipe"), "--force"}), kExitOk);
+  EXPECT_THAT(err_.str(), HasSubstr("is no regular file"));
+  EXPECT_FALSE(PosixFileSystem().Stat(Path("pipe"))->is_regular);
+}
+
 TEST_F(WeightsCliTest, ExportNamesWhatTheFormatHasNoPlaceFor) {
   const std::string path = Import();
   EXPECT_EQ(Run({"export", path, "--format", "hf", "--out", Path("o")}), kExitUsage);
@@ -152,6 +162,20 @@ batch: {global: 8}
   const auto json = nlohmann::json::parse(out_.str());
   EXPECT_EQ(json["model"], "mu/4, image 20, map head, 7 classes, softmax, learned positions");
   EXPECT_THAT(json["notes"].dump(), HasSubstr("resampled from 3x3 to 5x5"));
+}
+
+TEST_F(WeightsCliTest, AJobFileWithOtherChannelsIsRefused) {
+  std::ofstream(Path("job.yaml")) << R"(
+model: {variant: mu/4, image_size: 12, channels: 1, classes: 5}
+data: {train: {format: synthetic, synthetic_images: 64}}
+optimizer: {lr: 1e-3}
+schedule: {total: 2 steps}
+batch: {global: 8}
+)";
+  EXPECT_EQ(Run({"import", Path("in.timm"), "--out", Path("runs"), "--job", Path("job.yaml")}),
+            kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("model.channels is 1"));
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("runs")).value());
 }
 
 TEST_F(WeightsCliTest, ShowSaysWhatItIsInWordsAndAsJson) {

@@ -16,8 +16,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kFormat = 2;            // newest that is read
-constexpr int kFormatOne = 1;  // has neither weights_only nor train_images
+constexpr int kFormat = 2;     // newest that is read
+constexpr int kFormatOne = 1;  // has neither weights_only, train_images nor class_names
 constexpr char kChecksumKey[] = "crc32c";
 
 struct PrecisionName {
@@ -234,6 +234,9 @@ absl::StatusOr<CheckpointManifest> FromFields(const Json& root) {
   if (may_have_more && fields.Has("train_images")) {
     manifest.train_images = fields.Count("train_images");
   }
+  if (may_have_more && fields.Has("class_names")) {
+    manifest.class_names = fields.HexNumber("class_names", 16);
+  }
   std::string error;
   const std::string time = fields.Text("time");
   if (!absl::ParseTime(absl::RFC3339_full, time, &manifest.time, &error)) {
@@ -260,7 +263,7 @@ std::string ManifestToJson(const CheckpointManifest& manifest) {
   for (const PartFile& file : manifest.files) {
     files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"crc32c", Hex(file.crc32c, 8)}});
   }
-  const bool more = manifest.weights_only || manifest.train_images > 0;
+  const bool more = manifest.weights_only || manifest.train_images > 0 || manifest.class_names != 0;
   Json root = {{"format", more ? kFormat : kFormatOne},
                {"job_id", manifest.job_id},
                {"attempt", manifest.name.attempt},
@@ -281,6 +284,7 @@ std::string ManifestToJson(const CheckpointManifest& manifest) {
                {"files", files}};
   if (manifest.weights_only) root["weights_only"] = true;
   if (manifest.train_images > 0) root["train_images"] = manifest.train_images;
+  if (manifest.class_names != 0) root["class_names"] = Hex(manifest.class_names, 16);
   root[kChecksumKey] = ChecksumOf(root);
   return Dump(root, 2) + "\n";
 }

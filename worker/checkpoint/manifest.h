@@ -43,6 +43,7 @@ struct CheckpointManifest {
   bool final = false;                   // the run ended here
   bool weights_only = false;            // parameters alone, imported: no moments, step 0, digest 0
   int64_t train_images = 0;             // in the training set; 0: not known
+  uint64_t class_names = 0;             // hash of its class folders' names; 0: it has none
   absl::Time time = absl::UnixEpoch();  // wall clock of the writer
   std::vector<PartFile> files;          // one per rank, in rank order
 
@@ -50,9 +51,9 @@ struct CheckpointManifest {
   bool operator==(const CheckpointManifest&) const = default;
 };
 
-// Indented JSON ending in a CRC32C of all the rest. Format 1; format 2 where weights_only or
-// train_images say something, so that a version which knows only format 1 says so instead of looking
-// for moments.
+// Indented JSON ending in a CRC32C of all the rest. Format 1; format 2 where weights_only,
+// train_images or class_names say something, so that a version which knows only format 1 says so
+// instead of looking for moments.
 std::string ManifestToJson(const CheckpointManifest& manifest);
 
 // DATA_LOSS names the field: not JSON, missing, of the wrong type, unknown, out of range, a file

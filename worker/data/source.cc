@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/base/hash.h"
 #include "kernels/base/status.h"
 #include "worker/data/folder_source.h"
 #include "worker/data/idx_source.h"
@@ -81,7 +82,25 @@ absl::StatusOr<std::unique_ptr<ImageSource>> OpenSource(FileSystem& fs,
   return source;
 }
 
-absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval) {
+uint64_t ClassNamesHash(const ImageSource& source) {
+  const std::vector<std::string>& names = source.class_names();
+  if (names.empty()) return 0;
+  std::string all;
+  for (const std::string& name : names) absl::StrAppend(&all, name, absl::string_view("\0", 1));
+  return std::max<uint64_t>(1, Hash64(all));
+}
+
+absl::Status CheckClassNames(uint64_t trained_on, const ImageSource& eval) {
+  const uint64_t own = ClassNamesHash(eval);
+  if (trained_on == 0 || own == 0 || trained_on == own) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(eval.description(), ": its ", eval.class_names().size(), " class folders ('",
+                   eval.class_names().front(), "' to '", eval.class_names().back(),
+                   "') are not those that the head was trained on"));
+}
+
+absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval,
+                              absl::string_view train_name) {
   const std::vector<std::string>&want = train.class_names(), &are = eval.class_names();
   if (want.empty() || are.empty()) return absl::OkStatus();
   std::vector<std::string> missing, extra;  // both lists are sorted
@@ -97,9 +116,9 @@ absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval)
                                       : absl::StrCat(" ('", absl::StrJoin(names, "', '"), "'",
                                                      all > kShown ? ", …)" : ")"));
   };
-  return absl::InvalidArgumentError(absl::StrCat(
-      eval.description(), ": its class folders are not those of data.train: ", list(missing),
-      " missing, ", list(extra), " more"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(eval.description(), ": its class folders are not those of ", train_name, ": ",
+                   list(missing), " missing, ", list(extra), " more"));
 }
 
 const std::vector<std::string>& ImageSource::class_names() const {

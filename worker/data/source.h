@@ -77,7 +77,13 @@ absl::StatusOr<std::unique_ptr<ImageSource>> OpenSource(FileSystem& fs,
 
 // INVALID_ARGUMENT with the differences unless class number i of `eval` has the name of class
 // number i of `train`. Sets without names are not compared.
-absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval);
+absl::Status CheckSameClasses(const ImageSource& train, const ImageSource& eval,
+                              absl::string_view train_name = "data.train");
+
+// The same question where only the hash of the training set's names is left, as checkpoints keep
+// it. 0: the source has no names. INVALID_ARGUMENT if both are known and differ.
+uint64_t ClassNamesHash(const ImageSource& source);
+absl::Status CheckClassNames(uint64_t trained_on, const ImageSource& eval);
 
 }  // namespace vitscale
 

@@ -1,5 +1,7 @@
 #include "worker/weights/export_weights.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -164,9 +166,14 @@ absl::Status ExportWeights(FileSystem& fs, const std::string& path, const Weight
   if (there && !options.overwrite) {
     return absl::AlreadyExistsError(absl::StrCat("'", path, "' exists; --force replaces it"));
   }
-  const std::string temporary = absl::StrCat(path, ".tmp");
-  VITSCALE_ASSIGN_OR_RETURN(const bool left_behind, fs.Exists(temporary));
-  if (left_behind) VITSCALE_RETURN_IF_ERROR(fs.Remove(temporary));
+  if (there) {
+    VITSCALE_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
+    if (!info.is_regular) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("'", path, "' is no regular file, and is not replaced"));
+    }
+  }
+  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
   absl::Status status =
       spelling.safetensors
           ? WriteSafetensors(fs, temporary, outputs,

@@ -1,6 +1,7 @@
 #include "worker/weights/import_weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -185,6 +186,18 @@ void MakeHead(Weights& weights, std::vector<std::string>* notes) {
                                 weights.model.classes == 1 ? " class" : " classes"));
 }
 
+// They are kept bit for bit; whoever evaluates them had better know.
+void NoteNonFinite(const Weights& weights, std::vector<std::string>* notes) {
+  for (const Parameter& p : weights.table.parameters()) {
+    const absl::Span<const float> values = weights.Of(p);
+    const int64_t broken =
+        std::count_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+    if (broken == 0) continue;
+    notes->push_back(absl::StrCat("warning: ", p.name, " has ", broken, " of ", values.size(),
+                                  " values that are not finite"));
+  }
+}
+
 absl::StatusOr<ImportedWeights> Import(WeightFile& file, const ImportOptions& options,
                                        const Progress& progress) {
   VITSCALE_ASSIGN_OR_RETURN(const Dialect dialect, FindDialect(file.tensors(), options.format));
@@ -209,6 +222,7 @@ absl::StatusOr<ImportedWeights> Import(WeightFile& file, const ImportOptions& op
       progress));
   loader.Finish(&imported.notes);
   if (options.without_head) MakeHead(imported.weights, &imported.notes);
+  NoteNonFinite(imported.weights, &imported.notes);
   imported.ignored = std::move(matcher).ignored();
   return imported;
 }

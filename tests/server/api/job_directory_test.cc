@@ -59,6 +59,18 @@ TEST(JobDirectoryTest, FindsByIdAndByAnUnambiguousName) {
   EXPECT_THAT(directory.Find("three"), StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST(JobDirectoryTest, EvaluationsTakeNoNameFromARunAndOfSeveralTheNewestIsMeant) {
+  JobDirectory directory;
+  directory.Publish(Row(1, "run"));
+  for (int i = 2; i <= 5; ++i) {
+    JobRow evaluation = Row(i, i < 4 ? "run" : "run-eval");
+    evaluation.mutable_job()->mutable_spec()->set_kind(v1::JOB_KIND_EVALUATE);
+    directory.Publish(evaluation);
+  }
+  EXPECT_EQ(directory.Find("run").value()->job().id(), "id1");
+  EXPECT_EQ(directory.Find("run-eval").value()->job().id(), "id5");
+}
+
 TEST(JobDirectoryTest, RefusesAForeignPageTokenAndAHugePage) {
   JobDirectory directory;
   v1::ListJobsRequest request;

@@ -53,6 +53,17 @@ TEST(ManifestTest, TheNumberOfTrainingImagesIsToldWhereItIsKnown) {
   EXPECT_EQ(read, manifest);
 }
 
+TEST(ManifestTest, TheClassFoldersOfTheHeadAreToldWhereThereAreAny) {
+  CheckpointManifest manifest = Example();
+  manifest.class_names = 0xfeed;
+  EXPECT_THAT(ManifestToJson(manifest),
+              testing::AllOf(HasSubstr("\"format\": 2,"),
+                             HasSubstr("\"class_names\": \"000000000000feed\"")));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointManifest read,
+                                ManifestFromJson(ManifestToJson(manifest)));
+  EXPECT_EQ(read, manifest);
+}
+
 TEST(ManifestTest, EveryChangedCharacterIsAnErrorOrMeansTheSame) {
   const std::string text = ManifestToJson(Example());
   for (size_t at = 0; at < text.size(); ++at) {

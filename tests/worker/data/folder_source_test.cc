@@ -234,6 +234,11 @@ TEST_F(FolderTest, EvaluationsMustHaveTheClassesOfTraining) {
   EXPECT_THAT(CheckSameClasses(*train, *eval),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("not those of data.train: 1 ('a') missing, 1 ('c') more")));
+  EXPECT_THAT(CheckClassNames(ClassNamesHash(*train), *train), IsOk());
+  EXPECT_THAT(CheckClassNames(0, *eval), IsOk());  // not known what the head was trained on
+  EXPECT_THAT(CheckClassNames(ClassNamesHash(*train), *eval),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("('b' to 'c') are not those that the head was trained on")));
 }
 
 TEST_F(FolderTest, SlowSourcesGetThreadsByCoresAndMemory) {

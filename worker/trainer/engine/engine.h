@@ -110,6 +110,7 @@ class Engine {
   static Fault FaultOfStart(const absl::Status& status);
   Outcome OpenFrom();
   absl::Status OpenParent();
+  absl::Status CheckHeadsClasses() const;
   absl::Status CheckParent(const CheckpointManifest& parent) const;
   absl::Status LoadFrom(Synchronised* done);
   int64_t ImagesAfter(int64_t step) const;

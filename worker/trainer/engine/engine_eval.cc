@@ -1,9 +1,14 @@
 // Evaluations: their sets, and one measurement. See engine.h.
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "worker/eval/classify.h"
 #include "worker/eval/few_shot.h"
@@ -47,6 +52,19 @@ Fault FaultOf(const absl::Status& status) {
   }
 }
 
+// A class gives all it has; that deserves a word, since the result is then of fewer shots.
+void WarnOfFewImages(const std::string& noun, const FewShotConfig& config,
+                     const ImageSource& support) {
+  std::vector<int64_t> images(support.classes_seen());
+  for (int64_t i = 0; i < support.size(); ++i) ++images[support.label(i)];
+  const int most = *std::max_element(config.shots.begin(), config.shots.end());
+  const auto fewest = std::min_element(images.begin(), images.end());
+  if (*fewest >= most) return;
+  VITSCALE_LOG(WARNING) << noun << ": " << most << " shots are wanted, but class "
+                        << fewest - images.begin() << " of the support has " << *fewest
+                        << " images; where there are fewer, all are taken";
+}
+
 }  // namespace
 
 // The labels of a few-shot support are the classes, whatever classes the head has. A synthetic set
@@ -72,8 +90,9 @@ absl::StatusOr<Engine::EvalSet> Engine::OpenEval(const EvalConfig& eval,
     auto support = open(eval.few_shot->support);
     if (!support.ok()) return Annotate(support.status(), absl::StrCat(noun, ": support"));
     set.support = *std::move(support);
-    same = CheckSameClasses(*set.support, *set.source);
+    same = CheckSameClasses(*set.support, *set.source, "its support");
     if (same.ok()) same = CheckFewShotLabels(*set.support, *set.source);
+    if (same.ok()) WarnOfFewImages(noun, *eval.few_shot, *set.support);
   } else if (train_) {
     same = CheckSameClasses(*train_, *set.source);
   }
@@ -90,6 +109,10 @@ absl::Status Engine::MeasureOwnHead(const EvalSet& set, link::EvalRecord* record
       const ClassifyResult result,
       Classify(*set.source, replica_->plan().request.batch_micro, model, *collective(),
                kEvalTimeout, collective_failed, options_.setup.threads));
+  if (evaluates() && !std::isfinite(result.loss)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the loss is ", result.loss, ": the weights of the model are broken"));
+  }
   record->eval_images = result.images;
   record->values = {{"loss", result.loss}, {"top1", result.top1}};
   return absl::OkStatus();

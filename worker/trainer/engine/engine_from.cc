@@ -70,6 +70,24 @@ absl::Status Engine::OpenParent() {
   }
   VITSCALE_RETURN_IF_ERROR(CheckParent(*manifest));
   from_ = Parent{std::move(store), *std::move(manifest), from.id()};
+  return evaluates() ? CheckHeadsClasses() : absl::OkStatus();
+}
+
+// A class is a place in the order of folders: with other folders every label would mean something
+// else.
+absl::Status Engine::CheckHeadsClasses() const {
+  for (size_t i = 0; i < evals_.size(); ++i) {
+    if (evals_[i].support) continue;
+    const std::string noun = absl::StrCat("evals '", job_.evals[i].name, "'");
+    VITSCALE_RETURN_IF_ERROR(
+        Annotate(CheckClassNames(from_->manifest.class_names, *evals_[i].source), noun));
+    if (from_->manifest.class_names == 0 && ClassNamesHash(*evals_[i].source) != 0) {
+      VITSCALE_LOG(WARNING) << noun
+                            << ": the checkpoint does not say which class folders its head "
+                               "was trained on; class 0 is taken to be '"
+                            << evals_[i].source->class_names().front() << "', and so on by name";
+    }
+  }
   return absl::OkStatus();
 }
 
