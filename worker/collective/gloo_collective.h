@@ -29,13 +29,8 @@
 
 namespace vitscale {
 
-struct GlooOptions {
-  RendezvousIdentity identity;  // who must meet: equal on all ranks
-  int rank = 0;
-  int world_size = 1;
-  std::string data_address;   // host or IP of the own data-plane interface; sockets bind to it
-  std::string rank0_address;  // "host:port" of rank 0's listener
-  RendezvousListener* listener = nullptr;  // rank 0: its own listener; must outlive this object
+struct GlooOptions : MeetingOptions {
+  std::string data_address;  // host or IP of the own data-plane interface; sockets bind to it
 };
 
 // Nothing is opened before Connect.
