@@ -8,7 +8,7 @@
 //   with a status for which IsNotOneHost holds, and Gloo may be tried with the same identity.
 // - A rank that ends, however it ends, is noticed within about 100 ms (its pidfd); one that aborts
 // at once.
-// - Memory: (3 chunks per rank) for as long as the object lives; /dev/shm is not used.
+// - Memory: 8 chunks per rank, for as long as the object lives; /dev/shm is not used.
 
 #ifndef WORKER_COLLECTIVE_SHARED_MEMORY_COLLECTIVE_H_
 #define WORKER_COLLECTIVE_SHARED_MEMORY_COLLECTIVE_H_

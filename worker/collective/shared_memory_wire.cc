@@ -22,15 +22,14 @@ namespace vitscale {
 namespace {
 
 constexpr absl::Duration kHandoverTime = absl::Seconds(1);  // all ranks are there already
-constexpr int64_t kLineFloats = 16;                         // of a cache line
+constexpr int kSumLag = 2;                                  // see the header
+constexpr int kTakeLag = 2;
+static_assert(kSharedDepth >= 2 + 2 * kSumLag + kTakeLag);
+constexpr int64_t kLineFloats = 16;  // of a cache line
 
 int64_t ChunksOf(int64_t bytes, int64_t chunk_bytes) {
   return std::max<int64_t>(1, (bytes + chunk_bytes - 1) / chunk_bytes);
 }
-
-// A rank's progress once it has written its input of a chunk, and once it has summed its part.
-uint32_t InputOf(uint64_t slot) { return static_cast<uint32_t>(2 * slot + 1); }
-uint32_t PartsOf(uint64_t slot) { return static_cast<uint32_t>(2 * slot + 2); }
 
 // The part of `count` floats that `rank` sums: whole cache lines, but for the last.
 struct Part {
@@ -158,6 +157,8 @@ class SharedMemoryWire : public Wire {
   };
   absl::Status Run(uint32_t tag, int64_t chunks, const Steps& steps);
   void Write(uint32_t tag, int64_t chunk, const Steps& steps);
+  absl::Status Sum(uint32_t tag, int64_t chunk, const Steps& steps);
+  absl::Status Take(int64_t chunk, const Steps& steps);
   absl::Status CompareTags(uint32_t tag, uint64_t slot) const;
 
   const SharedMemoryOptions options_;
@@ -169,28 +170,39 @@ class SharedMemoryWire : public Wire {
   std::unique_ptr<SharedPeers> peers_;  // set under the lock, by the operations' thread, once
 };
 
+absl::Status SharedMemoryWire::Run(uint32_t tag, int64_t chunks, const Steps& steps) {
+  const auto in_range = [chunks](int64_t chunk) { return chunk >= 0 && chunk < chunks; };
+  for (int64_t turn = 0; turn < chunks + kSumLag + kTakeLag; ++turn) {
+    const int64_t sum = turn - kSumLag, take = sum - kTakeLag;
+    if (in_range(turn)) Write(tag, turn, steps);
+    if (in_range(sum)) VITSCALE_RETURN_IF_ERROR(Sum(tag, sum, steps));
+    if (in_range(take)) VITSCALE_RETURN_IF_ERROR(Take(take, steps));
+  }
+  next_ += chunks;
+  return absl::OkStatus();
+}
+
 void SharedMemoryWire::Write(uint32_t tag, int64_t chunk, const Steps& steps) {
   const uint64_t slot = next_ + chunk;
   SharedRegion& region = peers_->region();
   region.block(rank()).tags[slot % kSharedDepth].store(tag, std::memory_order_relaxed);
   steps.write(chunk, region.chunk(rank(), slot));
-  peers_->Advance(InputOf(slot));
+  peers_->Advance(Mark::kInputs, slot + 1);
 }
 
-absl::Status SharedMemoryWire::Run(uint32_t tag, int64_t chunks, const Steps& steps) {
-  VITSCALE_CHECK(peers_ != nullptr) << "operations come after Connect";
-  Write(tag, 0, steps);
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const uint64_t slot = next_ + chunk;
-    VITSCALE_RETURN_IF_ERROR(peers_->AwaitAll(InputOf(slot)));
-    VITSCALE_RETURN_IF_ERROR(CompareTags(tag, slot));
-    if (steps.sum) steps.sum(chunk, slot);
-    peers_->Advance(PartsOf(slot));
-    if (chunk + 1 < chunks) Write(tag, chunk + 1, steps);
-    if (steps.sum) VITSCALE_RETURN_IF_ERROR(peers_->AwaitAll(PartsOf(slot)));
-    steps.take(chunk, slot);
-  }
-  next_ += chunks;
+absl::Status SharedMemoryWire::Sum(uint32_t tag, int64_t chunk, const Steps& steps) {
+  const uint64_t slot = next_ + chunk;
+  VITSCALE_RETURN_IF_ERROR(peers_->AwaitAll(Mark::kInputs, slot + 1));
+  VITSCALE_RETURN_IF_ERROR(CompareTags(tag, slot));
+  if (steps.sum) steps.sum(chunk, slot);
+  peers_->Advance(Mark::kParts, slot + 1);
+  return absl::OkStatus();
+}
+
+absl::Status SharedMemoryWire::Take(int64_t chunk, const Steps& steps) {
+  const uint64_t slot = next_ + chunk;
+  if (steps.sum) VITSCALE_RETURN_IF_ERROR(peers_->AwaitAll(Mark::kParts, slot + 1));
+  steps.take(chunk, slot);
   return absl::OkStatus();
 }
 

@@ -18,11 +18,6 @@ namespace {
 constexpr int kSpins = 2000;  // some 40 µs: what a wake-up costs
 constexpr timespec kSlice = {0, 20'000'000};
 
-// Also right after the counter has wrapped: ranks are never 2^31 apart.
-bool Reached(const RankBlock& block, uint32_t progress) {
-  return static_cast<int32_t>(block.progress.load() - progress) >= 0;
-}
-
 // The time-out of FUTEX_WAIT is measured by CLOCK_MONOTONIC. Not FUTEX_PRIVATE: processes share it.
 void FutexWait(std::atomic<uint32_t>& word, uint32_t seen) {
   (void)syscall(SYS_futex, &word, FUTEX_WAIT, seen, &kSlice, nullptr, 0);
@@ -37,47 +32,51 @@ SharedPeers::SharedPeers(std::unique_ptr<SharedRegion> region, std::vector<Uniqu
                          int rank)
     : region_(std::move(region)), processes_(std::move(processes)), rank_(rank) {}
 
-// Sequentially consistent against SleepOn: either the sleeper is seen here, or the kernel sees the
-// new progress there and does not sleep.
-void SharedPeers::Advance(uint32_t progress) {
-  RankBlock& own = region_->block(rank_);
-  own.progress.store(progress);
-  if (own.sleepers.load() != 0) FutexWakeAll(own.progress);
+// Also right after the count has wrapped: ranks are never 2^31 apart.
+bool SharedPeers::Goal::ReachedBy(const RankBlock& block) const {
+  return static_cast<int32_t>(block.done[static_cast<int>(mark)].load() - chunks) >= 0;
 }
 
-absl::Status SharedPeers::AwaitAll(uint32_t progress) {
-  wanted_.store(progress);
+// Sequentially consistent against the sleeper in Await: either it is seen here, or the kernel sees
+// the new count there and does not sleep.
+void SharedPeers::Advance(Mark mark, uint64_t chunks) {
+  const int at = static_cast<int>(mark);
+  RankBlock& own = region_->block(rank_);
+  own.done[at].store(static_cast<uint32_t>(chunks));
+  if (own.sleepers[at].load() != 0) FutexWakeAll(own.done[at]);
+}
+
+absl::Status SharedPeers::AwaitAll(Mark mark, uint64_t chunks) {
+  const Goal goal = {mark, static_cast<uint32_t>(chunks)};
+  goal_.store(goal);
   for (int rank = 0; rank < static_cast<int>(processes_.size()); ++rank) {
-    if (rank == rank_) continue;
-    if (const absl::Status status = Await(rank, progress); !status.ok()) return status;
+    if (rank == rank_ || goal.ReachedBy(region_->block(rank))) continue;
+    if (const absl::Status status = Await(rank, goal); !status.ok()) return status;
   }
   awaited_.store(-1);
   return absl::OkStatus();
 }
 
-absl::Status SharedPeers::Await(int rank, uint32_t progress) {
+absl::Status SharedPeers::Await(int rank, Goal goal) {
   RankBlock& block = region_->block(rank);
   for (int i = 0; i < kSpins; ++i) {
-    if (Reached(block, progress)) return absl::OkStatus();
+    if (goal.ReachedBy(block)) return absl::OkStatus();
     _mm_pause();
   }
   awaited_.store(rank);
+  const int at = static_cast<int>(goal.mark);
   while (true) {
-    const uint32_t seen = block.progress.load();
-    if (Reached(block, progress)) return absl::OkStatus();
+    const uint32_t seen = block.done[at].load();
+    if (goal.ReachedBy(block)) return absl::OkStatus();
     if (left_.load()) return absl::CancelledError("ended");
     if (IsGone(rank)) {
       return absl::UnavailableError(
           absl::StrCat("rank ", rank, Ended(rank) ? ": its process has ended" : " has left"));
     }
-    SleepOn(block, seen);
+    block.sleepers[at].fetch_add(1);
+    FutexWait(block.done[at], seen);
+    block.sleepers[at].fetch_sub(1);
   }
-}
-
-void SharedPeers::SleepOn(RankBlock& block, uint32_t seen) {
-  block.sleepers.fetch_add(1);
-  FutexWait(block.progress, seen);
-  block.sleepers.fetch_sub(1);
 }
 
 // Wakes the own wait, whichever rank it is for, and the peers' waits for this rank. Others wake
@@ -86,7 +85,7 @@ void SharedPeers::Leave() {
   left_.store(true);
   region_->block(rank_).left.store(1);
   for (size_t rank = 0; rank < processes_.size(); ++rank) {
-    FutexWakeAll(region_->block(rank).progress);
+    for (auto& count : region_->block(rank).done) FutexWakeAll(count);
   }
 }
 
@@ -95,11 +94,11 @@ bool SharedPeers::Ended(int rank) const {
   return poll(&entry, 1, 0) > 0;
 }
 
-// Its progress is read last: a rank that has done its part may leave.
+// Its count is read last: a rank that has done its part may leave.
 bool SharedPeers::IsGone(int rank) const {
   const RankBlock& block = region_->block(rank);
   const bool gone = block.left.load() != 0 || Ended(rank);
-  return gone && !Reached(block, wanted_.load());
+  return gone && !goal_.load().ReachedBy(block);
 }
 
 std::vector<int> SharedPeers::Gone() const {

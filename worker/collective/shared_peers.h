@@ -23,15 +23,15 @@ class SharedPeers {
 
   SharedRegion& region() const { return *region_; }
 
-  // Publishes all that this rank wrote before.
-  void Advance(uint32_t progress);
-  // Until every rank's progress is at least `progress` (which wraps). UNAVAILABLE: a rank that has
-  // not got there is gone; CANCELLED: Leave was called.
-  absl::Status AwaitAll(uint32_t progress);
+  // This rank has done `chunks` chunks: publishes all that it wrote before.
+  void Advance(Mark mark, uint64_t chunks);
+  // Until every rank has done `chunks` chunks. UNAVAILABLE: a rank that has not is gone; CANCELLED:
+  // Leave was called.
+  absl::Status AwaitAll(Mark mark, uint64_t chunks);
 
   // Ends every wait here, now and later; the peers that still need this rank see it.
   void Leave();
-  // Gone without the progress that this rank waits for.
+  // Gone without having done what this rank waits for.
   std::vector<int> Gone() const;
   // Of those, the ones whose process has ended; if there are none, all of those.
   std::vector<int> GoneFirst() const;
@@ -39,8 +39,13 @@ class SharedPeers {
   int awaited() const { return awaited_.load(); }
 
  private:
-  absl::Status Await(int rank, uint32_t progress);
-  void SleepOn(RankBlock& block, uint32_t seen);
+  // What is waited for; the count wraps.
+  struct Goal {
+    Mark mark;
+    uint32_t chunks;
+    bool ReachedBy(const RankBlock& block) const;
+  };
+  absl::Status Await(int rank, Goal goal);
   bool Ended(int rank) const;
   bool IsGone(int rank) const;
 
@@ -48,7 +53,7 @@ class SharedPeers {
   const std::vector<UniqueFd> processes_;
   const int rank_;
   std::atomic<bool> left_{false};
-  std::atomic<uint32_t> wanted_{0};
+  std::atomic<Goal> goal_{Goal{Mark::kInputs, 0}};
   std::atomic<int> awaited_{-1};
 };
 

@@ -1,8 +1,8 @@
-// The memory that ranks of one host share: a memfd of sealed size, one control block and three
-// chunks per rank.
+// The memory that ranks of one host share: a memfd of sealed size, one control block and a
+// ring of chunks per rank.
 //
-// Every rank writes only its own block and its own chunks (but for the counter of sleepers, which
-// costs a system call if it is wrong). What a peer writes is never used as a size or an index: it
+// Every rank writes only its own block and its own chunks (but for the counters of sleepers, which
+// cost a system call if they are wrong). What a peer writes is never used as a size or an index: it
 // can spoil sums and make this rank fail, not more. The seals keep a peer from shrinking the file
 // under a reader.
 
@@ -22,7 +22,7 @@
 namespace vitscale {
 
 inline constexpr int kSharedRanksMax = 64;
-inline constexpr int kSharedDepth = 3;  // chunks of a rank: see shared_memory_collective.cc
+inline constexpr int kSharedDepth = 8;  // chunks of a rank: see shared_memory_wire.h
 
 // Equal on all ranks.
 struct SharedShape {
@@ -31,11 +31,15 @@ struct SharedShape {
   int64_t chunk_bytes = 0;  // a multiple of 4096, at most 64 MiB
 };
 
+// What a rank has done, counted in chunks.
+enum class Mark { kInputs = 0, kParts = 1 };
+inline constexpr int kMarks = 2;
+
 struct alignas(128) RankBlock {
-  std::atomic<uint32_t> progress;              // wraps; a futex
-  std::atomic<uint32_t> left;                  // not 0: this rank takes part in nothing any more
-  std::atomic<uint32_t> tags[kSharedDepth];    // the operation that each chunk belongs to
-  alignas(64) std::atomic<uint32_t> sleepers;  // ranks that wait for `progress` in the kernel
+  std::atomic<uint32_t> done[kMarks];        // by Mark; they wrap; futexes
+  std::atomic<uint32_t> left;                // not 0: this rank takes part in nothing any more
+  std::atomic<uint32_t> tags[kSharedDepth];  // the operation that each chunk belongs to
+  alignas(64) std::atomic<uint32_t> sleepers[kMarks];  // ranks that wait for `done` in the kernel
 };
 static_assert(sizeof(RankBlock) == 128 && std::atomic<uint32_t>::is_always_lock_free);
 

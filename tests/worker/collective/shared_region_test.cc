@@ -29,15 +29,15 @@ TEST(SharedRegionTest, TwoMappingsShowTheSameBytesAndEveryChunkIsItsOwn) {
   ASSERT_TRUE(a.ok() && b.ok());
   for (int rank = 0; rank < 3; ++rank) {
     for (int i = 0; i < kSharedDepth; ++i) {
-      std::fill_n((*a)->chunk(rank, i), 8192, std::byte(10 * rank + i + 1));
+      std::fill_n((*a)->chunk(rank, i), 8192, std::byte(20 * rank + i + 1));
     }
-    (*a)->block(rank).progress = 100 + rank;
+    (*a)->block(rank).done[0] = 100 + rank;
   }
   for (int rank = 0; rank < 3; ++rank) {
-    EXPECT_EQ((*b)->block(rank).progress, 100u + rank);
+    EXPECT_EQ((*b)->block(rank).done[0], 100u + rank);
     for (int i = 0; i < kSharedDepth; ++i) {
-      EXPECT_EQ((*b)->chunk(rank, i)[0], std::byte(10 * rank + i + 1));
-      EXPECT_EQ((*b)->chunk(rank, i + kSharedDepth)[8191], std::byte(10 * rank + i + 1));
+      EXPECT_EQ((*b)->chunk(rank, i)[0], std::byte(20 * rank + i + 1));
+      EXPECT_EQ((*b)->chunk(rank, i + kSharedDepth)[8191], std::byte(20 * rank + i + 1));
     }
   }
 }
