@@ -1,18 +1,21 @@
 #include "worker/bench/allreduce_bench.h"
 
 #include <algorithm>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
+#include "worker/bench/processes.h"
 #include "worker/collective/gloo_collective.h"
 #include "worker/collective/rendezvous.h"
+#include "worker/collective/shared_memory_collective.h"
 
 namespace vitscale {
 namespace {
+
+using nlohmann::json;
 
 constexpr char kLoopback[] = "127.0.0.1";
 constexpr absl::Duration kTimeout = absl::Minutes(2);
@@ -35,10 +38,6 @@ absl::StatusOr<std::vector<int64_t>> BucketSizes(const AllReduceOptions& options
   return sizes;
 }
 
-struct Times {
-  std::vector<double> sums, records;
-};
-
 class Rank {
  public:
   Rank(std::unique_ptr<Collective> collective, const std::vector<int64_t>& sizes)
@@ -46,25 +45,24 @@ class Rank {
     for (int64_t size : sizes) buckets_.emplace_back(size);
   }
 
-  absl::StatusOr<Times> Run(int steps) {
-    const absl::Status status = DoRun(steps);
-    if (!status.ok()) {
-      collective_->Abort();
-      return Annotate(status, absl::StrCat("rank ", collective_->rank()));
-    }
-    return times_;
+  // {algorithm, sums (seconds), records (seconds), peak_rss_bytes}
+  absl::StatusOr<json> Run(int steps) {
+    VITSCALE_RETURN_IF_ERROR(DoRun(steps));
+    return json{{"algorithm", collective_->algorithm()},
+                {"sums", sums_},
+                {"records", records_},
+                {"peak_rss_bytes", PeakResidentBytes()}};
   }
-  std::string algorithm() const { return collective_->algorithm(); }
 
  private:
   absl::Status DoRun(int steps) {
     VITSCALE_RETURN_IF_ERROR(collective_->Connect(kTimeout));
     VITSCALE_RETURN_IF_ERROR(CheckSum());
     for (int i = 0; i < steps; ++i) {
-      VITSCALE_RETURN_IF_ERROR(Exchange(/*with_buckets=*/true, times_.sums));
+      VITSCALE_RETURN_IF_ERROR(Exchange(/*with_buckets=*/true, sums_));
     }
     for (int i = 0; i < steps; ++i) {
-      VITSCALE_RETURN_IF_ERROR(Exchange(/*with_buckets=*/false, times_.records));
+      VITSCALE_RETURN_IF_ERROR(Exchange(/*with_buckets=*/false, records_));
     }
     return absl::OkStatus();
   }
@@ -99,41 +97,65 @@ class Rank {
 
   std::unique_ptr<Collective> collective_;
   std::vector<std::vector<float>> buckets_;
-  Times times_;
+  std::vector<double> sums_, records_;
 };
+
+MeetingOptions Meeting(const AllReduceOptions& options, int rank, RendezvousListener* listener) {
+  MeetingOptions meeting;
+  meeting.identity.secret = "vitscale-bench";
+  meeting.rank = rank;
+  meeting.world_size = options.ranks;
+  meeting.rank0_address = listener->address();
+  meeting.listener = rank == 0 ? listener : nullptr;
+  return meeting;
+}
 
 std::unique_ptr<Collective> MakeCollective(const AllReduceOptions& options, int rank,
                                            RendezvousListener* listener) {
+  MeetingOptions meeting = Meeting(options, rank, listener);
+  if (options.transport == "shared_memory") {
+    SharedMemoryOptions shared;
+    static_cast<MeetingOptions&>(shared) = std::move(meeting);
+    return MakeSharedMemoryCollective(std::move(shared));
+  }
   GlooOptions gloo;
-  gloo.identity.secret = "vitscale-bench";
-  gloo.rank = rank;
-  gloo.world_size = options.ranks;
+  static_cast<MeetingOptions&>(gloo) = std::move(meeting);
   gloo.data_address = kLoopback;
-  gloo.rank0_address = listener->address();
-  gloo.listener = rank == 0 ? listener : nullptr;
   return MakeGlooCollective(std::move(gloo));
 }
 
 // Of every repetition the slowest rank.
-void TakeSlowest(const std::vector<double>& rank, std::vector<double>& slowest) {
-  slowest.resize(rank.size(), 0);
-  for (size_t i = 0; i < rank.size(); ++i) slowest[i] = std::max(slowest[i], rank[i]);
+std::vector<double> Slowest(const std::vector<json>& ranks, const char* key) {
+  std::vector<double> slowest;
+  for (const json& rank : ranks) {
+    slowest.resize(rank[key].size(), 0);
+    for (size_t i = 0; i < slowest.size(); ++i)
+      slowest[i] = std::max(slowest[i], rank[key][i].get<double>());
+  }
+  return slowest;
 }
 
-absl::StatusOr<Times> RunRanks(std::vector<Rank>& ranks, int steps) {
-  std::vector<absl::StatusOr<Times>> results(ranks.size());
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < ranks.size(); ++i) {
-    threads.emplace_back([&, i] { results[i] = ranks[i].Run(steps); });
+json Report(const AllReduceOptions& options, const std::vector<int64_t>& sizes,
+            const std::vector<json>& ranks) {
+  int64_t bytes = 0, peak = 0;
+  for (int64_t size : sizes) bytes += 4 * size;
+  for (const json& rank : ranks) peak = std::max(peak, rank["peak_rss_bytes"].get<int64_t>());
+  const std::vector<double> sums = Slowest(ranks, "sums"), records = Slowest(ranks, "records");
+  const double seconds = Median(sums), n = options.ranks;
+  json report = {{"ranks", options.ranks},
+                 {"algorithm", ranks[0]["algorithm"]},
+                 {"bytes", bytes},
+                 {"buckets", sizes.size()},
+                 {"seconds", seconds},
+                 {"seconds_min", *std::min_element(sums.begin(), sums.end())},
+                 {"seconds_max", *std::max_element(sums.begin(), sums.end())},
+                 {"bytes_per_second", static_cast<double>(bytes) / seconds},
+                 {"phases", {{"all_reduce", seconds}, {"record_alone", Median(records)}}},
+                 {"peak_rss_bytes", peak}};
+  if (options.transport == "gloo") {
+    report["wire_bytes_per_second"] = 2 * (n - 1) / n * static_cast<double>(bytes) / seconds;
   }
-  for (std::thread& thread : threads) thread.join();
-  Times times;
-  for (const auto& result : results) {
-    VITSCALE_RETURN_IF_ERROR(result.status());
-    TakeSlowest(result->sums, times.sums);
-    TakeSlowest(result->records, times.records);
-  }
-  return times;
+  return report;
 }
 
 }  // namespace
@@ -145,6 +167,11 @@ void AddAllReduceFlags(CLI::App& command, AllReduceOptions& o) {
   command.add_option("--ranks", o.ranks, "Ranks, all on this machine")
       ->check(WholeNumber(2, 64))
       ->capture_default_str();
+  command
+      .add_option("--transport", o.transport,
+                  "gloo: TCP over loopback; shared_memory: as ranks of one host")
+      ->check(OneOfWords({"gloo", "shared_memory"}))
+      ->capture_default_str();
   command.add_option("--bucket-bytes", o.bucket_bytes, "Largest bucket that is sent as one")
       ->check(WholeNumber(4, int64_t{1} << 36))
       ->capture_default_str();
@@ -155,25 +182,11 @@ void AddAllReduceFlags(CLI::App& command, AllReduceOptions& o) {
 absl::StatusOr<nlohmann::json> BenchAllReduce(const AllReduceOptions& options) {
   VITSCALE_ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, BucketSizes(options));
   VITSCALE_ASSIGN_OR_RETURN(const auto listener, RendezvousListener::Open(kLoopback));
-  std::vector<Rank> ranks;
-  for (int rank = 0; rank < options.ranks; ++rank)
-    ranks.emplace_back(MakeCollective(options, rank, listener.get()), sizes);
-  VITSCALE_ASSIGN_OR_RETURN(const Times times, RunRanks(ranks, options.run.steps));
-  int64_t bytes = 0;
-  for (int64_t size : sizes) bytes += 4 * size;
-  const double seconds = Median(times.sums), n = options.ranks;
-  return nlohmann::json{
-      {"ranks", options.ranks},
-      {"algorithm", ranks[0].algorithm()},
-      {"bytes", bytes},
-      {"buckets", sizes.size()},
-      {"seconds", seconds},
-      {"seconds_min", *std::min_element(times.sums.begin(), times.sums.end())},
-      {"seconds_max", *std::max_element(times.sums.begin(), times.sums.end())},
-      {"bytes_per_second", static_cast<double>(bytes) / seconds},
-      {"wire_bytes_per_second", 2 * (n - 1) / n * static_cast<double>(bytes) / seconds},
-      {"phases", {{"all_reduce", seconds}, {"record_alone", Median(times.records)}}},
-      {"peak_rss_bytes", PeakResidentBytes()}};
+  VITSCALE_ASSIGN_OR_RETURN(
+      const std::vector<json> ranks, RunInProcesses(options.ranks, [&](int rank) {
+        return Rank(MakeCollective(options, rank, listener.get()), sizes).Run(options.run.steps);
+      }));
+  return Report(options, sizes, ranks);
 }
 
 }  // namespace vitscale

@@ -89,7 +89,7 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
                        "ceiling, peak memory, and which ops take the time");
   CLI::App* op = add("op", "Each op of a step: in its panel group, and alone");
   CLI::App* allreduce =
-      add("allreduce", "Sums of gradients between ranks on this machine, over loopback");
+      add("allreduce", "Sums of gradients between ranks on this machine, by TCP or shared memory");
   CLI::App* data = add("data", "The loader: images/s by threads, share of decoding");
   CLI::App* checkpoint =
       add("checkpoint", "Saving a model's state: how long training stalls, write, sync and verify");

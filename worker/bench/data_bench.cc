@@ -22,6 +22,7 @@ constexpr int kClassesMax = 1'000'000;
 // The set, opened; `made` holds the files that were written for it.
 struct DataSet {
   std::optional<TemporaryDirectory> made;
+  int64_t made_bytes = 0;
   std::string preprocess_text;
   Preprocess preprocess;
   DataSourceConfig config;
@@ -44,8 +45,10 @@ absl::Status Choose(const DataOptions& options, DataSet& set) {
   if (!options.folder.empty()) return absl::OkStatus();
   set.made.emplace();
   set.config.path = set.made->path();
-  return WriteJpegFolder(set.made->path(), options.jpegs, options.jpeg_width, options.jpeg_height)
-      .status();
+  VITSCALE_ASSIGN_OR_RETURN(
+      set.made_bytes,
+      WriteJpegFolder(set.made->path(), options.jpegs, options.jpeg_width, options.jpeg_height));
+  return absl::OkStatus();
 }
 
 absl::Status Open(const DataOptions& options, DataSet& set) {
@@ -167,6 +170,7 @@ absl::StatusOr<nlohmann::json> BenchData(const DataOptions& options) {
                            {"preprocess", set.preprocess_text},
                            {"image", absl::StrCat(set.source->height(), "x", set.source->width(),
                                                   "x", set.source->channels())}};
+  if (set.made) report["mean_file_bytes"] = set.made_bytes / options.jpegs;
   VITSCALE_RETURN_IF_ERROR(AddPhases(set, report));
   double best = 0;
   for (const int threads : ThreadCounts(options)) {

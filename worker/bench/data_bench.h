@@ -30,9 +30,10 @@ struct DataOptions {
 void AddDataFlags(CLI::App& command, DataOptions& options);
 
 // Files are read once before, so that they come from the page cache where they fit. Keys: data,
-// batch, preprocess, image (its size, text), by_threads (list of {threads, images_per_second}),
-// images_per_second (the best of them), phases (of a folder: seconds of one thread for one image:
-// read_and_decode, preprocess; else read), decode_share (of those), peak_rss_bytes.
+// batch, preprocess, image (its size, text), mean_file_bytes (of files made here), by_threads (list
+// of {threads, images_per_second}), images_per_second (the best of them), phases (of a folder:
+// seconds of one thread for one image: read_and_decode, preprocess; else read), decode_share (of
+// those), peak_rss_bytes.
 absl::StatusOr<nlohmann::json> BenchData(const DataOptions& options);
 
 }  // namespace vitscale

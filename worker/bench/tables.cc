@@ -16,7 +16,10 @@ std::string ValueText(const std::string& key, const json& value) {
   const double number = value.get<double>();
   if (absl::EndsWith(key, "flops_per_second")) return absl::StrFormat("%.4g GFLOP/s", number / 1e9);
   if (absl::EndsWith(key, "bytes_per_second")) return absl::StrFormat("%.4g GB/s", number / 1e9);
-  if (absl::EndsWith(key, "bytes")) return absl::StrFormat("%.4g MB", number / 1e6);
+  if (absl::EndsWith(key, "bytes")) {
+    return number < 1e6 ? absl::StrFormat("%.4g kB", number / 1e3)
+                        : absl::StrFormat("%.4g MB", number / 1e6);
+  }
   if (absl::EndsWith(key, "share")) return absl::StrFormat("%.1f %%", 100 * number);
   if (absl::StrContains(key, "seconds")) return absl::StrFormat("%.4g ms", 1e3 * number);
   return value.is_number_float() ? absl::StrFormat("%.5g", number) : value.dump();
