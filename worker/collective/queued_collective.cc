@@ -22,6 +22,8 @@ namespace {
 
 constexpr absl::Duration kLookEvery = absl::Milliseconds(50);  // at the peers, while waiting
 
+constexpr absl::Duration kConnectSlack = absl::Seconds(5);
+
 enum class OpKind : uint32_t { kBucket, kBucketSize, kRecords, kAllGather, kBroadcast, kBarrier };
 
 class QueuedCollective : public Collective {
@@ -43,7 +45,8 @@ class QueuedCollective : public Collective {
   std::string algorithm() const override { return wire_->algorithm(); }
 
   absl::Status Connect(absl::Duration timeout) override {
-    return RunAndWait("connect", timeout + absl::Seconds(2), [this, timeout] {
+    // The wire keeps the time itself, and knows who is missing.
+    return RunAndWait("connect", timeout + kConnectSlack, [this, timeout] {
       VITSCALE_RETURN_IF_ERROR(wire_->Connect(timeout));
       return wire_->Barrier(NextTag(OpKind::kBarrier, 0));
     });

@@ -21,8 +21,10 @@
 namespace vitscale {
 namespace {
 
-constexpr absl::Duration kHandoverTime = absl::Seconds(1);  // all ranks are there already
-constexpr int kSumLag = 2;                                  // see the header
+// All ranks are there already. The others wait longer than rank 0, who tells them how it ended.
+constexpr absl::Duration kHandoverTime = absl::Seconds(2);
+constexpr absl::Duration kAnswerTime = absl::Seconds(1);
+constexpr int kSumLag = 2;  // see the header
 constexpr int kTakeLag = 2;
 static_assert(kSharedDepth >= 2 + 2 * kSumLag + kTakeLag);
 constexpr int64_t kLineFloats = 16;  // of a cache line
@@ -53,7 +55,6 @@ class SharedMemoryWire : public Wire {
   std::string algorithm() const override { return "shared_memory_in_order"; }
 
   absl::Status Connect(absl::Duration timeout) override {
-    const absl::Time deadline = RealClock().Monotonic() + timeout;
     HostCard own = OwnHostCard();
     Offer offer;
     if (rank() == 0) {
@@ -67,7 +68,7 @@ class SharedMemoryWire : public Wire {
       VITSCALE_ASSIGN_OR_RETURN(cards.emplace_back(), HostCard::Decode(blob));
     }
     VITSCALE_RETURN_IF_ERROR(CheckOneHost(cards));
-    return Share(offer, cards[0], std::max(deadline, RealClock().Monotonic() + kHandoverTime));
+    return Share(offer, cards[0]);
   }
 
   absl::Status AllReduceSum(absl::Span<float> values, uint32_t tag) override;
@@ -123,7 +124,9 @@ class SharedMemoryWire : public Wire {
     return offer;
   }
 
-  absl::Status Share(const Offer& offer, const HostCard& rank0, absl::Time deadline) {
+  absl::Status Share(const Offer& offer, const HostCard& rank0) {
+    const absl::Time deadline = RealClock().Monotonic() + kHandoverTime +
+                                (rank() == 0 ? absl::ZeroDuration() : kAnswerTime);
     const HandoverTerms terms{options_.rank, options_.world_size, rank0, deadline,
                               [this] { return IsDown(); }};
     std::unique_ptr<SharedRegion> region;
@@ -263,7 +266,7 @@ absl::Status SharedMemoryWire::AllGather(absl::string_view own, absl::Span<char>
   const int64_t chunk_bytes = region.chunk_bytes();
   const auto write = [&](int64_t chunk, std::byte* input) {
     const absl::string_view piece = own.substr(chunk * chunk_bytes, chunk_bytes);
-    std::memcpy(input, piece.data(), piece.size());
+    std::copy(piece.begin(), piece.end(), reinterpret_cast<char*>(input));
   };
   const auto take = [&](int64_t chunk, uint64_t slot) {
     const int64_t at = chunk * chunk_bytes;
@@ -276,6 +279,10 @@ absl::Status SharedMemoryWire::AllGather(absl::string_view own, absl::Span<char>
 }
 
 absl::Status SharedMemoryWire::Broadcast(int root, absl::Span<std::byte> bytes, uint32_t tag) {
+  if (root < 0 || root >= world_size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("root is rank ", root, ", want 0 to ", world_size() - 1));
+  }
   const SharedRegion& region = peers_->region();
   const int64_t chunk_bytes = region.chunk_bytes();
   const auto write = [&](int64_t chunk, std::byte* input) {
@@ -284,7 +291,7 @@ absl::Status SharedMemoryWire::Broadcast(int root, absl::Span<std::byte> bytes, 
   };
   const auto take = [&](int64_t chunk, uint64_t slot) {
     const auto piece = bytes.subspan(chunk * chunk_bytes, chunk_bytes);
-    if (rank() != root) std::memcpy(piece.data(), region.chunk(root, slot), piece.size());
+    if (rank() != root) std::copy_n(region.chunk(root, slot), piece.size(), piece.data());
   };
   return Run(tag, ChunksOf(bytes.size(), chunk_bytes), {write, nullptr, take});
 }

@@ -4,8 +4,8 @@
 // and Connect are called by one thread, one at a time, and last as long as it takes: whoever wants
 // a deadline calls Shutdown at it.
 //
-// Errors: UNAVAILABLE, a peer is lost; FAILED_PRECONDITION from Connect. After one nothing but the
-// functions for any thread is called.
+// Errors: UNAVAILABLE, a peer is lost; FAILED_PRECONDITION from Connect; INVALID_ARGUMENT. After
+// one nothing but the functions for any thread is called.
 
 #ifndef WORKER_COLLECTIVE_WIRE_H_
 #define WORKER_COLLECTIVE_WIRE_H_
@@ -30,7 +30,8 @@ class Wire {
   virtual int world_size() const = 0;
   virtual std::string algorithm() const = 0;  // see Collective
 
-  // Keeps `timeout` itself, about a second more at most: it knows who is missing.
+  // Keeps `timeout` for the ranks to come, since it knows who is missing; what it does with those
+  // who came takes some seconds at most.
   virtual absl::Status Connect(absl::Duration timeout) = 0;
 
   // `tag` is equal on all ranks that ask for the same operation. Ranks whose tags differ never mix

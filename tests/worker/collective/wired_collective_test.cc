@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "kernels/base/crc32c.h"
 #include "tests/status_matchers.h"
 #include "tests/worker/collective/ranks.h"
@@ -229,17 +230,21 @@ TEST_P(WiredCollectiveTest, AbortWakesAWaitAndThePeersNoticeAtOnce) {
 
 TEST_P(WiredCollectiveTest, AnOwnAbortDuringAnExchangeEndsIt) {
   absl::Status waited, other;
+  absl::Notification ended;
   GangOf(2).RunThreads([&](Collective& collective) {
-    if (collective.rank() == 1) {
+    std::vector<float> values(1 << 16);
+    if (collective.rank() == 1) {  // comes too late
+      ended.WaitForNotification();
+      collective.Start(0, absl::MakeSpan(values));
       other = collective.ExchangeRecords(RecordOf(collective), absl::InfiniteDuration()).status();
       return;
     }
-    std::vector<float> values(1 << 16);
-    collective.Start(0, absl::MakeSpan(values));  // rank 1 never does
+    collective.Start(0, absl::MakeSpan(values));
     std::thread aborter([&collective] { collective.Abort(); });
     waited = collective.ExchangeRecords(RecordOf(collective), absl::InfiniteDuration()).status();
     aborter.join();
     EXPECT_THAT(collective.suspects(), IsEmpty());
+    ended.Notify();
   });
   EXPECT_THAT(waited, StatusIs(absl::StatusCode::kCancelled));
   EXPECT_THAT(other, StatusIs(absl::StatusCode::kUnavailable));
