@@ -58,7 +58,9 @@ absl::Status Open(const DataOptions& options, DataSet& set) {
   if (folder && options.preprocess.empty()) {
     set.preprocess_text = absl::StrCat("inception_crop(", options.image_size, ")|flip_lr");
   }
-  VITSCALE_ASSIGN_OR_RETURN(set.preprocess, PreprocessFromText(set.preprocess_text));
+  if (!set.preprocess_text.empty()) {
+    VITSCALE_ASSIGN_OR_RETURN(set.preprocess, PreprocessFromText(set.preprocess_text));
+  }
   set.request.classes = kClassesMax;
   set.request.channels = options.channels;
   set.request.ops = set.preprocess.ops;

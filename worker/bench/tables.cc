@@ -42,7 +42,7 @@ std::string Phases(const json& phases) {
   for (const auto& [phase, seconds] : phases.items()) sum += seconds.get<double>();
   std::string text = "\nphases\n";
   for (const auto& [phase, seconds] : phases.items()) {
-    absl::StrAppendFormat(&text, "  %-24s %10.3f ms %6.1f %%\n", phase, 1e3 * seconds.get<double>(),
+    absl::StrAppendFormat(&text, "  %-24s %10.5g ms %6.1f %%\n", phase, 1e3 * seconds.get<double>(),
                           100 * seconds.get<double>() / sum);
   }
   return text;

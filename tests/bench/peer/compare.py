@@ -3,11 +3,11 @@
 
     compare.py --rows s16-bf16,ti16-bf16 --bench build/release/bin/vitscale-bench --python VENV/bin/python
 
-A round is ceiling, one side, ceiling, the other side, ceiling; sides change places from round to round. A round in which
-the ceiling moved by more than --moves is kept in the file but does not count, and is repeated. Before the first round of a
-row every setting of PyTorch runs once, and the fastest one is the peer. All results go to --out, one JSON object a line,
-as soon as they are there: call it again and it goes on where it stopped. Other binaries, versions or flags start anew
-in the same file. --table prints what the file has and measures nothing.
+A round is ceiling, one side, ceiling, the other side, ceiling; sides change places from round to round. A round in
+which the ceiling moved by more than --moves is kept in the file but does not count, and is repeated. Before the first
+round of a row every setting of PyTorch runs once, and the fastest one is the peer. All results go to --out, one JSON
+object a line, as soon as they are there: call it again and it goes on where it stopped. Other binaries, versions or
+flags start anew in the same file. --table prints what the file has and measures nothing.
 """
 
 import argparse
@@ -57,7 +57,7 @@ SETTINGS = {  # name: mode of peer.py, environment
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all of %(default)s")
-    parser.add_argument("--settings", default=",".join(SETTINGS), help="of PyTorch, to choose from; default: %(default)s")
+    parser.add_argument("--settings", default=",".join(SETTINGS), help="of PyTorch, to choose from: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="that count, for each row")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each side in a round")
     parser.add_argument("--threads", type=int, default=2)
@@ -85,7 +85,8 @@ def arguments(argv):
 
 def run(command, extra=None):
     """The JSON object that a command prints. Variables of other people's tuning are taken out."""
-    foreign = ("OPENBLAS_", "OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "GLIBC_TUNABLES", "TORCHINDUCTOR_", "LD_PRELOAD")
+    foreign = ("OPENBLAS_", "OMP_", "GOMP_", "KMP_", "MKL_", "MALLOC_", "GLIBC_TUNABLES", "TORCHINDUCTOR_",
+               "LD_PRELOAD")  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     environment.update(extra or {})
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -100,7 +101,8 @@ def ceiling(args, row):
 
 
 def common(args, row):
-    return ["--precision", row.precision, "--batch", str(row.batch), "--threads", str(args.threads), "--steps", str(args.steps)]
+    flags = {"precision": row.precision, "batch": row.batch, "threads": args.threads, "steps": args.steps}
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def ours(args, row):
@@ -241,7 +243,8 @@ def line_of(records, name):
     ]
 
 
-HEAD = ["row", "rounds", "ours images/s", "% of ceiling", "peer images/s", "% of ceiling", "ratio", "peak GB", "peer is"]
+HEAD = ["row", "rounds", "ours images/s", "% of ceiling", "peer images/s", "% of ceiling", "ratio", "peak GB",
+        "peer is"]  # fmt: skip
 
 
 def table(records, names):

@@ -72,7 +72,8 @@ class CompareTest(unittest.TestCase):
         self.assertEqual(code, 0)
         turns = ["ceiling", "step", "ceiling", "peer", "ceiling", "ceiling", "peer", "ceiling", "step", "ceiling"]
         self.assertEqual(self.calls(), ["peer", "peer"] + turns)
-        for cell in ("30 (30–30)", "60.0 (60.0–60.0)", "20 (20–20)", "1.50 (1.50–1.50)", "1.00 / 2.00 = 0.50", "compile"):
+        ours, peer = ["30 (30–30)", "60.0 (60.0–60.0)"], ["20 (20–20)", "40.0 (40.0–40.0)"]
+        for cell in ours + peer + ["1.50 (1.50–1.50)", "1.00 / 2.00 = 0.50", "compile"]:
             self.assertIn(f"| {cell} |", table)
 
     def test_a_round_whose_ceiling_moved_is_repeated_and_does_not_count(self):

@@ -131,7 +131,8 @@ def counted_forward_flops(model, batch):
     from torch.utils.flop_counter import FlopCounterMode
 
     s = model.shape
-    images = torch.zeros(batch, s.image_size, s.image_size, s.channels, dtype=torch.uint8, device=model.positions.device)
+    size = (batch, s.image_size, s.image_size, s.channels)
+    images = torch.zeros(size, dtype=torch.uint8, device=model.positions.device)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(images)

@@ -3,8 +3,8 @@
 
     python peer.py --variant S/16 --batch 32 --precision bf16 --threads 2 --steps 10 --mode compile
 
-A step is forward, sigmoid loss, backward and fused AdamW on one batch that lies in memory. --device cuda times the same
-on a GPU. README.md says which environment is fair.
+A step is forward, sigmoid loss, backward and fused AdamW on one batch that lies in memory. --device cuda times the
+same on a GPU. README.md says which environment is fair.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", default="S/16", help="Ti/16, S/16, B/16, L/16, or small (28x28, patch 4, width 128)")
+    parser.add_argument("--variant", default="S/16", help="Ti/16, S/16, B/16, L/16, or small (28x28, patch 4)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16", help="bf16: autocast")
     parser.add_argument("--threads", type=int, default=2)
@@ -25,7 +25,7 @@ def arguments():
     parser.add_argument("--mode", choices=["eager", "compile", "max-autotune"], default="eager")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--count", action="store_true", help="only parameters and FLOPs, against PyTorch's own counter")
+    parser.add_argument("--count", action="store_true", help="only parameters and FLOPs, beside PyTorch's counter")
     return parser.parse_args()
 
 

@@ -3,6 +3,7 @@
 
 #include "kernels/base/files.h"
 #include "tests/status_matchers.h"
+#include "tests/worker/data/idx_test_util.h"
 #include "worker/bench/allreduce_bench.h"
 #include "worker/bench/ceiling.h"
 #include "worker/bench/checkpoint_bench.h"
@@ -188,6 +189,25 @@ TEST(DataBenchTest, MakesJpegFilesAndTimesEachNumberOfThreads) {
   EXPECT_GT(report["phases"]["read_and_decode"], 0);
   EXPECT_GT(report["decode_share"], 0);
   EXPECT_LE(report["decode_share"], 1);
+}
+
+TEST(DataBenchTest, ReadsAnIdxSetAsItIs) {
+  TemporaryDirectory directory;
+  DataOptions options;
+  options.idx_images = directory.path() + "/images";
+  options.idx_labels = directory.path() + "/labels";
+  WriteBytes(PosixFileSystem(), options.idx_images,
+             IdxHeader({3, 4, 5}) + std::string(3 * 4 * 5, '\7'));
+  WriteBytes(PosixFileSystem(), options.idx_labels, IdxHeader({3}) + std::string(3, '\1'));
+  options.channels = 1;
+  options.batches = 2;
+  options.threads = {1};
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const json report, BenchData(options));
+  EXPECT_EQ(report["image"], "4x5x1");
+  EXPECT_EQ(report["preprocess"], "");
+  EXPECT_EQ(report["batch"], 3);  // the set has no more
+  EXPECT_EQ(report["decode_share"], 0);
+  EXPECT_GT(report["phases"]["read"], 0);
 }
 
 TEST(DataBenchTest, SaysWhatIsWrongWithItsInput) {
