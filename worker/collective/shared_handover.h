@@ -11,43 +11,18 @@
 #ifndef WORKER_COLLECTIVE_SHARED_HANDOVER_H_
 #define WORKER_COLLECTIVE_SHARED_HANDOVER_H_
 
-#include <cstdint>
 #include <functional>
-#include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "kernels/base/unique_fd.h"
+#include "worker/collective/host_card.h"
 #include "worker/collective/shared_region.h"
 
 namespace vitscale {
-
-// Where a rank runs: its blob in the rendezvous.
-struct HostCard {
-  uint64_t boot_id = 0;  // hash of the kernel's; 0: not known, equal to no other
-  uint64_t network = 0;  // the network namespace, to which abstract addresses belong
-  uint64_t user = 0;
-  uint64_t nonce = 0;   // of rank 0; random, 0 if it could not make the memory
-  uint64_t socket = 0;  // of rank 0: names its abstract address
-
-  std::string Encode() const;
-  static absl::StatusOr<HostCard> Decode(absl::string_view blob);
-};
-
-// The card of this process; nonce and socket stay 0.
-HostCard OwnHostCard();
-
-// A status that says so, FAILED_PRECONDITION: the ranks cannot share memory, but may well reach
-// each other over TCP.
-absl::Status NotOneHost(absl::string_view why);
-bool IsNotOneHost(const absl::Status& status);
-
-// OK if all ranks, by their cards, are on one host and can reach rank 0's socket; or NotOneHost.
-absl::Status CheckOneHost(const std::vector<HostCard>& cards);
 
 struct HandoverTerms {
   int rank = 0;

@@ -19,8 +19,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "absl/status/status.h"
 #include "worker/collective/collective.h"
+#include "worker/collective/host_card.h"  // IsNotOneHost
 #include "worker/collective/rendezvous.h"
 
 namespace vitscale {
@@ -33,9 +33,6 @@ struct SharedMemoryOptions : MeetingOptions {
 
 // Nothing is opened before Connect. 2 to 64 ranks. `algorithm()` is "shared_memory_in_order".
 std::unique_ptr<Collective> MakeSharedMemoryCollective(SharedMemoryOptions options);
-
-// Connect failed because the ranks cannot share memory, on all of them alike.
-bool IsNotOneHost(const absl::Status& status);
 
 }  // namespace vitscale
 

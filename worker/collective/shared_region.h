@@ -18,10 +18,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/unique_fd.h"
+#include "worker/collective/host_card.h"
 
 namespace vitscale {
 
-inline constexpr int kSharedRanksMax = 64;
 inline constexpr int kSharedDepth = 8;  // chunks of a rank: see shared_memory_wire.h
 
 // Equal on all ranks.
