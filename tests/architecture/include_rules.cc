@@ -115,7 +115,7 @@ const std::vector<LibraryRule>& LibraryRules() {
       {"dnnl", {"kernels/cpu/"}},
       {"yaml-cpp/", {"proto/spec/"}},
       {"zlib", {"worker/data/"}},
-      {"jpeglib", {"worker/data/image/"}},
+      {"jpeglib", {"worker/data/image/", "worker/bench/"}},
       {"jerror", {"worker/data/image/"}},
       {"png.h", {"worker/data/image/"}},
       {"webp/", {"worker/data/image/"}},

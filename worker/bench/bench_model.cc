@@ -1,6 +1,8 @@
 #include "worker/bench/bench_model.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/philox.h"
@@ -43,7 +45,7 @@ absl::Status WriteParameters(const ModelLayout& layout, Backend& backend) {
 
 }  // namespace
 
-void AddModelFlags(CLI::App& command, BenchOptions& o) {
+void AddShapeFlags(CLI::App& command, BenchOptions& o) {
   auto* variant = command.add_option("--variant", o.variant, "Named model, such as S/16");
   const auto custom = [&](const char* flag, int& value, const char* help) {
     command.add_option(flag, value, help)->excludes(variant)->check(WholeNumber(1, 1'000'000));
@@ -53,11 +55,13 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
   custom("--depth", o.custom.depth, "Blocks");
   custom("--heads", o.custom.heads, "Attention heads");
   custom("--mlp-width", o.custom.mlp_width, "Hidden width of the MLP");
-  command.add_option("--image-size", o.image_size, "Side of the input")->capture_default_str();
-  command.add_option("--channels", o.channels, "Colour channels")->capture_default_str();
-  command.add_option("--classes", o.classes, "Classes")->capture_default_str();
-  command.add_option("--representation-size", o.representation,
-                     "Width of a tanh layer before the head");
+  const auto size = [&](const char* flag, int& value, int least, const char* help) {
+    return command.add_option(flag, value, help)->check(WholeNumber(least, 1'000'000));
+  };
+  size("--image-size", o.image_size, 1, "Side of the input")->capture_default_str();
+  size("--channels", o.channels, 1, "Colour channels")->capture_default_str();
+  size("--classes", o.classes, 1, "Classes")->capture_default_str();
+  size("--representation-size", o.representation, 0, "Width of a tanh layer before the head");
   command.add_option("--pool", o.pool, "Head")
       ->check(OneOfWords({"map", "gap", "cls"}))
       ->capture_default_str();
@@ -70,6 +74,10 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
   command.add_option("--optimizer", o.optimizer, "Update rule")
       ->check(OneOfWords({"adafactor", "adamw", "sgd"}))
       ->capture_default_str();
+}
+
+void AddModelFlags(CLI::App& command, BenchOptions& o) {
+  AddShapeFlags(command, o);
   command.add_option("--precision", o.precision, "Matmul inputs")
       ->check(OneOfWords({"bf16", "f32"}))
       ->capture_default_str();
@@ -81,17 +89,25 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
   command.add_option("--threads", o.threads, "Threads; 0: every core")
       ->check(WholeNumber(0, 1024))
       ->capture_default_str();
+  command.add_flag("--ceiling,!--no-ceiling", o.ceiling,
+                   "Measure the machine's peak for the shares (default on)");
+  AddRunFlags(command, o);
+}
+
+void AddRunFlags(CLI::App& command, BenchOptions& o) {
   command.add_option("--steps", o.steps, "Timed repetitions")
       ->check(WholeNumber(1, 1'000'000))
       ->capture_default_str();
-  command.add_flag("--ceiling,!--no-ceiling", o.ceiling,
-                   "Measure the machine's peak for the shares (default on)");
   command.add_flag("--json", o.json, "One JSON object instead of a table");
 }
 
-OptimizerKind OptimizerOf(const BenchOptions& o) {
-  if (o.optimizer == "adamw") return OptimizerKind::kAdamW;
-  return o.optimizer == "sgd" ? OptimizerKind::kSgd : OptimizerKind::kAdafactor;
+OptimizerConfig OptimizerConfigOf(const BenchOptions& o) {
+  OptimizerConfig optimizer;
+  optimizer.kind = o.optimizer == "adamw" ? OptimizerKind::kAdamW
+                   : o.optimizer == "sgd" ? OptimizerKind::kSgd
+                                          : OptimizerKind::kAdafactor;
+  optimizer.learning_rate = 1e-4;
+  return optimizer;
 }
 
 absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
@@ -115,7 +131,7 @@ absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
   request.model.loss = o.loss == "softmax" ? LossKind::kSoftmax : LossKind::kSigmoid;
   request.model.position =
       o.position == "sincos2d" ? PositionKind::kSincos2d : PositionKind::kLearned;
-  request.optimizer = OptimizerOf(o);
+  request.optimizer = OptimizerConfigOf(o).kind;
   request.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
   request.batch_micro = o.batch;
   return request;
@@ -154,6 +170,13 @@ nlohmann::json Describe(const BenchOptions& o, const BenchReplica& replica) {
           {"instruction_set", info.instruction_set},
           {"threads", info.threads},
           {"libraries", info.libraries}};
+}
+
+std::string AbsolutePath(const std::string& path) {
+  if (path.empty()) return path;
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : std::string(absolute.lexically_normal());
 }
 
 double Median(std::vector<double> values) {

@@ -28,14 +28,17 @@ struct BenchOptions {
   int threads = 0;
   int steps = 10;
   bool json = false;
-  bool ceiling = true;  // measure what the machine could do, for the shares
+  bool ceiling = true;   // measure what the machine could do, for the shares
+  bool roofline = true;  // step: also the time and the own ceiling of each kind of op
 };
 
-// The flags that `step` and `op` share.
+// Flags: which model it is; AddModelFlags adds how it runs; AddRunFlags --steps and --json alone.
+void AddShapeFlags(CLI::App& command, BenchOptions& options);
 void AddModelFlags(CLI::App& command, BenchOptions& options);
+void AddRunFlags(CLI::App& command, BenchOptions& options);
 
 absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& options);
-OptimizerKind OptimizerOf(const BenchOptions& options);
+OptimizerConfig OptimizerConfigOf(const BenchOptions& options);
 
 // Parameters initialised, images, labels and weights in place.
 struct BenchReplica {
@@ -48,6 +51,9 @@ absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options);
 nlohmann::json Describe(const BenchOptions& options, const BenchReplica& replica);
 
 double Median(std::vector<double> values);
+
+// Below the working directory if it is relative; empty stays empty.
+std::string AbsolutePath(const std::string& path);
 
 // Wall seconds of a call.
 template <typename Call>

@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -101,7 +102,46 @@ double RatePerSecond(const Loop& loop, int threads, double seconds) {
   return sum;
 }
 
+// Seconds of a pass over arrays of `floats` each, a multiple of 4.
+double TriadSeconds(float* a, const float* b, const float* c, int64_t floats) {
+  const __m128 s = _mm_set1_ps(0.5f);
+  return SecondsOf([&] {
+    for (int64_t i = 0; i < floats; i += 4)
+      _mm_stream_ps(a + i, _mm_add_ps(_mm_load_ps(b + i), _mm_mul_ps(s, _mm_load_ps(c + i))));
+    _mm_sfence();
+  });
+}
+
 }  // namespace
+
+double MeasureTriadBytesPerSecond(int threads, int64_t bytes) {
+  if (threads <= 0) threads = static_cast<int>(std::thread::hardware_concurrency());
+  const int64_t floats = std::max<int64_t>(64, bytes / 3 / 4 / threads / 64 * 64);
+  std::atomic<int> waiting{threads};
+  std::vector<double> rates(threads);
+  std::vector<std::thread> pool;
+  for (int i = 0; i < threads; ++i) {
+    pool.emplace_back([&, i] {
+      // One block: std::vector aligns to 16, and a thread's pages are its own.
+      std::vector<float> block(3 * floats, 1.0f);
+      waiting.fetch_sub(1);
+      while (waiting.load() > 0) std::this_thread::yield();
+      std::vector<double> seconds;
+      for (int round = 0; round < 5; ++round) {
+        float* a = block.data();
+        seconds.push_back(TriadSeconds(a, a + floats, a + 2 * floats, floats));
+      }
+      rates[i] = 12.0 * static_cast<double>(floats) / Median(seconds);
+      g_sink = block[floats / 2];
+    });
+  }
+  double sum = 0;
+  for (int i = 0; i < threads; ++i) {
+    pool[i].join();
+    sum += rates[i];
+  }
+  return sum;
+}
 
 Ceiling MeasureCeiling(Precision precision, int threads, double seconds) {
   if (threads <= 0) threads = static_cast<int>(std::thread::hardware_concurrency());

@@ -6,6 +6,7 @@
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
 #include "worker/bench/ceiling.h"
+#include "worker/bench/profile.h"
 #include "worker/model/vit.h"
 #include "worker/plan/schedule.h"
 
@@ -46,11 +47,8 @@ class Stepper {
     Stepper stepper;
     VITSCALE_ASSIGN_OR_RETURN(stepper.replica_, MakeBenchReplica(options));
     const ModelLayout& layout = stepper.replica_.plan.layout;
-    OptimizerConfig optimizer;
-    optimizer.kind = OptimizerOf(options);
-    optimizer.learning_rate = 1e-4;
     VITSCALE_RETURN_IF_ERROR(stepper.Add(BuildStep(layout, {})));
-    VITSCALE_RETURN_IF_ERROR(stepper.Add(BuildUpdate(layout, optimizer)));
+    VITSCALE_RETURN_IF_ERROR(stepper.Add(BuildUpdate(layout, OptimizerConfigOf(options))));
     VITSCALE_RETURN_IF_ERROR(stepper.Add(BuildPrepare(layout)));
     VITSCALE_RETURN_IF_ERROR(stepper.RunProgram(2));
     return stepper;
@@ -70,7 +68,7 @@ class Stepper {
                                {reinterpret_cast<std::byte*>(&sum), sizeof(sum)}));
     return sum / static_cast<double>(replica_.plan.layout.batch);
   }
-  const BenchReplica& replica() const { return replica_; }
+  BenchReplica& replica() { return replica_; }
 
  private:
   absl::Status Add(Program program) {
@@ -107,30 +105,48 @@ absl::StatusOr<Timings> TimeSteps(Stepper& stepper, int steps) {
   return timings;
 }
 
+nlohmann::json StepReport(const Timings& timings, double images, double flops_per_image) {
+  const double seconds = Median(timings.steps);
+  nlohmann::json report = {
+      {"step_seconds", seconds},
+      {"step_seconds_min", *std::min_element(timings.steps.begin(), timings.steps.end())},
+      {"step_seconds_max", *std::max_element(timings.steps.begin(), timings.steps.end())},
+      {"images_per_second", images / seconds},
+      {"flops_per_second", images * flops_per_image / seconds}};
+  for (const auto& [phase, values] : timings.phases) report["phases"][phase] = Median(values);
+  return report;
+}
+
+// What the machine could do, measured right after the steps, and which ops are how far from it.
+absl::Status AddCeiling(const BenchOptions& options, BenchReplica& replica,
+                        nlohmann::json& report) {
+  const int threads = replica.backend->info().threads;
+  const double flops = MeasureCeiling(replica.plan.request.precision, threads).flops_per_second;
+  report["ceiling_flops_per_second"] = flops;
+  report["ceiling_share"] = report["flops_per_second"].get<double>() / flops;
+  if (!options.roofline) return absl::OkStatus();
+  constexpr int kRepetitions = 2;
+  VITSCALE_ASSIGN_OR_RETURN(const StepProfile profile,
+                            ProfileStep(replica, OptimizerConfigOf(options), kRepetitions));
+  const double bytes = MeasureTriadBytesPerSecond(threads);
+  report["ceiling_bytes_per_second"] = bytes;
+  report["roofline"] = RooflineJson(profile.kinds, flops, bytes);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<nlohmann::json> BenchStep(const BenchOptions& options) {
   VITSCALE_ASSIGN_OR_RETURN(Stepper stepper, Stepper::Create(options));
   VITSCALE_ASSIGN_OR_RETURN(const Timings timings, TimeSteps(stepper, options.steps));
   VITSCALE_ASSIGN_OR_RETURN(const double loss, stepper.Loss());
-  const double seconds = Median(timings.steps);
-  const double flops =
-      stepper.replica().plan.flops.training() * static_cast<double>(options.batch) / seconds;
-  nlohmann::json report = Describe(options, stepper.replica());
-  report["step_seconds"] = seconds;
-  report["step_seconds_min"] = *std::min_element(timings.steps.begin(), timings.steps.end());
-  report["step_seconds_max"] = *std::max_element(timings.steps.begin(), timings.steps.end());
-  report["images_per_second"] = static_cast<double>(options.batch) / seconds;
-  report["gflops"] = flops / 1e9;
-  for (const auto& [phase, values] : timings.phases) report["phases"][phase] = Median(values);
-  if (options.ceiling) {
-    const Ceiling ceiling = MeasureCeiling(stepper.replica().plan.request.precision,
-                                           stepper.replica().backend->info().threads);
-    report["ceiling_gflops"] = ceiling.flops_per_second / 1e9;
-    report["ceiling_share"] = flops / ceiling.flops_per_second;
-  }
+  BenchReplica& replica = stepper.replica();
+  nlohmann::json report = Describe(options, replica);
+  report.update(
+      StepReport(timings, static_cast<double>(options.batch), replica.plan.flops.training()));
   report["loss"] = loss;
-  report["resident_bytes"] = ResidentBytes();
+  report["peak_rss_bytes"] = PeakResidentBytes();
+  if (options.ceiling) VITSCALE_RETURN_IF_ERROR(AddCeiling(options, replica, report));
   return report;
 }
 

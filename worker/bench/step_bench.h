@@ -11,7 +11,9 @@
 namespace vitscale {
 
 // Keys: those of Describe, and step_seconds (median), step_seconds_min, _max, images_per_second,
-// gflops, ceiling_gflops, ceiling_share, phases (seconds by phase, medians), loss, resident_bytes.
+// flops_per_second, phases (seconds by phase, medians), loss, peak_rss_bytes (of the process when
+// the last step was done). With options.ceiling also ceiling_flops_per_second and ceiling_share,
+// and with options.roofline ceiling_bytes_per_second and `roofline` (RooflineJson in profile.h).
 absl::StatusOr<nlohmann::json> BenchStep(const BenchOptions& options);
 
 }  // namespace vitscale

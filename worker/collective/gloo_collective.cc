@@ -1,296 +1,98 @@
 #include "worker/collective/gloo_collective.h"
 
-#include <algorithm>
-#include <cstring>
-#include <deque>
-#include <functional>
-#include <map>
-#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "gloo/config.h"
-#include "kernels/base/await.h"
-#include "kernels/base/clock.h"
-#include "kernels/base/hash.h"
-#include "kernels/base/net.h"
 #include "kernels/base/status.h"
 #include "worker/collective/gloo_mesh.h"
+#include "worker/collective/queued_collective.h"
 
 namespace vitscale {
 namespace {
 
-constexpr absl::Duration kLookEvery =
-    absl::Milliseconds(50);  // at the peers' connections, while waiting
-
-enum class OpKind : uint32_t { kBucket, kBucketSize, kRecords, kAllGather, kBroadcast, kBarrier };
-
-class GlooCollective : public Collective {
+class GlooWire : public Wire {
  public:
-  explicit GlooCollective(GlooOptions options)
+  explicit GlooWire(GlooOptions options)
       : options_(std::move(options)),
-        rendezvous_(options_.identity, options_.rank, options_.world_size),
-        thread_([this] { RunOperations(); }) {}
-
-  ~GlooCollective() override {
-    Abort();
-    {
-      absl::MutexLock lock(&mutex_);
-      stopping_ = true;
-    }
-    thread_.join();
-  }
+        rendezvous_(options_.identity, options_.rank, options_.world_size) {}
 
   int rank() const override { return options_.rank; }
   int world_size() const override { return options_.world_size; }
   std::string algorithm() const override { return "gloo_ring"; }
 
   absl::Status Connect(absl::Duration timeout) override {
-    // The rendezvous keeps the time itself, and knows who is missing; the rest takes milliseconds.
-    return RunAndWait("connect", timeout + absl::Seconds(1),
-                      [this, timeout] { return DoConnect(timeout); });
-  }
-
-  void Start(int bucket, absl::Span<float> values) override {
-    const auto [known, added] = bucket_sizes_.try_emplace(bucket, values.size());
-    if (known->second != static_cast<int64_t>(values.size())) {
-      Fail(absl::InvalidArgumentError(absl::StrCat("bucket ", bucket, ": has ", values.size(),
-                                                   " elements, had ", known->second)));
-      return;
-    }
-    Enqueue(absl::StrCat("bucket ", bucket), [this, bucket, values, first_use = added] {
-      if (first_use) VITSCALE_RETURN_IF_ERROR(CompareSizes(bucket, values.size() * sizeof(float)));
-      if (values.empty()) return absl::OkStatus();
-      return mesh_->AllReduceSum(values, NextTag(OpKind::kBucket, values.size()));
-    });
-  }
-
-  absl::StatusOr<std::vector<ControlRecord>> ExchangeRecords(const ControlRecord& own,
-                                                             absl::Duration timeout) override {
-    const absl::string_view bytes(reinterpret_cast<const char*>(&own), sizeof(own));
-    std::string all;
-    VITSCALE_RETURN_IF_ERROR(RunAndWait("control records", timeout,
-                                        [&] { return Gather(OpKind::kRecords, bytes, all); }));
-    std::vector<ControlRecord> records(options_.world_size);
-    std::memcpy(records.data(), all.data(), all.size());
-    return records;
-  }
-
-  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view own,
-                                                     absl::Duration timeout) override {
-    std::string all;
-    VITSCALE_RETURN_IF_ERROR(
-        RunAndWait("all-gather", timeout, [&] { return Gather(OpKind::kAllGather, own, all); }));
-    std::vector<std::string> parts;
-    for (int i = 0; i < options_.world_size; ++i) {
-      parts.push_back(all.substr(i * own.size(), own.size()));
-    }
-    return parts;
-  }
-
-  absl::Status Broadcast(int root, absl::Span<std::byte> bytes, absl::Duration timeout) override {
-    return RunAndWait("broadcast", timeout, [&] {
-      return mesh_->Broadcast(root, bytes, NextTag(OpKind::kBroadcast, bytes.size()));
-    });
-  }
-
-  absl::Status Barrier(absl::Duration timeout) override {
-    return RunAndWait("barrier", timeout,
-                      [this] { return mesh_->Barrier(NextTag(OpKind::kBarrier, 0)); });
-  }
-
-  void Abort() override { Fail(absl::CancelledError("collective: aborted")); }
-
-  std::vector<int> suspects() const override {
-    absl::MutexLock lock(&mutex_);
-    return suspects_;
-  }
-
- private:
-  struct Operation {
-    std::string name;
-    std::function<absl::Status()> run;
-    bool* done = nullptr;  // set under mutex_ when it has ended, with or without success
-  };
-
-  // ---- of the operations' thread ----
-
-  void RunOperations() {
-    while (true) {
-      Operation operation;
-      {
-        absl::MutexLock lock(&mutex_);
-        mutex_.Await(absl::Condition(
-            +[](GlooCollective* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-              return self->stopping_ || !self->queue_.empty();
-            },
-            this));
-        if (queue_.empty()) break;
-        operation = std::move(queue_.front());
-        queue_.pop_front();
-        running_ = operation.name;
-      }
-      if (Alive()) {
-        const absl::Status status = operation.run();
-        if (!status.ok()) Fail(Annotate(status, operation.name));
-      }
-      absl::MutexLock lock(&mutex_);
-      running_.clear();
-      if (operation.done != nullptr) *operation.done = true;
-    }
-    mesh_.reset();
-  }
-
-  absl::Status DoConnect(absl::Duration timeout) {
     VITSCALE_ASSIGN_OR_RETURN(
-        std::unique_ptr<GlooMesh> mesh,
+        std::unique_ptr<GlooMesh> created,
         GlooMesh::Create(options_.rank, options_.world_size, options_.data_address, timeout));
-    GlooMesh* const raw = mesh.get();
     {
       absl::MutexLock lock(&mutex_);
-      mesh_ = std::move(mesh);
-      shared_mesh_ = raw;
+      mesh_ = std::move(created);
     }
-    auto met = options_.rank == 0
-                   ? rendezvous_.Host(*options_.listener, raw->Addresses(), timeout)
-                   : rendezvous_.Join(options_.rank0_address, raw->Addresses(), timeout);
-    VITSCALE_RETURN_IF_ERROR(met);
-    VITSCALE_RETURN_IF_ERROR(raw->ConnectAll(*met));
-    if (!Alive()) raw->Shutdown();  // an abort that came before the sockets were known
-    return raw->Barrier(NextTag(OpKind::kBarrier, 0));
-  }
-
-  absl::Status Gather(OpKind kind, absl::string_view own, std::string& all) {
-    all.resize(own.size() * options_.world_size);
-    return mesh_->AllGather(own, absl::MakeSpan(all.data(), all.size()), NextTag(kind, own.size()));
-  }
-
-  // Gloo would wait for ever, or worse, if ranks disagreed about a size: so the first use of a
-  // bucket says it.
-  absl::Status CompareSizes(int bucket, int64_t bytes) {
-    const int64_t own[2] = {bucket, bytes};
-    std::string all;
-    VITSCALE_RETURN_IF_ERROR(
-        Gather(OpKind::kBucketSize,
-               absl::string_view(reinterpret_cast<const char*>(own), sizeof(own)), all));
-    for (int rank = 0; rank < options_.world_size; ++rank) {
-      int64_t theirs[2];
-      std::memcpy(theirs, all.data() + rank * sizeof(theirs), sizeof(theirs));
-      if (theirs[0] == own[0] && theirs[1] == own[1]) continue;
-      return absl::UnavailableError(absl::StrCat(
-          "collective mismatch: rank ", rank, " has bucket ", theirs[0], " of ", theirs[1],
-          " bytes, rank ", options_.rank, " bucket ", own[0], " of ", own[1]));
-    }
+    GlooMesh& mesh = Mesh();
+    VITSCALE_ASSIGN_OR_RETURN(
+        const std::vector<std::string> addresses,
+        rendezvous_.Meet(options_.rank0_address, options_.listener, mesh.Addresses(), timeout));
+    VITSCALE_RETURN_IF_ERROR(mesh.ConnectAll(addresses));
+    absl::MutexLock lock(&mutex_);
+    if (down_) mesh.Shutdown();  // it came before the sockets were known
     return absl::OkStatus();
   }
 
-  // Ranks that do different things get different tags and wait (until the deadline) instead of
-  // mixing bytes.
-  uint32_t NextTag(OpKind kind, uint64_t size) {
-    const uint64_t hash =
-        CombineHash(CombineHash(++operations_, static_cast<uint64_t>(kind)), size);
-    return static_cast<uint32_t>(hash);
+  absl::Status AllReduceSum(absl::Span<float> values, uint32_t tag) override {
+    return Mesh().AllReduceSum(values, tag);
   }
+  absl::Status AllGather(absl::string_view own, absl::Span<char> all, uint32_t tag) override {
+    return Mesh().AllGather(own, all, tag);
+  }
+  absl::Status Broadcast(int root, absl::Span<std::byte> bytes, uint32_t tag) override {
+    return Mesh().Broadcast(root, bytes, tag);
+  }
+  absl::Status Barrier(uint32_t tag) override { return Mesh().Barrier(tag); }
 
-  // ---- of any thread ----
-
-  bool Alive() const {
-    absl::MutexLock lock(&mutex_);
-    return broken_.ok();
-  }
-
-  void Enqueue(std::string name, std::function<absl::Status()> run, bool* done = nullptr) {
-    absl::MutexLock lock(&mutex_);
-    queue_.push_back(Operation{std::move(name), std::move(run), done});
-  }
-
-  absl::Status RunAndWait(absl::string_view name, absl::Duration timeout,
-                          std::function<absl::Status()> run) {
-    const absl::Time deadline = RealClock().Monotonic() + timeout;
-    bool done = false;
-    Enqueue(std::string(name), std::move(run), &done);
-    bool peer_gone = false;
-    while (!AwaitDone(&done, std::min(kLookEvery, deadline - RealClock().Monotonic()))) {
-      if (RealClock().Monotonic() >= deadline) {
-        Fail(absl::UnavailableError(absl::StrCat(RunningOr(name), ": no answer within ",
-                                                 absl::FormatDuration(timeout))),
-             /*timed_out=*/true);
-        break;
-      }
-      // Gloo notices a closed connection at once, but may lose a wait that began just then: give it
-      // one more look.
-      const std::vector<int> closed = ClosedPeers();
-      if (peer_gone && !closed.empty()) {
-        Fail(absl::UnavailableError(absl::StrCat(
-            RunningOr(name), ": rank ", absl::StrJoin(closed, ", "), " closed the connection")));
-        break;
-      }
-      peer_gone = !closed.empty();
-    }
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(
-        &done));  // after a failure the shutdown ends it; then its buffers are ours again
-    return broken_;
-  }
-
-  bool AwaitDone(bool* done, absl::Duration wait) {
-    absl::MutexLock lock(&mutex_);
-    return vitscale::AwaitFor(mutex_, absl::Condition(done), wait);
-  }
-  std::string RunningOr(absl::string_view name) const {
-    absl::MutexLock lock(&mutex_);
-    return running_.empty() ? std::string(name) : running_;
-  }
-  std::vector<int> ClosedPeers() const {
-    absl::MutexLock lock(&mutex_);
-    return shared_mesh_ != nullptr ? shared_mesh_->ClosedPeers() : std::vector<int>{};
-  }
-
-  // The first reason stays. Ends whatever waits here and at the peers.
-  void Fail(absl::Status reason, bool timed_out = false) {
-    absl::MutexLock lock(&mutex_);
-    if (broken_.ok()) {
-      broken_ = std::move(reason);
-      if (!absl::IsCancelled(broken_)) suspects_ = GuessSuspects(timed_out);
-    }
+  void Shutdown() override {
     rendezvous_.Cancel();
-    if (shared_mesh_ != nullptr) shared_mesh_->Shutdown();
+    absl::MutexLock lock(&mutex_);
+    down_ = true;
+    if (mesh_ != nullptr) mesh_->Shutdown();
+  }
+
+  std::vector<int> ClosedPeers() const override {
+    absl::MutexLock lock(&mutex_);
+    return mesh_ != nullptr ? mesh_->ClosedPeers() : std::vector<int>{};
   }
 
   // Those whose connections are closed; after a silence the left neighbour, on whom a ring waits.
-  std::vector<int> GuessSuspects(bool timed_out) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  std::vector<int> Suspects(bool timed_out) const override {
     std::vector<int> suspects = rendezvous_.missing();
-    if (suspects.empty() && shared_mesh_ != nullptr) suspects = shared_mesh_->ClosedPeers();
+    if (suspects.empty()) suspects = ClosedPeers();
     if (suspects.empty() && timed_out && options_.world_size > 1) {
       suspects.push_back((options_.rank + options_.world_size - 1) % options_.world_size);
     }
     return suspects;
   }
 
+ private:
+  // Operations run without the lock; the mesh lives as long as this object.
+  GlooMesh& Mesh() const {
+    absl::MutexLock lock(&mutex_);
+    VITSCALE_CHECK(mesh_ != nullptr) << "operations come after Connect";
+    return *mesh_;
+  }
+
   const GlooOptions options_;
   class Rendezvous rendezvous_;
-  std::map<int, int64_t> bucket_sizes_;  // of the caller's thread
-  std::unique_ptr<GlooMesh> mesh_;       // of the operations' thread
-  uint64_t operations_ = 0;              // of the operations' thread
-
   mutable absl::Mutex mutex_;
-  GlooMesh* shared_mesh_ ABSL_GUARDED_BY(mutex_) =
-      nullptr;  // for Shutdown; lives until the thread has ended
-  std::deque<Operation> queue_ ABSL_GUARDED_BY(mutex_);
-  std::string running_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status broken_ ABSL_GUARDED_BY(mutex_);
-  std::vector<int> suspects_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_;
+  std::unique_ptr<GlooMesh> mesh_ ABSL_GUARDED_BY(mutex_);
+  bool down_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace
 
 std::unique_ptr<Collective> MakeGlooCollective(GlooOptions options) {
-  return std::make_unique<GlooCollective>(std::move(options));
+  return MakeQueuedCollective(std::make_unique<GlooWire>(std::move(options)));
 }
 
 std::string GlooVersion() {

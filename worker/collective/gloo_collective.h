@@ -2,17 +2,14 @@
 // Gloo lacks.
 //
 // - Sums: gloo::allreduce, algorithm RING. It gives the same bits on every rank for any number of
-// ranks; the older
-//   class AllreduceRing does not from 3 ranks on.
+//   ranks; the older class AllreduceRing does not from 3 ranks on.
 // - Rendezvous: every rank connects to rank 0's listener, proves the generation's secret and hands
-// in the addresses
-//   of its sockets; rank 0 answers with those of all. No store, no file, no coordinator.
-// - Abort: Gloo 0.5 has none (Context::closeConnections wakes nobody). The collective keeps a
-// duplicate of every
-//   socket of its context and shuts them down: each wait on them, here and at the peers, ends at
-//   once.
-// - Every error, a time-out too, aborts: no peer waits longer than this rank did.
-// - Sockets are bound to the interface of `listener`'s address and nowhere else.
+//   in the addresses of its sockets; rank 0 answers with those of all. No store, no file, no
+//   coordinator.
+// - Abort: Gloo 0.5 has none (Context::closeConnections wakes nobody). The mesh keeps a duplicate
+//   of every socket of its context and shuts them down: each wait on them, here and at the peers,
+//   ends at once.
+// - Sockets are bound to the interface of `data_address` and nowhere else.
 //
 // The process must ignore SIGPIPE: writing to a dead peer's socket raises it.
 
@@ -29,13 +26,8 @@
 
 namespace vitscale {
 
-struct GlooOptions {
-  RendezvousIdentity identity;  // who must meet: equal on all ranks
-  int rank = 0;
-  int world_size = 1;
-  std::string data_address;   // host or IP of the own data-plane interface; sockets bind to it
-  std::string rank0_address;  // "host:port" of rank 0's listener
-  RendezvousListener* listener = nullptr;  // rank 0: its own listener; must outlive this object
+struct GlooOptions : MeetingOptions {
+  std::string data_address;  // host or IP of the own data-plane interface; sockets bind to it
 };
 
 // Nothing is opened before Connect.

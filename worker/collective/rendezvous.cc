@@ -363,6 +363,15 @@ absl::StatusOr<std::vector<std::string>> Rendezvous::Join(absl::string_view rank
   return absl::CancelledError("rendezvous: aborted");
 }
 
+absl::StatusOr<std::vector<std::string>> Rendezvous::Meet(absl::string_view rank0_address,
+                                                          RendezvousListener* listener,
+                                                          std::string own_blob,
+                                                          absl::Duration timeout) {
+  if (rank_ != 0) return Join(rank0_address, std::move(own_blob), timeout);
+  VITSCALE_CHECK(listener != nullptr) << "rank 0 has a listener";
+  return Host(*listener, std::move(own_blob), timeout);
+}
+
 std::vector<int> Rendezvous::missing() const {
   absl::MutexLock lock(&mutex_);
   return missing_;

@@ -52,7 +52,16 @@ class RendezvousListener {
   const std::string address_;
 };
 
-// One meeting. Exchange blocks; Cancel from another thread wakes it within 100 ms.
+// Who meets where, as seen by one rank.
+struct MeetingOptions {
+  RendezvousIdentity identity;  // equal on all ranks
+  int rank = 0;
+  int world_size = 1;
+  std::string rank0_address;               // "host:port" of rank 0's listener
+  RendezvousListener* listener = nullptr;  // rank 0: its own; must outlive whoever has the options
+};
+
+// One meeting. Host and Join block; Cancel from another thread wakes it within 100 ms.
 class Rendezvous {
  public:
   Rendezvous(RendezvousIdentity identity, int rank, int world_size);
@@ -64,6 +73,10 @@ class Rendezvous {
   // FAILED_PRECONDITION: rank 0 refused ("generation 7 is wanted, 6 came"); CANCELLED.
   absl::StatusOr<std::vector<std::string>> Join(absl::string_view rank0_address,
                                                 std::string own_blob, absl::Duration timeout);
+  // The one of the two that is this rank's.
+  absl::StatusOr<std::vector<std::string>> Meet(absl::string_view rank0_address,
+                                                RendezvousListener* listener, std::string own_blob,
+                                                absl::Duration timeout);
   void Cancel() { cancelled_.store(true); }
   // Ranks that were missed when Host ran out of time; Join: {0}.
   std::vector<int> missing() const;

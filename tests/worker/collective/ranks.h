@@ -18,14 +18,22 @@
 #include "worker/collective/collective.h"
 #include "worker/collective/gloo_collective.h"
 #include "worker/collective/rendezvous.h"
+#include "worker/collective/shared_memory_collective.h"
 
 namespace vitscale {
+
+enum class Wiring { kGloo, kSharedMemory };
+
+inline std::string NameOf(Wiring wiring) {
+  return wiring == Wiring::kGloo ? "Gloo" : "SharedMemory";
+}
 
 // One generation of `size` ranks on loopback. Rank 0's listener is opened at once, so ranks may be
 // forked.
 class Gang {
  public:
-  explicit Gang(int size, int64_t generation = 1) : size_(size) {
+  explicit Gang(int size, Wiring wiring = Wiring::kGloo, int64_t generation = 1)
+      : wiring_(wiring), size_(size) {
     signal(SIGPIPE, SIG_IGN);
     identity_.secret = "a secret of this generation";
     identity_.job_hash = 42;
@@ -35,17 +43,12 @@ class Gang {
     listener_ = *RendezvousListener::Open("127.0.0.1");
   }
 
-  GlooOptions Options(int rank) const {
-    GlooOptions options;
-    options.identity = identity_;
-    options.rank = rank;
-    options.world_size = size_;
-    options.data_address = "127.0.0.1";
-    options.rank0_address = listener_->address();
-    options.listener = listener_.get();
-    return options;
+  std::unique_ptr<Collective> Make(int rank) const { return Make(rank, identity_); }
+  std::unique_ptr<Collective> Make(int rank, const RendezvousIdentity& identity) const {
+    const MeetingOptions meeting = {identity, rank, size_, listener_->address(), listener_.get()};
+    if (wiring_ == Wiring::kGloo) return MakeGlooCollective({meeting, "127.0.0.1"});
+    return MakeSharedMemoryCollective({meeting, chunk_bytes_});
   }
-  std::unique_ptr<Collective> Make(int rank) const { return MakeGlooCollective(Options(rank)); }
 
   // Calls `body` for every rank in a thread of its own, connected.
   void RunThreads(const std::function<void(Collective&)>& body) const {
@@ -101,6 +104,7 @@ class Gang {
 
   RendezvousIdentity identity_;
   std::unique_ptr<RendezvousListener> listener_;
+  int64_t chunk_bytes_ = 16 << 10;  // of shared memory: small, so that most buckets have several
 
  private:
   [[noreturn]] void RunChild(int rank, int output,
@@ -112,6 +116,7 @@ class Gang {
     _exit(written < 0 ? 1 : 0);
   }
 
+  const Wiring wiring_;
   const int size_;
 };
 

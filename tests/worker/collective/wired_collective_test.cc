@@ -1,13 +1,15 @@
-#include "worker/collective/gloo_collective.h"
+// What holds for every implementation between several ranks.
 
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "kernels/base/crc32c.h"
 #include "tests/status_matchers.h"
 #include "tests/worker/collective/ranks.h"
@@ -54,13 +56,32 @@ absl::StatusOr<std::vector<float>> SumAll(Collective& collective) {
   return sums;
 }
 
-class SumTest : public ::testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(TwoToFiveRanks, SumTest, ::testing::Values(2, 3, 4, 5));
+class WiredCollectiveTest : public ::testing::TestWithParam<Wiring> {
+ protected:
+  static Gang GangOf(int size, int64_t generation = 1) {
+    return Gang(size, GetParam(), generation);
+  }
+};
+const auto kBoth = ::testing::Values(Wiring::kGloo, Wiring::kSharedMemory);
+INSTANTIATE_TEST_SUITE_P(Each, WiredCollectiveTest, kBoth,
+                         [](const auto& info) { return NameOf(info.param); });
+
+class SumTest : public ::testing::TestWithParam<std::tuple<Wiring, int>> {
+ protected:
+  static int World() { return std::get<1>(GetParam()); }
+  static Gang GangOf() { return Gang(World(), std::get<0>(GetParam())); }
+};
+INSTANTIATE_TEST_SUITE_P(TwoToFiveRanks, SumTest,
+                         ::testing::Combine(kBoth, ::testing::Values(2, 3, 4, 5)),
+                         [](const auto& info) {
+                           return absl::StrCat(NameOf(std::get<0>(info.param)),
+                                               std::get<1>(info.param));
+                         });
 
 TEST_P(SumTest, BucketsAreTheSameBitsOnEveryRankAndTheRightSum) {
-  const int world = GetParam();
+  const int world = World();
   std::vector<std::vector<float>> results(world);
-  Gang(world).RunThreads([&](Collective& collective) {
+  GangOf().RunThreads([&](Collective& collective) {
     auto sums = SumAll(collective);
     if (sums.ok()) results[collective.rank()] = *std::move(sums);
   });
@@ -87,7 +108,7 @@ TEST_P(SumTest, BucketsAreTheSameBitsOnEveryRankAndTheRightSum) {
 }
 
 TEST_P(SumTest, RanksAsProcessesGetTheSameBitsToo) {
-  const Gang gang(GetParam());
+  const Gang gang = GangOf();
   auto processes = gang.Fork([](Collective& collective) -> std::string {
     const auto sums = SumAll(collective);
     if (!sums.ok()) return sums.status().ToString();
@@ -99,9 +120,9 @@ TEST_P(SumTest, RanksAsProcessesGetTheSameBitsToo) {
   EXPECT_THAT(outputs, Each(outputs[0]));
 }
 
-TEST(GlooCollectiveTest, RecordsOfAllRanksArriveInRankOrderOnEveryRank) {
+TEST_P(WiredCollectiveTest, RecordsOfAllRanksArriveInRankOrderOnEveryRank) {
   std::atomic<int> good{0};
-  Gang(3).RunThreads([&](Collective& collective) {
+  GangOf(3).RunThreads([&](Collective& collective) {
     for (int step = 1; step <= 5; ++step) {
       const auto records = collective.ExchangeRecords(RecordOf(collective, step), kLong);
       ASSERT_TRUE(records.ok()) << records.status();
@@ -113,9 +134,9 @@ TEST(GlooCollectiveTest, RecordsOfAllRanksArriveInRankOrderOnEveryRank) {
   EXPECT_EQ(good, 3 * 5 * 3);
 }
 
-TEST(GlooCollectiveTest, BroadcastAllGatherAndBarrierWorkInTurn) {
+TEST_P(WiredCollectiveTest, BroadcastAllGatherAndBarrierWorkInTurn) {
   std::atomic<int> good{0};
-  Gang(3).RunThreads([&](Collective& collective) {
+  GangOf(3).RunThreads([&](Collective& collective) {
     std::string text = collective.rank() == 2 ? "from two" : "????????";
     good +=
         collective.Broadcast(2, absl::MakeSpan(reinterpret_cast<std::byte*>(text.data()), 8), kLong)
@@ -128,9 +149,9 @@ TEST(GlooCollectiveTest, BroadcastAllGatherAndBarrierWorkInTurn) {
   EXPECT_EQ(good, 9);
 }
 
-TEST(GlooCollectiveTest, ADifferentBucketSizeIsNamedWithRankAndBucket) {
+TEST_P(WiredCollectiveTest, ADifferentBucketSizeIsNamedWithRankAndBucket) {
   std::vector<std::string> errors(2);
-  Gang(2).RunThreads([&](Collective& collective) {
+  GangOf(2).RunThreads([&](Collective& collective) {
     std::vector<float> values(collective.rank() == 0 ? 100 : 200);
     collective.Start(3, absl::MakeSpan(values));
     errors[collective.rank()] =
@@ -140,9 +161,9 @@ TEST(GlooCollectiveTest, ADifferentBucketSizeIsNamedWithRankAndBucket) {
   EXPECT_THAT(errors[1], HasSubstr("rank 0 has bucket 3 of 400 bytes"));
 }
 
-TEST(GlooCollectiveTest, ABucketThatChangesItsSizeIsTheCallersError) {
+TEST_P(WiredCollectiveTest, ABucketThatChangesItsSizeIsTheCallersError) {
   std::vector<absl::Status> errors(2);
-  Gang(2).RunThreads([&](Collective& collective) {
+  GangOf(2).RunThreads([&](Collective& collective) {
     std::vector<float> values(100);
     collective.Start(0, absl::MakeSpan(values));
     ASSERT_TRUE(collective.ExchangeRecords(RecordOf(collective), kLong).ok());
@@ -154,8 +175,8 @@ TEST(GlooCollectiveTest, ABucketThatChangesItsSizeIsTheCallersError) {
   EXPECT_THAT(errors[1], StatusIs(absl::StatusCode::kUnavailable));
 }
 
-TEST(GlooCollectiveTest, AKilledRankFailsTheOthersAndIsSuspected) {
-  const Gang gang(3);
+TEST_P(WiredCollectiveTest, AKilledRankFailsTheOthersAndIsSuspected) {
+  const Gang gang = GangOf(3);
   auto processes = gang.Fork([](Collective& collective) -> std::string {
     std::vector<float> values(1 << 20, 1.0f);
     for (int step = 1;; ++step) {
@@ -176,8 +197,8 @@ TEST(GlooCollectiveTest, AKilledRankFailsTheOthersAndIsSuspected) {
   }
 }
 
-TEST(GlooCollectiveTest, AStoppedRankIsAnErrorAtTheDeadline) {
-  const Gang gang(3);
+TEST_P(WiredCollectiveTest, AStoppedRankIsAnErrorAtTheDeadline) {
+  const Gang gang = GangOf(3);
   auto processes = gang.Fork([](Collective& collective) -> std::string {
     if (collective.rank() == 2) raise(SIGSTOP);
     std::vector<float> values(1 << 18, 1.0f);
@@ -191,9 +212,9 @@ TEST(GlooCollectiveTest, AStoppedRankIsAnErrorAtTheDeadline) {
   Gang::Await(processes[2]);
 }
 
-TEST(GlooCollectiveTest, AbortWakesAWaitAndThePeersNoticeAtOnce) {
+TEST_P(WiredCollectiveTest, AbortWakesAWaitAndThePeersNoticeAtOnce) {
   std::vector<absl::Status> errors(3);
-  Gang(3).RunThreads([&](Collective& collective) {
+  GangOf(3).RunThreads([&](Collective& collective) {
     if (collective.rank() == 0) {  // never exchanges
       collective.Abort();
       errors[0] = collective.Barrier(kLong);
@@ -207,26 +228,30 @@ TEST(GlooCollectiveTest, AbortWakesAWaitAndThePeersNoticeAtOnce) {
   EXPECT_THAT(errors[2], StatusIs(absl::StatusCode::kUnavailable));
 }
 
-TEST(GlooCollectiveTest, AnOwnAbortDuringAnExchangeEndsIt) {
+TEST_P(WiredCollectiveTest, AnOwnAbortDuringAnExchangeEndsIt) {
   absl::Status waited, other;
-  Gang(2).RunThreads([&](Collective& collective) {
-    if (collective.rank() == 1) {
+  absl::Notification ended;
+  GangOf(2).RunThreads([&](Collective& collective) {
+    std::vector<float> values(1 << 16);
+    if (collective.rank() == 1) {  // comes too late
+      ended.WaitForNotification();
+      collective.Start(0, absl::MakeSpan(values));
       other = collective.ExchangeRecords(RecordOf(collective), absl::InfiniteDuration()).status();
       return;
     }
-    std::vector<float> values(1 << 16);
-    collective.Start(0, absl::MakeSpan(values));  // rank 1 never does
+    collective.Start(0, absl::MakeSpan(values));
     std::thread aborter([&collective] { collective.Abort(); });
     waited = collective.ExchangeRecords(RecordOf(collective), absl::InfiniteDuration()).status();
     aborter.join();
     EXPECT_THAT(collective.suspects(), IsEmpty());
+    ended.Notify();
   });
   EXPECT_THAT(waited, StatusIs(absl::StatusCode::kCancelled));
   EXPECT_THAT(other, StatusIs(absl::StatusCode::kUnavailable));
 }
 
-TEST(GlooCollectiveTest, AbortEndsAConnectThatNobodyAnswers) {
-  const Gang gang(2);
+TEST_P(WiredCollectiveTest, AbortEndsAConnectThatNobodyAnswers) {
+  const Gang gang = GangOf(2);
   for (int rank : {0, 1}) {
     const auto collective = gang.Make(rank);
     std::thread aborter([&collective] { collective->Abort(); });
@@ -236,24 +261,24 @@ TEST(GlooCollectiveTest, AbortEndsAConnectThatNobodyAnswers) {
   }
 }
 
-TEST(GlooCollectiveTest, ARankThatDoesNotComeIsNamed) {
-  const Gang gang(3);
+TEST_P(WiredCollectiveTest, ARankThatDoesNotComeIsNamed) {
+  const Gang gang = GangOf(3);
   const auto collective = gang.Make(0);
   EXPECT_THAT(collective->Connect(absl::Milliseconds(100)),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 1, 2 did not come")));
   EXPECT_THAT(collective->suspects(), ElementsAre(1, 2));
 }
 
-TEST(GlooCollectiveTest, SurvivorsFormTheNextGenerationInTheSameProcess) {
-  Gang gang(2, /*generation=*/1);
+TEST_P(WiredCollectiveTest, SurvivorsFormTheNextGenerationInTheSameProcess) {
+  const Gang gang = GangOf(2);
   std::atomic<int> good{0};
   std::vector<std::thread> threads;
   for (int rank : {0, 1}) {
     threads.emplace_back([&gang, &good, rank] {
       for (int64_t generation = 1; generation <= 5; ++generation) {
-        GlooOptions options = gang.Options(rank);
-        options.identity.generation = generation;
-        const auto collective = MakeGlooCollective(options);
+        RendezvousIdentity identity = gang.identity_;
+        identity.generation = generation;
+        const auto collective = gang.Make(rank, identity);
         const absl::Status connected = collective->Connect(absl::Seconds(20));
         ASSERT_TRUE(connected.ok()) << connected;
         std::vector<float> values(1000, 1.0f);
@@ -271,9 +296,11 @@ TEST(GlooCollectiveTest, SurvivorsFormTheNextGenerationInTheSameProcess) {
 
 // A rank that leaves as soon as its barrier is done closes connections that others may still be
 // waiting on.
-TEST(GlooCollectiveTest, RanksThatLeaveAtOnceAfterABarrierHoldNobodyUp) {
+TEST_P(WiredCollectiveTest, RanksThatLeaveAtOnceAfterABarrierHoldNobodyUp) {
   for (int round = 0; round < 40; ++round) {
-    Gang(2, round + 1).RunThreads([](Collective& collective) { (void)collective.Barrier(kLong); });
+    GangOf(2, round + 1).RunThreads([](Collective& collective) {
+      (void)collective.Barrier(kLong);
+    });
   }
 }
 

@@ -1,0 +1,43 @@
+// Where ranks run, and whether they can share memory.
+
+#ifndef WORKER_COLLECTIVE_HOST_CARD_H_
+#define WORKER_COLLECTIVE_HOST_CARD_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace vitscale {
+
+inline constexpr int kSharedRanksMax = 64;
+
+// Where a rank runs: its blob in the rendezvous.
+struct HostCard {
+  uint64_t boot_id = 0;  // hash of the kernel's; 0: not known, equal to no other
+  uint64_t network = 0;  // the network namespace, to which abstract addresses belong
+  uint64_t user = 0;
+  uint64_t nonce = 0;   // of rank 0; random, 0 if it could not make the memory
+  uint64_t socket = 0;  // of rank 0: names its abstract address
+
+  std::string Encode() const;
+  static absl::StatusOr<HostCard> Decode(absl::string_view blob);
+};
+
+// The card of this process; nonce and socket stay 0.
+HostCard OwnHostCard();
+
+// A status that says so, FAILED_PRECONDITION: the ranks cannot share memory, but may well reach
+// each other over TCP.
+absl::Status NotOneHost(absl::string_view why);
+bool IsNotOneHost(const absl::Status& status);
+
+// OK if all ranks, by their cards, are on one host and can reach rank 0's socket; or NotOneHost.
+absl::Status CheckOneHost(const std::vector<HostCard>& cards);
+
+}  // namespace vitscale
+
+#endif  // WORKER_COLLECTIVE_HOST_CARD_H_
