@@ -19,6 +19,7 @@
 #include "worker/collective/gloo_collective.h"
 #include "worker/collective/rendezvous.h"
 #include "worker/collective/shared_memory_collective.h"
+#include "worker/collective/single_collective.h"
 
 namespace vitscale {
 
@@ -119,6 +120,15 @@ class Gang {
   const Wiring wiring_;
   const int size_;
 };
+
+// `body` on every rank of so many, threads of this process; one alone has no gang to meet.
+inline void RunOnRanks(int ranks, const std::function<void(Collective&)>& body) {
+  if (ranks == 1) {
+    body(*MakeSingleCollective());
+  } else {
+    Gang(ranks).RunThreads(body);
+  }
+}
 
 }  // namespace vitscale
 

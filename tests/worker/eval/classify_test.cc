@@ -67,11 +67,7 @@ ClassifyResult RunOn(int ranks, int64_t images, int64_t batch) {
     ASSERT_TRUE(result.ok()) << result.status();
     results[collective.rank()] = *result;
   };
-  if (ranks == 1) {
-    body(*MakeSingleCollective());
-  } else {
-    Gang(ranks).RunThreads(body);
-  }
+  RunOnRanks(ranks, body);
   EXPECT_EQ(static_cast<int64_t>(seen.size()), images);
   for (const ClassifyResult& result : results) {
     EXPECT_EQ(result.loss, results[0].loss);

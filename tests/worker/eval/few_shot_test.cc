@@ -106,11 +106,7 @@ FewShotResult RunOn(int ranks, const FewShotOptions& options) {
     ASSERT_TRUE(result.ok()) << result.status();
     results[collective.rank()] = *result;
   };
-  if (ranks == 1) {
-    body(*MakeSingleCollective());
-  } else {
-    Gang(ranks).RunThreads(body);
-  }
+  RunOnRanks(ranks, body);
   const int64_t of_data = std::count_if(seen.begin(), seen.end(), [](auto& s) { return s.first; });
   EXPECT_EQ(of_data, 101) << "every image once, whatever the number of ranks";
   for (const FewShotResult& result : results) EXPECT_EQ(result.accuracy, results[0].accuracy);

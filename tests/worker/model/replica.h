@@ -95,6 +95,20 @@ class Replica {
     }
     return Scalar<double>(plan.layout.statistics.eval_loss_sum);
   }
+  // Of the last micro-batch of the last Eval, [batch, classes]. The loss reads them at the very
+  // end, so nothing has been written over them.
+  std::vector<float> Logits() {
+    const Program program = BuildEval(plan.layout, /*first=*/true);
+    TensorView logits;
+    for (const Op& op : program.ops()) {
+      if (const auto* loss = std::get_if<SigmoidLossArgs>(&op)) logits = loss->logits;
+      if (const auto* loss = std::get_if<SoftmaxLossArgs>(&op)) logits = loss->logits;
+    }
+    std::vector<float> values(logits.elements());
+    Check(backend->Read(
+        logits, {reinterpret_cast<std::byte*>(values.data()), values.size() * sizeof(float)}));
+    return values;
+  }
   void Update(const StepScalars& scalars) {
     Check(backend->Run(*update_, scalars, nullptr));
     PrepareWeights();

@@ -45,15 +45,10 @@ TestGang::Options JobOf(const TemporaryDirectory& folder, int ranks, const std::
   return options;
 }
 
-std::vector<TestGang::Result> Finish(TestGang::Options options) {
-  TestGang gang(std::move(options));
-  return gang.Run();
-}
-
 // 60 steps of a run, whose checkpoints the tests start from.
 void TrainParent(const TemporaryDirectory& folder, int ranks) {
   const auto results =
-      Finish(JobOf(folder, ranks, "longrun00000", {{"schedule", Schedule(60, 0)}}));
+      RunGang(JobOf(folder, ranks, "longrun00000", {{"schedule", Schedule(60, 0)}}));
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
 }
 
@@ -97,12 +92,12 @@ TEST_P(BranchTest, EqualsARunOfItsOwnFromThatCheckpointBitForBit) {
 TEST_P(BranchTest, TheLearningRateIsContinuousAndStepsAreThoseOfTheParentUntilTheCooldown) {
   const TemporaryDirectory folder;
   const auto parent =
-      Finish(JobOf(folder, GetParam(), "longrun00000",
-                   {{"schedule", Schedule(120, 0)},
-                    {"checkpoint", "{dir: runs, every: 30 steps, keep: {last: 9}}"}}));
+      RunGang(JobOf(folder, GetParam(), "longrun00000",
+                    {{"schedule", Schedule(120, 0)},
+                     {"checkpoint", "{dir: runs, every: 30 steps, keep: {last: 9}}"}}));
   ASSERT_EQ(parent[0].exit_code, 0) << parent[0].error;
-  const auto results = Finish(JobOf(folder, GetParam(), "branch000000",
-                                    {{"schedule", Schedule(100, 20)}, {"from", kFrom}}));
+  const auto results = RunGang(JobOf(folder, GetParam(), "branch000000",
+                                     {{"schedule", Schedule(100, 20)}, {"from", kFrom}}));
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   const auto long_run = RecordsOf<link::StepRecord>(parent[0]);
   const auto branch = RecordsOf<link::StepRecord>(results[0]);
@@ -158,7 +153,7 @@ TEST(BranchRefusalTest, WhatDoesNotFitTheParentIsAConfigurationErrorThatNamesBot
         Case{"from", absl::StrCat("runs/branch000000/", kName60), "of this very job"}}) {
     std::map<std::string, std::string> job = {{"schedule", Schedule(120, 0)}, {"from", kFrom}};
     job[c.key] = c.value;
-    const auto results = Finish(JobOf(folder, 1, "branch000000", job));
+    const auto results = RunGang(JobOf(folder, 1, "branch000000", job));
     EXPECT_EQ(results[0].exit_code, 78) << c.key << ": " << results[0].error;
     EXPECT_THAT(results[0].error, HasSubstr(c.error)) << c.key;
   }
@@ -174,7 +169,7 @@ TEST(BranchRefusalTest, ADamagedParentIsNamedAndStaysWhereItIs) {
   file.put('\x55');
   file.close();
   const auto results =
-      Finish(JobOf(folder, 1, "branch000000", {{"schedule", Schedule(120, 0)}, {"from", kFrom}}));
+      RunGang(JobOf(folder, 1, "branch000000", {{"schedule", Schedule(120, 0)}, {"from", kFrom}}));
   EXPECT_EQ(results[0].exit_code, 78);
   EXPECT_THAT(results[0].error, HasSubstr("from: checkpoint longrun00000/a0001"));
   EXPECT_THAT(PosixFileSystem().Stat(absl::StrCat(folder.path(), "/", kFrom)), IsOk());
@@ -184,8 +179,8 @@ TEST(BranchPrecisionTest, AutoIsThatOfTheParent) {
   const TemporaryDirectory folder;
   TrainParent(folder, 1);
   const auto results =
-      Finish(JobOf(folder, 1, "branch000000",
-                   {{"schedule", Schedule(61, 0)}, {"from", kFrom}, {"precision", "auto"}}));
+      RunGang(JobOf(folder, 1, "branch000000",
+                    {{"schedule", Schedule(61, 0)}, {"from", kFrom}, {"precision", "auto"}}));
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   EXPECT_EQ(results[0].observed.numerics->precision, link::Precision::kF32);
 }

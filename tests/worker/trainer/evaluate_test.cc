@@ -44,16 +44,11 @@ TestGang::Options Options(const TemporaryDirectory& folder, int ranks, const std
   return options;
 }
 
-std::vector<TestGang::Result> Finish(TestGang::Options options) {
-  TestGang gang(std::move(options));
-  return gang.Run();
-}
-
 // A short run and its final evaluations.
 std::vector<link::EvalRecord> TrainParent(const TemporaryDirectory& folder) {
   const std::string job =
       TinyJob({{"schedule", "{warmup: 5 steps, total: 20 steps}"}, {"evals", kEvals}});
-  const auto results = Finish(Options(folder, 1, job, "longrun00000"));
+  const auto results = RunGang(Options(folder, 1, job, "longrun00000"));
   EXPECT_EQ(results[0].exit_code, 0) << results[0].error;
   return RecordsOf<link::EvalRecord>(results[0]);
 }
@@ -110,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(OneToThreeRanks, EvaluateTest, ::testing::Values(1, 2, 
 TEST_P(EvaluateTest, MeasuresWhatTheRunMeasuredAtItsEndAndWritesNothing) {
   const TemporaryDirectory folder;
   const auto want = TrainParent(folder);
-  const auto results = Finish(Options(folder, GetParam(), EvaluationJob(kFrom), "measure00000"));
+  const auto results = RunGang(Options(folder, GetParam(), EvaluationJob(kFrom), "measure00000"));
   for (const auto& result : results) {
     ASSERT_EQ(result.exit_code, 0) << result.error;
     EXPECT_TRUE(result.observed.finished);
@@ -136,7 +131,7 @@ TEST_P(EvaluateTest, AGenerationThatBreaksStartsOver) {
   TestGang::Options options = Options(folder, GetParam(), EvaluationJob(kFrom), "measure00000");
   options.faults[1] = "fail_collective@evaluate,generation=1";
   options.recoveries_max = 1;
-  const auto results = Finish(options);
+  const auto results = RunGang(options);
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   const auto evals = RecordsOf<link::EvalRecord>(results[0]);
   ExpectSameValues({evals.end() - 3, evals.end()}, want);
@@ -147,7 +142,7 @@ TEST(EvaluateWeightsTest, WeightsAloneAreEvaluatedAtStepZero) {
   const auto want = TrainParent(folder);
   const std::string weights = MakeWeightsOnly(folder);
   const auto results =
-      Finish(Options(folder, 2, EvaluationJob(weights) + "precision: f32\n", "measure00000"));
+      RunGang(Options(folder, 2, EvaluationJob(weights) + "precision: f32\n", "measure00000"));
   ASSERT_EQ(results[0].exit_code, 0) << results[0].error;
   const auto evals = RecordsOf<link::EvalRecord>(results[0]);
   ExpectSameValues(evals, want);
@@ -166,8 +161,8 @@ TEST(EvaluateWeightsTest, ARunThatBeginsWithWeightsBeginsAtStepZeroAndNeedNotSha
       {"checkpoint", "{dir: runs, every: 5 steps}"}};
   auto tuned_job = job;
   tuned_job["from"] = weights;
-  const auto fresh = Finish(Options(folder, 1, TinyJob(job), "fresh0000000"));
-  const auto tuned = Finish(Options(folder, 1, TinyJob(tuned_job), "tuned0000000"));
+  const auto fresh = RunGang(Options(folder, 1, TinyJob(job), "fresh0000000"));
+  const auto tuned = RunGang(Options(folder, 1, TinyJob(tuned_job), "tuned0000000"));
   ASSERT_EQ(tuned[0].exit_code, 0) << tuned[0].error;
   const auto steps = RecordsOf<link::StepRecord>(tuned[0]);
   ASSERT_THAT(steps, SizeIs(12));
@@ -182,7 +177,7 @@ TEST(EvaluateRefusalTest, WhatCannotBeEvaluatedIsAConfigurationError) {
   const TemporaryDirectory folder;
   TrainParent(folder);
   const auto error_of = [&](const std::string& job) {
-    const auto results = Finish(Options(folder, 1, job, "measure00000"));
+    const auto results = RunGang(Options(folder, 1, job, "measure00000"));
     EXPECT_EQ(results[0].exit_code, 78) << results[0].error;
     return results[0].error;
   };

@@ -32,11 +32,6 @@ TestGang::Options With(const TemporaryDirectory& folder, int ranks, const std::s
   return options;
 }
 
-std::vector<TestGang::Result> RunGang(TestGang::Options options) {
-  TestGang gang(std::move(options));
-  return gang.Run();
-}
-
 TEST(FewShotTrainerTest, AJobMeasuresOnTheWayAndAtTheEndAndTheFeaturesGetBetter) {
   const TemporaryDirectory folder;
   const auto results = RunGang(With(folder, 1, kEvals));

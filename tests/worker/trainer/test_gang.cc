@@ -190,6 +190,10 @@ int64_t TestGang::generation() const {
   return generation_;
 }
 
+std::vector<TestGang::Result> RunGang(TestGang::Options options) {
+  return TestGang(std::move(options)).Run();
+}
+
 std::map<std::string, std::string> ReadCheckpoint(const std::string& root, const std::string& id) {
   std::map<std::string, std::string> tensors;
   FileSystem& fs = PosixFileSystem();

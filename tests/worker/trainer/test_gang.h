@@ -82,6 +82,9 @@ class TestGang {
   link::Intent intent_ ABSL_GUARDED_BY(mutex_) = link::Intent::kRun;
 };
 
+// What a gang with these options comes to, one result a rank.
+std::vector<TestGang::Result> RunGang(TestGang::Options options);
+
 // Records of one kind, in order.
 template <typename T>
 std::vector<T> RecordsOf(const TestGang::Result& result) {

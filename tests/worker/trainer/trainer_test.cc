@@ -25,11 +25,6 @@ using ::testing::SizeIs;
 
 constexpr char kFinal60[] = "job000000000/a0001.g0001.step_000000060";
 
-std::vector<TestGang::Result> RunGang(TestGang::Options options) {
-  TestGang gang(std::move(options));
-  return gang.Run();
-}
-
 TestGang::Options With(const TemporaryDirectory& folder, int ranks,
                        const std::map<std::string, std::string>& job = {}) {
   TestGang::Options options;
@@ -161,8 +156,8 @@ TEST(TrainerTest, TwentyBrokenGenerationsInOneProcessLeaveNoDescriptorAndNoThrea
   TestGang::Options options = With(folder, 2);
   options.recoveries_max = kFailures;
   for (int i = 0; i < kFailures; ++i) {
-    absl::StrAppend(&options.faults[i % 2], "fail_collective@generation=", i + 1,
-                    ",step=", 12 + i, ";");
+    absl::StrAppend(&options.faults[i % 2], "fail_collective@generation=", i + 1, ",step=", 12 + i,
+                    ";");
   }
   TestGang gang(options);
   // The most there were while a generation lived: what is left behind adds up.
@@ -272,12 +267,9 @@ TEST(TrainerTest, ACheckpointOfAnotherModelSeedOrBatchIsAConfigurationErrorAndSt
                         "classes: 10, loss: sigmoid, head_bias: -2.2}");
   };
   const std::vector<std::map<std::string, std::string>> others = {
-      {{"model", model(64, 2)}},
-      {{"model", model(32, 3)}},
-      {{"model", model(32, 1)}},
-      {{"optimizer", "{name: sgd, lr: 1e-3}"}},
-      {{"seed", "2"}},
-      {{"batch", "{global: 32}"}}};
+      {{"model", model(64, 2)}}, {{"model", model(32, 3)}},
+      {{"model", model(32, 1)}}, {{"optimizer", "{name: sgd, lr: 1e-3}"}},
+      {{"seed", "2"}},           {{"batch", "{global: 32}"}}};
   for (auto other : others) {
     const std::string changed = absl::StrCat(other.begin()->first, ": ", other.begin()->second);
     other["schedule"] = longer;
