@@ -47,10 +47,10 @@ absl::StatusOr<HostCard> HostCard::Decode(absl::string_view blob) {
   return bytes.card;
 }
 
-HostCard OwnHostCard() {
+HostCard OwnHostCard(uint64_t pretended_host) {
   HostCard card;
   const std::string boot_id = ReadSmallFile("/proc/sys/kernel/random/boot_id");
-  if (!boot_id.empty()) card.boot_id = Hash64(boot_id);
+  if (!boot_id.empty()) card.boot_id = CombineHash(Hash64(boot_id), pretended_host);
   struct stat about {};
   if (stat("/proc/self/ns/net", &about) == 0) card.network = about.st_ino;
   card.user = geteuid();

@@ -27,8 +27,9 @@ struct HostCard {
   static absl::StatusOr<HostCard> Decode(absl::string_view blob);
 };
 
-// The card of this process; nonce and socket stay 0.
-HostCard OwnHostCard();
+// The card of this process; nonce and socket stay 0. `pretended_host`: see
+// SharedMemoryOptions::host.
+HostCard OwnHostCard(uint64_t pretended_host = 0);
 
 // A status that says so, FAILED_PRECONDITION: the ranks cannot share memory, but may well reach
 // each other over TCP.

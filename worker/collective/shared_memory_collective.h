@@ -29,6 +29,9 @@ struct SharedMemoryOptions : MeetingOptions {
   // Equal on all ranks; whole pages, at most 64 MiB. Small ones stay in the cache, large ones wait
   // less often.
   int64_t chunk_bytes = 512 << 10;
+  // Not 0: this rank says to be on another host than ranks with another number, whatever machine it
+  // runs on. For tests.
+  uint64_t host = 0;
 };
 
 // Nothing is opened before Connect. 2 to 64 ranks. `algorithm()` is "shared_memory_in_order".

@@ -55,7 +55,7 @@ class SharedMemoryWire : public Wire {
   std::string algorithm() const override { return "shared_memory_in_order"; }
 
   absl::Status Connect(absl::Duration timeout) override {
-    HostCard own = OwnHostCard();
+    HostCard own = OwnHostCard(options_.host);
     Offer offer;
     if (rank() == 0) {
       VITSCALE_ASSIGN_OR_RETURN(offer, MakeOffer(own));

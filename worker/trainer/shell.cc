@@ -63,6 +63,8 @@ int TrainerShell::Run() {
           .setup = *order->order.setup,
           .data_port = options_.data_port,
           .bucket_bytes = options_.bucket_bytes,
+          .transport = options_.transport,
+          .pretended_host = options_.pretended_host,
           .clock = options_.clock,
           .fs = options_.fs,
           .post = [this](CoreEvent outcome) { Post(std::move(outcome)); },

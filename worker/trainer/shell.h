@@ -38,6 +38,8 @@ struct ShellOptions {
   ReportSink* sink = nullptr;
   int data_port = 0;  // see EngineOptions
   int64_t bucket_bytes = 0;
+  Transport transport = Transport::kAuto;
+  uint64_t pretended_host = 0;
   Clock* clock = &RealClock();
   FileSystem* fs = &PosixFileSystem();
   std::function<void(int64_t step, uint64_t samples_hash)> on_exchange;  // see EngineOptions

@@ -53,7 +53,8 @@ struct Flags {
   std::string rendezvous, data_address = "127.0.0.1";
   double rendezvous_timeout_seconds = 120;
   std::vector<std::string> data_roots, checkpoint_roots;
-  std::string steps_csv, faults, instruction_set;
+  std::string steps_csv, faults, instruction_set, transport = "auto";
+  uint64_t pretended_host = 0;
   bool quiet = false, no_bar = false;
 };
 
@@ -74,6 +75,13 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "Seconds to wait for all ranks")
       ->check(NumberAboveZero());
   app.add_option("--data-address", flags.data_address, "Interface that data-plane sockets bind to");
+  app.add_option("--transport", flags.transport,
+                 "How ranks exchange gradients, the same for all: auto (shared memory on one host, "
+                 "TCP between hosts), shared_memory, gloo (TCP)")
+      ->check(OneOfWords({"auto", "shared_memory", "gloo"}))
+      ->capture_default_str();
+  app.add_option("--pretended-host", flags.pretended_host, "Ranks of another number, for tests")
+      ->group("");
   app.add_option("--data-root", flags.data_roots,
                  "Folder below which data may be read (repeatable; default .)");
   app.add_option("--checkpoint-root", flags.checkpoint_roots,
@@ -144,6 +152,8 @@ void WaitForSignals(const sigset_t& set, StandaloneDriver& driver) {
 }
 
 void PrintResult(const TrainOutput& output, const StandaloneDriver& driver) {
+  if (const auto& numerics = driver.observed().numerics; numerics && numerics->world_size > 1)
+    printf("ranks      %d, %s\n", numerics->world_size, numerics->collective.c_str());
   if (output.last_step()) {
     printf("steps      %ld\nloss       %.6f\n", static_cast<long>(output.last_step()->step),
            output.last_step()->loss);
@@ -205,6 +215,8 @@ int Train(const Flags& flags, const sigset_t& signals) {
       [&output](const link::SpooledRecord& record) { output.OnRecord(record); });
   ShellOptions options;
   options.sink = &driver;
+  options.transport = TransportOf(flags.transport);
+  options.pretended_host = flags.pretended_host;
   const auto listen = ParseHostPort(flags.rendezvous);
   if (flags.rank == 0 && flags.world_size > 1 && listen.ok()) options.data_port = listen->port;
   options.on_exchange = [&output](int64_t step, uint64_t hash) { output.OnSamples(step, hash); };

@@ -113,6 +113,57 @@ TEST_F(ProgramsTest, SixtyStepsEqualThirtyAndAKillAndThirtyBitForBitWithTwoRanks
   }
 }
 
+// Both ranks run here; --pretended-host makes them believe otherwise.
+TEST_F(ProgramsTest, RanksOfOneHostShareMemoryOthersUseTcpAndCheckpointsAndResumesSayWhich) {
+  const std::string root = MakeRoot("root");
+  using Flags = std::vector<std::string>;
+  const auto train = [&](int steps, const Flags& of_0, const Flags& of_1) {
+    for (const char* log : {"/r0.log", "/r1.log"}) (void)PosixFileSystem().Remove(root + log);
+    Flags zero = Arguments(root, 0, 2), one = Arguments(root, 1, 2);
+    for (Flags* flags : {&zero, &one}) {
+      flags->push_back("--set=schedule.warmup=5 steps");
+      flags->push_back(absl::StrCat("--set=schedule.total=", steps, " steps"));
+    }
+    zero.insert(zero.end(), of_0.begin(), of_0.end());
+    one.insert(one.end(), of_1.begin(), of_1.end());
+    ChildProcess first(zero, root + "/r0.log"), last(one, root + "/r1.log");
+    const int code = last.Wait();
+    return std::make_pair(first.Wait(), code);
+  };
+  const auto recorded = [&] {
+    const auto store =
+        CheckpointStore::Open(PosixFileSystem(), root + "/runs", StandaloneJobId("tiny"));
+    return store->Usable()->front().manifest.numerics.collective;
+  };
+  const auto kGood = std::make_pair(0, 0);
+  ASSERT_EQ(train(15, {}, {}), kGood) << ReadText(root + "/r0.log");
+  EXPECT_EQ(recorded(), "shared_memory_in_order");
+  EXPECT_THAT(ReadText(root + "/r0.log"),
+              AllOf(HasSubstr("2 ranks have met: shared_memory_in_order"),
+                    HasSubstr("ranks      2, shared_memory_in_order")));
+
+  ASSERT_EQ(train(30, {}, {"--pretended-host=1"}), kGood) << ReadText(root + "/r0.log");
+  EXPECT_EQ(recorded(), "gloo_ring");
+  EXPECT_THAT(ReadText(root + "/r0.log"),
+              AllOf(HasSubstr("differ in their boot id; they meet over TCP"),
+                    HasSubstr("resumes, not bit-exact: collective \"shared_memory_in_order\", now "
+                              "\"gloo_ring\""),
+                    HasSubstr("ranks      2, gloo_ring")));
+
+  ASSERT_EQ(train(45, {"--transport=gloo"}, {"--transport=gloo"}), kGood)
+      << ReadText(root + "/r0.log");
+  EXPECT_EQ(recorded(), "gloo_ring");
+  EXPECT_THAT(ReadText(root + "/r0.log"), Not(HasSubstr("not bit-exact")));
+
+  EXPECT_EQ(
+      train(60, {"--transport=shared_memory"}, {"--transport=shared_memory", "--pretended-host=1"}),
+      std::make_pair(78, 78));
+  EXPECT_THAT(ReadText(root + "/r0.log"), HasSubstr("the ranks cannot share memory: rank 1 and "
+                                                    "rank 0 differ in their boot id"));
+  EXPECT_EQ(train(60, {"--transport=gloo", "--rendezvous-timeout=5"}, {}), std::make_pair(82, 82));
+  EXPECT_THAT(ReadText(root + "/r1.log"), HasSubstr("build or transport"));
+}
+
 TEST_F(ProgramsTest, AKillBeforeTheManifestLeavesTheCheckpointBefore) {
   const std::string root = MakeRoot("root");
   ChildProcess zero(Arguments(root, 0, 2, "kill@before_manifest,step=30"), root + "/r0.log");

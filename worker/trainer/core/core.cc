@@ -185,6 +185,7 @@ void TrainerCore::On(const Synchronised& event) {
       link::StateVersion{identity_.generation, event.step, event.digest, event.lineage};
   observed_.step = observed_.committed_step = event.step;
   observed_.stage = Stage::kGo;
+  if (observed_.numerics) observed_.numerics->collective = event.collective;
   if (!event.checkpoint.empty()) observed_.checkpoint = event.checkpoint;
   source_checkpoint_ = event.checkpoint;
   source_step_ = event.step;

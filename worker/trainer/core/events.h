@@ -137,6 +137,7 @@ struct Synchronised : Outcome {
   std::string checkpoint;       // the state came from it; empty: initialisation
   bool checkpoint_bad = false;  // its bytes are damaged: never list it again
   std::string notice;           // "resumes, not bit-exact: …"; empty: nothing to say
+  std::string collective;       // Collective::algorithm() of the generation
 };
 struct Exchanged : Outcome {  // of StepOp and ClosingOp
   std::vector<ControlRecord> records;

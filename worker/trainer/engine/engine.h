@@ -23,6 +23,7 @@
 #include "worker/checkpoint/checkpoint_store.h"
 #include "worker/collective/collective.h"
 #include "worker/collective/rendezvous.h"
+#include "worker/collective/transport.h"
 #include "worker/config/job_config.h"
 #include "worker/data/loader.h"
 #include "worker/data/sample_order.h"
@@ -36,8 +37,10 @@ namespace vitscale {
 
 struct EngineOptions {
   link::TrainerSetup setup;
-  int data_port = 0;         // of the data-plane listener; 0: any
-  int64_t bucket_bytes = 0;  // of gradients; 0: the planner's choice
+  int data_port = 0;                       // of the data-plane listener; 0: any
+  int64_t bucket_bytes = 0;                // of gradients; 0: the planner's choice
+  Transport transport = Transport::kAuto;  // equal on all ranks
+  uint64_t pretended_host = 0;             // see SharedMemoryOptions::host
   Clock* clock = &RealClock();
   FileSystem* fs = &PosixFileSystem();
   // Outcomes of the checkpoint writer, on its thread.
@@ -101,7 +104,7 @@ class Engine {
   absl::StatusOr<Precision> ResolvePrecision(const link::DesiredState& desired,
                                              const BackendOptions& backend) const;
   Outcome MakeReplica(const link::DesiredState& desired);
-  link::NumericsRecord Numerics(int world_size, const std::string& collective) const;
+  link::NumericsRecord Numerics() const;
   RunFacts Facts() const;
   CoreEvent DoList();
 
@@ -115,9 +118,13 @@ class Engine {
   absl::Status LoadFrom(Synchronised* done);
   int64_t ImagesAfter(int64_t step) const;
 
+  // ---- engine_meet.cc ----
+  MeetingOptions Meeting(const link::DesiredState& desired) const;
+  absl::Status Connect(std::shared_ptr<Collective> created, absl::Duration timeout);
+  absl::Status Meet(const link::DesiredState& desired, absl::Duration timeout);
+
   // ---- engine_synchronise.cc ----
   CoreEvent DoSynchronise(const SynchroniseOp& op);
-  std::shared_ptr<Collective> MakeCollective(const link::DesiredState& desired) const;
   absl::Status CheckShared(const link::DesiredState& desired, Fault* fault);
   Outcome Load(const link::Source& source, Synchronised* done);
   Outcome AgreeOnLoad(Outcome own, Synchronised* done);
@@ -179,7 +186,8 @@ class Engine {
 
   // Of the generation.
   link::DesiredState generation_;
-  std::string parent_;  // of the lineage
+  std::string algorithm_;  // of its sums; empty until its ranks have met
+  std::string parent_;     // of the lineage
   std::vector<BatchRange> ranges_;
   absl::Time exchange_left_;
   Batch batch_;

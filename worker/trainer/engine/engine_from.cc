@@ -134,9 +134,7 @@ absl::Status Engine::LoadFrom(Synchronised* done) {
   done->step = manifest.name.step;
   parent_ = from_->id;
   if (parameters_only) return absl::OkStatus();
-  const int world_size = std::max<int>(1, generation_.members.size());
-  const std::vector<std::string> differences =
-      NumericsDifferences(manifest.numerics, Numerics(world_size, collective()->algorithm()));
+  const std::vector<std::string> differences = NumericsDifferences(manifest.numerics, Numerics());
   if (!differences.empty()) {
     done->notice = absl::StrCat("branches, not bit-exact: ", absl::StrJoin(differences, "; "));
     VITSCALE_LOG(WARNING) << done->notice;

@@ -9,6 +9,7 @@
 #include "kernels/base/hash.h"
 #include "kernels/base/log.h"
 #include "kernels/base/path.h"
+#include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
 #include "kernels/base/version.h"
 #include "worker/collective/gloo_collective.h"
@@ -140,12 +141,16 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   request.source_height = source.height();
   request.source_width = source.width();
   if (options_.bucket_bytes > 0) request.bucket_bytes = options_.bucket_bytes;
+  request.threads = backend.threads > 0 ? backend.threads : UsableCores();
   const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
   if (request.batch_micro == 0) {
     auto micro = ChooseMicroBatch(request, job_.workers, memory);
     if (!micro.ok()) return Fails(micro.status(), Fault::kConfiguration);
     request.batch_micro = *micro;
   }
+  auto recompute = ChooseRecompute(request, memory);
+  if (!recompute.ok()) return Fails(recompute.status(), Fault::kConfiguration);
+  request.recompute = *recompute;
   auto plan = MakePlan(request);
   if (!plan.ok()) return Fails(plan.status(), Fault::kConfiguration);
   if (absl::Status fits = CheckFits(*plan, memory); !fits.ok())
@@ -190,7 +195,8 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   return {};
 }
 
-link::NumericsRecord Engine::Numerics(int world_size, const std::string& collective) const {
+// Of the generation; before the first, of the one to come.
+link::NumericsRecord Engine::Numerics() const {
   const BackendInfo info = replica_->info();
   link::NumericsRecord numerics;
   numerics.backend = info.name;
@@ -199,11 +205,14 @@ link::NumericsRecord Engine::Numerics(int world_size, const std::string& collect
   numerics.libraries =
       absl::StrCat(info.libraries, info.libraries.empty() ? "" : ", ", GlooVersion());
   numerics.precision = ToLink(precision_);
-  numerics.world_size = world_size;
+  numerics.world_size =
+      generation_.members.empty() ? job_.workers : static_cast<int>(generation_.members.size());
   numerics.batch_micro = static_cast<int>(replica_->plan().request.batch_micro);
-  numerics.collective = collective;
+  numerics.collective = algorithm_;
   numerics.bucket_bytes = replica_->plan().request.bucket_bytes;
-  numerics.recompute = "none";
+  const PlanRequest& planned = replica_->plan().request;
+  numerics.recompute = RecomputeName(planned.recompute);
+  numerics.residual = DTypeName(planned.model.residual);
   return numerics;
 }
 
@@ -220,7 +229,7 @@ RunFacts Engine::Facts() const {
   facts.skip_non_finite = job_.on_divergence.policy == DivergencePolicy::kSkip;
   facts.skips_max = job_.on_divergence.max;
   facts.data_address = listener_->address();
-  facts.numerics = Numerics(job_.workers, job_.workers > 1 ? "gloo_ring" : "single");
+  facts.numerics = Numerics();
   return facts;
 }
 

@@ -47,8 +47,7 @@ CheckpointManifest Engine::ManifestFor(const CheckpointName& name, uint64_t dige
   manifest.train_images = train_->size();
   manifest.class_names = ClassNamesHash(*train_);
   manifest.plan_hash = replica_->plan().hash;
-  const int world_size = std::max<int>(1, generation_.members.size());
-  manifest.numerics = Numerics(world_size, world_size > 1 ? "gloo_ring" : "single");
+  manifest.numerics = Numerics();
   manifest.spec = job_.canonical_text;
   manifest.version = VersionText();
   return manifest;

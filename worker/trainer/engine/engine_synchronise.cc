@@ -1,5 +1,5 @@
-// GO: meet the other ranks, take over the state, make sure that it is the same everywhere. See
-// engine.h.
+// GO: having met the other ranks (engine_meet.cc), take over the state and make sure that it is the
+// same everywhere. See engine.h.
 
 #include <cstring>
 #include <utility>
@@ -10,8 +10,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/net.h"
 #include "kernels/base/status.h"
-#include "worker/collective/gloo_collective.h"
-#include "worker/collective/single_collective.h"
+#include "worker/collective/host_card.h"
 #include "worker/trainer/core/gate.h"
 #include "worker/trainer/engine/deal.h"
 #include "worker/trainer/engine/engine.h"
@@ -49,44 +48,25 @@ struct WireVersion {
 
 }  // namespace
 
-std::shared_ptr<Collective> Engine::MakeCollective(const link::DesiredState& desired) const {
-  if (desired.members.size() <= 1) return MakeSingleCollective();
-  GlooOptions options;
-  options.identity.secret = desired.rendezvous ? desired.rendezvous->secret : "";
-  options.identity.job_hash = Hash64(job_id_);
-  options.identity.attempt = desired.attempt;
-  options.identity.generation = desired.generation;
-  options.identity.plan_hash = run_hash_;
-  options.rank = desired.rank;
-  options.world_size = static_cast<int>(desired.members.size());
-  options.data_address = options_.setup.data_address;
-  options.rank0_address = desired.members[0].data_address;
-  options.listener = listener_.get();
-  return MakeGlooCollective(std::move(options));
-}
-
 CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
   generation_ = op.desired;
   Synchronised done;
   const int world_size = std::max<int>(1, generation_.members.size());
   ranges_ = DealMicroBatches(job_.batch_global, replica_->plan().request.batch_micro, world_size,
                              generation_.rank);
-  auto created = MakeCollective(generation_);
-  bool aborted = false;
-  {
-    absl::MutexLock lock(&mutex_);
-    collective_ = created;
-    aborted = aborted_;
-  }
-  if (aborted) created->Abort();
+  algorithm_.clear();
   faults_.At("synchronise", PlaceOf(-1));
   const double seconds = generation_.rendezvous ? generation_.rendezvous->deadline_seconds : 0;
   const auto fail = [&done](Outcome outcome) -> CoreEvent {
     static_cast<Outcome&>(done) = std::move(outcome);
     return done;
   };
-  absl::Status status = created->Connect(absl::Seconds(seconds > 0 ? seconds : 10));
+  absl::Status status = Meet(generation_, absl::Seconds(seconds > 0 ? seconds : 10));
+  if (IsNotOneHost(status)) return fail({status, Fault::kConfiguration, {}});
   if (!status.ok()) return fail(CollectiveOutcome(status));
+  done.collective = algorithm_ = collective()->algorithm();
+  if (world_size > 1 && generation_.rank == 0)
+    VITSCALE_LOG(INFO) << world_size << " ranks have met: " << algorithm_;
   Fault fault = Fault::kCollective;
   if (status = CheckShared(generation_, &fault); !status.ok()) {
     return fail(fault == Fault::kCollective ? CollectiveOutcome(status)
@@ -232,9 +212,7 @@ absl::Status Engine::ReadState(const CheckpointName& name) {
 absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointIdParts parts, ParseCheckpointId(id));
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest, store_->ReadManifest(parts.name));
-  const link::NumericsRecord now =
-      Numerics(static_cast<int>(ranges_.empty() ? 1 : generation_.members.size()),
-               collective()->algorithm());
+  const link::NumericsRecord now = Numerics();
   if (manifest.numerics.precision != now.precision) {
     return absl::FailedPreconditionError(
         absl::StrCat("precision: checkpoint ", id,

@@ -28,8 +28,10 @@ absl::StatusOr<std::unique_ptr<Replica>> Replica::Create(const BackendOptions& o
   auto replica = std::unique_ptr<Replica>(new Replica(std::move(backend), plan, optimizer));
   VITSCALE_RETURN_IF_ERROR(WriteConstants(replica->plan_.layout, *replica->backend_));
   const ModelLayout& layout = replica->plan_.layout;
-  VITSCALE_ASSIGN_OR_RETURN(replica->update_,
-                            replica->backend_->Prepare(BuildUpdate(layout, optimizer)));
+  if (layout.training) {
+    VITSCALE_ASSIGN_OR_RETURN(replica->update_,
+                              replica->backend_->Prepare(BuildUpdate(layout, optimizer)));
+  }
   VITSCALE_ASSIGN_OR_RETURN(replica->prepare_, replica->backend_->Prepare(BuildPrepare(layout)));
   VITSCALE_ASSIGN_OR_RETURN(replica->digest_, replica->backend_->Prepare(BuildDigest(layout)));
   return replica;
@@ -83,6 +85,7 @@ std::vector<StateTensor> Replica::State() {
   };
   for (const Parameter& parameter : table.parameters()) {
     add(kParameterPrefix, parameter, table.ParameterView(parameter));
+    if (!plan_.layout.training) continue;
     add(kMomentumPrefix, parameter, table.MomentumView(parameter));
     add(kSecondMomentPrefix, parameter, table.SecondMomentView(parameter));
     if (plan_.layout.polyak) add(kAveragePrefix, parameter, table.AverageView(parameter));

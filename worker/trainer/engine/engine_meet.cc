@@ -1,0 +1,75 @@
+// GO, first part: the ranks of a generation meet. See engine.h.
+//
+// Which wire they take shows only when they have met: ranks of one host share memory, others talk
+// over TCP. So what a wire means for the bits of a run is told afterwards and not before: the
+// numerics record of PREPARE leaves `collective` empty, those of a checkpoint and of the observed
+// state name what was used.
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/hash.h"
+#include "kernels/base/log.h"
+#include "kernels/base/status.h"
+#include "worker/collective/gloo_collective.h"
+#include "worker/collective/shared_memory_collective.h"
+#include "worker/collective/single_collective.h"
+#include "worker/trainer/engine/engine.h"
+
+namespace vitscale {
+namespace {
+
+// For the second meeting, whatever the first has left: all ranks were there a moment ago.
+constexpr absl::Duration kSecondMeetingMin = absl::Seconds(5);
+
+}  // namespace
+
+MeetingOptions Engine::Meeting(const link::DesiredState& desired) const {
+  MeetingOptions options;
+  options.identity.secret = desired.rendezvous ? desired.rendezvous->secret : "";
+  options.identity.job_hash = Hash64(job_id_);
+  options.identity.attempt = desired.attempt;
+  options.identity.generation = desired.generation;
+  // Ranks that wait for each other on different wires would not meet.
+  options.identity.plan_hash = CombineHash(run_hash_, static_cast<uint64_t>(options_.transport));
+  options.rank = desired.rank;
+  options.world_size = static_cast<int>(desired.members.size());
+  options.rank0_address = desired.members[0].data_address;
+  options.listener = listener_.get();
+  return options;
+}
+
+// From here on Abort reaches it.
+absl::Status Engine::Connect(std::shared_ptr<Collective> created, absl::Duration timeout) {
+  bool aborted = false;
+  std::shared_ptr<Collective> before;
+  {
+    absl::MutexLock lock(&mutex_);
+    before = std::exchange(collective_, created);
+    aborted = aborted_;
+  }
+  if (aborted) created->Abort();
+  return created->Connect(timeout);
+}
+
+absl::Status Engine::Meet(const link::DesiredState& desired, absl::Duration timeout) {
+  if (desired.members.size() <= 1) return Connect(MakeSingleCollective(), timeout);
+  const absl::Time began = options_.clock->Monotonic();
+  const MeetingOptions meeting = Meeting(desired);
+  if (options_.transport != Transport::kGloo) {
+    SharedMemoryOptions shared;
+    static_cast<MeetingOptions&>(shared) = meeting;
+    shared.host = options_.pretended_host;
+    const absl::Status status = Connect(MakeSharedMemoryCollective(std::move(shared)), timeout);
+    if (!IsNotOneHost(status) || options_.transport == Transport::kSharedMemory) return status;
+    VITSCALE_LOG(INFO) << status.message() << "; they meet over TCP";
+  }
+  GlooOptions gloo;
+  static_cast<MeetingOptions&>(gloo) = meeting;
+  gloo.data_address = options_.setup.data_address;
+  const absl::Duration left = timeout - (options_.clock->Monotonic() - began);
+  return Connect(MakeGlooCollective(std::move(gloo)), std::max(left, kSecondMeetingMin));
+}
+
+}  // namespace vitscale
