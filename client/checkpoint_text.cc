@@ -52,7 +52,8 @@ Json NumericsJson(const link::NumericsRecord& n) {
           {"batch_micro", n.batch_micro},
           {"collective", n.collective},
           {"bucket_bytes", n.bucket_bytes},
-          {"recompute", n.recompute}};
+          {"recompute", n.recompute},
+          {"residual", n.residual}};
 }
 
 Json ModelJson(const ModelConfig& m) {

@@ -50,6 +50,7 @@ absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes) {
                               ChooseMicroBatch(request, job.workers, memory_bytes));
   }
   if (job.precision == Precision::kAuto) request.precision = Precision::kBf16;
+  VITSCALE_ASSIGN_OR_RETURN(request.recompute, ChooseRecompute(request, memory_bytes));
   VITSCALE_ASSIGN_OR_RETURN(Plan plan, MakePlan(request));
   if (memory_bytes > 0) VITSCALE_RETURN_IF_ERROR(CheckFits(plan, memory_bytes));
   return plan;

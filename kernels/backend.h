@@ -54,6 +54,12 @@ struct BackendInfo {
   std::string libraries;        // "oneDNN 2.6.3": part of the numeric class
 };
 
+// Bytes.
+struct BackendMemory {
+  int64_t compute_weights = 0;  // copies of weights for matmuls
+  int64_t workspace = 0;        // scratch and partial sums
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -77,6 +83,9 @@ class Backend {
   // The bytes of a whole arena or a part of it where the host can address them (always on the CPU), else empty.
   // For collectives, checkpoints and synchronisation.
   virtual absl::Span<std::byte> HostBytes(Arena arena) = 0;
+
+  // What it holds of the device's memory besides its arenas, by now; grows as programs are prepared. 0: unknown.
+  virtual BackendMemory memory() const { return {}; }
 
  protected:
   virtual absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) = 0;

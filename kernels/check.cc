@@ -42,7 +42,7 @@ void Check(const EmbedTokensArgs& a, OpChecker& c) {
   const int64_t tokens = patches + (a.class_token.present() ? 1 : 0);
   c.Is(a.embedding, "embedding", kComputeOrF32, {a.batch * patches, width});
   c.Maybe(a.class_token, "class_token", kOnlyF32, {width});
-  c.Is(a.tokens, "tokens", kOnlyF32, {a.batch * tokens, width});
+  c.Is(a.tokens, "tokens", kComputeOrF32, {a.batch * tokens, width});
 }
 
 void Check(const EmbedTokensGradArgs& a, OpChecker& c) {

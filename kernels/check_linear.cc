@@ -58,6 +58,9 @@ void Check(const LinearGradInputArgs& a, OpChecker& c) {
   c.Is(a.grad_y, "grad_y", kComputeOrF32, {rows, out});
   c.Is(a.grad_x, "grad_x", kComputeOrF32, {rows, in});
   c.Maybe(a.pre_activation, "pre_activation", Only(a.grad_x.dtype), {rows, in});
+  c.Maybe(a.activation, "activation", Only(a.grad_x.dtype), {rows, in});
+  c.Require(a.pre_activation.present() || !a.activation.present(),
+            "activation is present, want absent: pre_activation is");
 }
 
 void Check(const LinearGradWeightArgs& a, OpChecker& c) {
@@ -73,7 +76,7 @@ void Check(const LinearGradWeightArgs& a, OpChecker& c) {
 }
 
 void Check(const LayerNormArgs& a, OpChecker& c) {
-  c.Is(a.x, "x", kOnlyF32, {kAny, kAny});
+  c.Is(a.x, "x", kComputeOrF32, {kAny, kAny});
   if (!c.ok()) return;
   const int64_t rows = a.x.shape[0], width = a.x.shape[1];
   c.RowsInGroup(rows, "x");
@@ -84,12 +87,12 @@ void Check(const LayerNormArgs& a, OpChecker& c) {
 }
 
 void Check(const ResidualLayerNormArgs& a, OpChecker& c) {
-  c.Is(a.x, "x", kOnlyF32, {kAny, kAny});
+  c.Is(a.x, "x", kComputeOrF32, {kAny, kAny});
   if (!c.ok()) return;
   const int64_t rows = a.x.shape[0], width = a.x.shape[1];
   c.RowsInGroup(rows, "x");
   c.Is(a.delta, "delta", kComputeOrF32, {rows, width});
-  c.Is(a.sum, "sum", kOnlyF32, {rows, width});
+  c.Is(a.sum, "sum", Only(a.x.dtype), {rows, width});
   NormParameters(a.gamma, a.beta, width, c);
   c.Require(a.epsilon >= 0, absl::StrCat("epsilon is ", a.epsilon, ", want at least 0"));
   c.Is(a.y, "y", kComputeOrF32, {rows, width});
@@ -101,7 +104,7 @@ void Check(const LayerNormGradArgs& a, OpChecker& c) {
   if (!c.ok()) return;
   const int64_t rows = a.grad_y.shape[0], width = a.grad_y.shape[1];
   c.RowsInGroup(rows, "grad_y");
-  c.Is(a.x, "x", kOnlyF32, {rows, width});
+  c.Is(a.x, "x", kComputeOrF32, {rows, width});
   c.Is(a.mean, "mean", kOnlyF32, {rows});
   c.Is(a.inv_std, "inv_std", kOnlyF32, {rows});
   c.Is(a.gamma, "gamma", kOnlyF32, {width});
@@ -110,6 +113,9 @@ void Check(const LayerNormGradArgs& a, OpChecker& c) {
   c.Maybe(a.grad_x_cast, "grad_x_cast", kComputeOrF32, {rows, width});
   c.Is(a.grad_gamma, "grad_gamma", kOnlyF32, {width});
   c.Is(a.grad_beta, "grad_beta", kOnlyF32, {width});
+  c.Maybe(a.y, "y", kComputeOrF32, {rows, width});
+  c.Maybe(a.beta, "beta", kOnlyF32, {width});
+  c.Require(a.y.present() == a.beta.present(), "one of y and beta is absent, want both or neither");
 }
 
 }  // namespace vitscale

@@ -3,7 +3,8 @@
 // Conventions. `rows` = batch * tokens, image by image, tokens in order. Matmul weights are [in, out] as in Flax;
 // a weight may be given in parts that lie side by side along `out` (query, key and value are three tensors).
 // "compute dtype" is bf16 or f32, the same for all matmul inputs of a program; accumulation is always f32.
-// The residual stream, LayerNorm statistics, softmax, loss and every gradient of a parameter are f32.
+// LayerNorm statistics, softmax, loss, the gradient of the residual stream and every gradient of a parameter are f32;
+// so is the residual stream itself unless the model asks for bf16.
 // Gradients are sums over images; 1 / batch_global is applied by the optimizer (StepScalars::gradient_scale).
 // `accumulate`: add to what the gradient holds (second and later micro-batches) instead of overwriting it.
 // No result depends on the number of threads: every reduction has fixed tiles, summed in index order.
@@ -47,7 +48,7 @@ struct EmbedTokensArgs {
   TensorView position;     // [patches, width], f32; learned or sincos2d
   TensorView class_token;  // [width], f32, optional
   int64_t batch = 0;
-  TensorView tokens;       // [batch * (patches + class), width], f32: the residual stream
+  TensorView tokens;       // [batch * (patches + class), width], f32 or bf16: the residual stream
 };
 struct EmbedTokensGradArgs {
   TensorView grad_tokens;       // [batch * (patches + class), width], f32
@@ -75,13 +76,17 @@ struct LinearArgs {
   TensorView y;               // [rows, out], compute dtype or f32 (kResidual: f32; may be `residual` itself)
   bool full_precision = false;  // multiply in f32 whatever the compute dtype (heads in f32); x may then be f32
 };
-// grad_x = grad_y W^T; with `pre_activation` present, times gelu_tanh'(pre_activation).
+// grad_x = grad_y W^T; with `pre_activation` present, times gelu_tanh'(pre_activation). With `activation` present
+// too, the GELU itself is computed again, to the bit as the forward pass did: a step that did not keep it needs it
+// for the weight gradient behind this op.
 struct LinearGradInputArgs {
   TensorView grad_y;          // [rows, out], compute dtype
   WeightParts weight;         // [in, out]
   TensorView pre_activation;  // [rows, in], compute dtype, optional
   TensorView grad_x;          // [rows, in], compute dtype or f32
   bool full_precision = false;
+  TensorView activation;      // [rows, in], dtype of grad_x, optional: gelu_tanh(pre_activation); may be the same
+                              // tensor, whose value is then gone
 };
 // grad_weight = x^T grad_y, grad_bias = column sums of grad_y; both f32, split over threads by output columns.
 // Runs outside panels: it needs all rows.
@@ -99,7 +104,7 @@ struct LinearGradWeightArgs {
 // y = (x - mean) * inv_std * gamma + beta over the last axis, with inv_std = 1 / sqrt(var + epsilon).
 // Source: Ba et al. 2016, arXiv:1607.06450, section 3; variance over N, not N - 1, in two passes over the row.
 struct LayerNormArgs {
-  TensorView x;           // [rows, width], f32
+  TensorView x;           // [rows, width], f32 or bf16
   TensorView gamma;       // [width], f32
   TensorView beta;        // [width], f32
   float epsilon = 1e-6f;  // added to the variance
@@ -107,21 +112,23 @@ struct LayerNormArgs {
   TensorView mean;        // [rows], f32, kept for backward; optional in evaluation
   TensorView inv_std;     // [rows], f32, kept for backward; optional in evaluation
 };
-// sum = x + delta; y = LayerNorm(sum). The trunk's form: `delta` is what attention or the MLP gave.
+// sum = x + delta; y = LayerNorm(sum). The trunk's form: `delta` is what attention or the MLP gave. Added in f32; a
+// bf16 sum is rounded before it is normalised, so that LayerNorm of the stored sum gives the same bits.
 struct ResidualLayerNormArgs {
-  TensorView x;      // [rows, width], f32
+  TensorView x;      // [rows, width], f32 or bf16
   TensorView delta;  // [rows, width], compute dtype or f32
-  TensorView sum;    // [rows, width], f32; may be x itself
+  TensorView sum;    // [rows, width], dtype of x; may be x itself
   TensorView gamma, beta;
   float epsilon = 1e-6f;
   TensorView y;
   TensorView mean, inv_std;
 };
 // Backward of both. grad_x = grad_residual + d LayerNorm / dx (grad_y). For ResidualLayerNorm grad_x is the gradient
-// of `x` and of `delta` alike, and `x` here is its `sum`.
+// of `x` and of `delta` alike, and `x` here is its `sum`. With `y` present, y is computed again, to the bit as the
+// forward pass did: a step that did not keep it needs it for the weight gradient behind this op.
 struct LayerNormGradArgs {
   TensorView grad_y;         // [rows, width], compute dtype or f32
-  TensorView x;              // [rows, width], f32: input of the normalisation
+  TensorView x;              // [rows, width], f32 or bf16: input of the normalisation
   TensorView mean, inv_std;  // [rows], f32
   TensorView gamma;          // [width], f32
   TensorView grad_residual;  // [rows, width], f32, optional: gradient that reaches x by the residual path
@@ -130,6 +137,8 @@ struct LayerNormGradArgs {
   TensorView grad_gamma;     // [width], f32
   TensorView grad_beta;      // [width], f32
   bool accumulate = false;
+  TensorView beta;           // [width], f32; present if y is
+  TensorView y;              // [rows, width], compute dtype or f32, optional
 };
 
 // ---- attention -----------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ void Visit(LinearArgs& a, Operands& o) {
 }
 void Visit(LinearGradInputArgs& a, Operands& o) {
   o.Reads(a.grad_y, a.weight, a.pre_activation);
-  o.Writes(a.grad_x);
+  o.Writes(a.grad_x, a.activation);
 }
 void Visit(LinearGradWeightArgs& a, Operands& o) {
   o.Reads(a.x, a.grad_y);
@@ -66,8 +66,8 @@ void Visit(ResidualLayerNormArgs& a, Operands& o) {
   o.Writes(a.sum, a.y, a.mean, a.inv_std);
 }
 void Visit(LayerNormGradArgs& a, Operands& o) {
-  o.Reads(a.grad_y, a.x, a.mean, a.inv_std, a.gamma, a.grad_residual);
-  o.Writes(a.grad_x, a.grad_x_cast, a.grad_gamma, a.grad_beta);
+  o.Reads(a.grad_y, a.x, a.mean, a.inv_std, a.gamma, a.grad_residual, a.beta);
+  o.Writes(a.grad_x, a.grad_x_cast, a.grad_gamma, a.grad_beta, a.y);
 }
 void Visit(SelfAttentionArgs& a, Operands& o) {
   o.Reads(a.qkv);

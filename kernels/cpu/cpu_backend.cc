@@ -135,6 +135,7 @@ class CpuBackend : public Backend {
   absl::Status Write(const TensorView& to, absl::Span<const std::byte> from) override;
   absl::Status Read(const TensorView& from, absl::Span<std::byte> to) override;
   absl::Span<std::byte> HostBytes(Arena arena) override;
+  BackendMemory memory() const override;
 
  protected:
   absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) override;
@@ -142,6 +143,7 @@ class CpuBackend : public Backend {
  private:
   absl::StatusOr<absl::Span<std::byte>> Bytes(const TensorView& view, size_t size);
   absl::Status AddSteps(Program& program, Builder& builder, CpuProgram& prepared);
+  absl::Status GrowScratch(int64_t bytes);
 
   const BackendInfo info_;
   const Isa isa_;
@@ -150,6 +152,8 @@ class CpuBackend : public Backend {
   ArenaBytes bytes_{};
   Arenas arenas_;
   PackedWeights weights_;
+  std::vector<Memory> scratch_;  // one per thread, for whatever program runs
+  int64_t reserved_bytes_ = 0;   // by all programs ever prepared
 };
 
 absl::Status CpuBackend::Allocate(const ArenaBytes& bytes) {
@@ -213,18 +217,31 @@ absl::StatusOr<std::unique_ptr<PreparedProgram>> CpuBackend::DoPrepare(Program p
   auto prepared = std::make_unique<CpuProgram>();
   Builder builder(isa_, pool_.size(), arenas_, weights_, *prepared);
   VITSCALE_RETURN_IF_ERROR(AddSteps(program, builder, *prepared));
-  for (int thread = 0; thread < pool_.size(); ++thread) {
-    VITSCALE_ASSIGN_OR_RETURN(
-        Memory scratch, Memory::Allocate(AlignUp(prepared->scratch_bytes), "scratch of a thread"));
-    prepared->scratch.push_back(std::move(scratch));
-  }
+  VITSCALE_RETURN_IF_ERROR(GrowScratch(prepared->scratch_bytes));
+  for (const Memory& reserved : prepared->reserved) reserved_bytes_ += reserved.bytes();
   return std::unique_ptr<PreparedProgram>(std::move(prepared));
+}
+
+// Programs run one at a time, so that they share it.
+absl::Status CpuBackend::GrowScratch(int64_t bytes) {
+  scratch_.resize(pool_.size());
+  for (Memory& scratch : scratch_) {
+    if (scratch.bytes() >= bytes) continue;
+    VITSCALE_ASSIGN_OR_RETURN(scratch, Memory::Allocate(AlignUp(bytes), "scratch of a thread"));
+  }
+  return absl::OkStatus();
+}
+
+BackendMemory CpuBackend::memory() const {
+  BackendMemory memory{.compute_weights = weights_.bytes(), .workspace = reserved_bytes_};
+  for (const Memory& scratch : scratch_) memory.workspace += scratch.bytes();
+  return memory;
 }
 
 absl::Status CpuBackend::Run(PreparedProgram& program, const StepScalars& scalars,
                              MarkerSink* sink) {
   VITSCALE_RETURN_IF_ERROR(weights_.PackNew());
-  Execute(static_cast<const CpuProgram&>(program), pool_, scalars, sink);
+  Execute(static_cast<const CpuProgram&>(program), scratch_, pool_, scalars, sink);
   return absl::OkStatus();
 }
 

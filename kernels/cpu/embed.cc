@@ -22,31 +22,40 @@ class EmbedTokensOp : public CpuOp {
         embedding_{builder.Memory<const std::byte>(args.embedding), args.embedding.dtype, width_},
         position_(builder.Memory<const float>(args.position)),
         class_token_(builder.Memory<const float>(args.class_token)),
-        tokens_(builder.Memory<float>(args.tokens)),
+        tokens_{builder.Memory<std::byte>(args.tokens), args.tokens.dtype, width_},
         elementwise_(ElementwiseKernelsFor(builder.isa())),
-        linear_(LinearKernelsFor(builder.isa())) {}
+        linear_(LinearKernelsFor(builder.isa())) {
+    if (args.tokens.dtype != DType::kF32) builder.RequestScratch(width_ * sizeof(float));
+  }
 
   int64_t items(int /*phase*/) const override { return batch_; }
-  void Run(const RunContext& /*context*/, int /*phase*/, int64_t begin, int64_t end) override {
-    const int64_t count = patches_ * width_;
+  void Run(const RunContext& context, int /*phase*/, int64_t begin, int64_t end) override {
     for (int64_t image = begin; image < end; ++image) {
-      float* to = tokens_ + image * (count + (class_token_ != nullptr ? width_ : 0));
+      int64_t row = image * (patches_ + (class_token_ != nullptr ? 1 : 0));
       if (class_token_ != nullptr) {
-        std::memcpy(to, class_token_, width_ * sizeof(float));
-        to += width_;
+        Convert(elementwise_, DType::kF32, class_token_, tokens_.dtype, tokens_.Row(row++), width_);
       }
-      Convert(elementwise_, embedding_.dtype, embedding_.Row(image * patches_), DType::kF32, to,
-              count);
-      linear_.add(to, position_, to, count);
+      for (int64_t patch = 0; patch < patches_; ++patch) {
+        Token(image * patches_ + patch, patch, row + patch, context.scratch);
+      }
     }
   }
 
  private:
+  // Added in f32, in place or, where tokens are bf16, in scratch.
+  void Token(int64_t from, int64_t patch, int64_t to, std::byte* scratch) const {
+    const bool in_place = tokens_.dtype == DType::kF32;
+    auto* sum = reinterpret_cast<float*>(in_place ? tokens_.Row(to) : scratch);
+    Convert(elementwise_, embedding_.dtype, embedding_.Row(from), DType::kF32, sum, width_);
+    linear_.add(sum, position_ + patch * width_, sum, width_);
+    if (!in_place) Convert(elementwise_, DType::kF32, sum, tokens_.dtype, tokens_.Row(to), width_);
+  }
+
   const int64_t batch_, patches_, width_;
   const AnyMatrix<const std::byte> embedding_;
   const float* position_;
   const float* class_token_;
-  float* tokens_;
+  const AnyMatrix<std::byte> tokens_;
   const ElementwiseKernels& elementwise_;
   const LinearKernels& linear_;
 };

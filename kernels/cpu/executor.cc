@@ -21,12 +21,12 @@ struct Share {
 
 class Walk {
  public:
-  Walk(const CpuProgram& program, ThreadPool& pool, const StepScalars& scalars, MarkerSink* sink,
-       int thread)
+  Walk(const CpuProgram& program, std::byte* scratch, ThreadPool& pool, const StepScalars& scalars,
+       MarkerSink* sink, int thread)
       : program_(program), pool_(pool), sink_(thread == 0 ? sink : nullptr) {
     context_.thread = thread;
     context_.scalars = &scalars;
-    context_.scratch = program.scratch[thread].data();
+    context_.scratch = scratch;
   }
 
   void Run() {
@@ -119,9 +119,11 @@ int64_t PanelItems(int64_t batch, int64_t tokens_max) {
   return std::clamp<int64_t>(std::min(by_rows, batch / kPanelsMin), 1, batch);
 }
 
-void Execute(const CpuProgram& program, ThreadPool& pool, const StepScalars& scalars,
-             MarkerSink* sink) {
-  pool.Run([&](int thread) { Walk(program, pool, scalars, sink, thread).Run(); });
+void Execute(const CpuProgram& program, const std::vector<Memory>& scratch, ThreadPool& pool,
+             const StepScalars& scalars, MarkerSink* sink) {
+  pool.Run([&](int thread) {
+    Walk(program, scratch[thread].data(), pool, scalars, sink, thread).Run();
+  });
 }
 
 }  // namespace vitscale::cpu

@@ -32,15 +32,15 @@ class CpuProgram : public PreparedProgram {
   std::vector<Step> steps;
   std::vector<Memory> reserved;  // what the ops asked for by Reserve
   int64_t scratch_bytes = 0;     // of each thread
-  std::vector<Memory> scratch;   // one per thread
 };
 
 // Images per panel: rows of about kPanelRows, whole images, and never a function of the number of
 // threads.
 int64_t PanelItems(int64_t batch, int64_t tokens_max);
 
-void Execute(const CpuProgram& program, ThreadPool& pool, const StepScalars& scalars,
-             MarkerSink* sink);
+// `scratch`: of each thread, at least program.scratch_bytes.
+void Execute(const CpuProgram& program, const std::vector<Memory>& scratch, ThreadPool& pool,
+             const StepScalars& scalars, MarkerSink* sink);
 
 }  // namespace vitscale::cpu
 

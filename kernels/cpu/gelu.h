@@ -19,6 +19,9 @@ struct GeluKernels {
   // grad_x = grad_y * gelu'(pre)
   void (*backward_f32)(const float* grad_y, const float* pre, float* grad_x, int64_t count);
   void (*backward_bf16)(const Bf16* grad_y, const Bf16* pre, Bf16* grad_x, int64_t count);
+  // Both, with one exponential: y = gelu(pre) to the bit as `forward` gives it.
+  void (*both_f32)(const float* grad_y, const float* pre, float* grad_x, float* y, int64_t count);
+  void (*both_bf16)(const Bf16* grad_y, const Bf16* pre, Bf16* grad_x, Bf16* y, int64_t count);
 };
 const GeluKernels& GeluKernelsFor(Isa isa);
 

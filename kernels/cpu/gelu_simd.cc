@@ -17,12 +17,15 @@ constexpr float kCubic = 1.5957691216057308f * 0.044715f;
 
 VITSCALE_INLINE F32 Gelu(F32 x) { return x * Sigmoid(x * MulAdd(x * x, Set(kCubic), Set(kSlope))); }
 
-VITSCALE_INLINE F32 Derivative(F32 x) {
+struct GeluParts {
+  F32 value, derivative;
+};
+VITSCALE_INLINE GeluParts GeluBoth(F32 x) {
   const F32 square = x * x;
   const F32 z = x * MulAdd(square, Set(kCubic), Set(kSlope));
   const F32 slope = MulAdd(square, Set(3.0f * kCubic), Set(kSlope));  // z'
   const SigmoidParts s = SigmoidBoth(z);
-  return MulAdd(x * slope, s.value * s.complement, s.value);
+  return {x * s.value, MulAdd(x * slope, s.value * s.complement, s.value)};
 }
 
 template <typename T>
@@ -34,7 +37,16 @@ void ForwardRows(const T* pre, T* y, int64_t count) {
 template <typename T>
 void BackwardRows(const T* grad_y, const T* pre, T* grad_x, int64_t count) {
   ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    Store(grad_x + c, Load(grad_y + c, lanes) * Derivative(Load(pre + c, lanes)), lanes);
+    Store(grad_x + c, Load(grad_y + c, lanes) * GeluBoth(Load(pre + c, lanes)).derivative, lanes);
+  });
+}
+
+template <typename T>
+void BothRows(const T* grad_y, const T* pre, T* grad_x, T* y, int64_t count) {
+  ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
+    const GeluParts gelu = GeluBoth(Load(pre + c, lanes));
+    Store(y + c, gelu.value, lanes);
+    Store(grad_x + c, Load(grad_y + c, lanes) * gelu.derivative, lanes);
   });
 }
 
@@ -42,6 +54,6 @@ void BackwardRows(const T* grad_y, const T* pre, T* grad_x, int64_t count) {
 
 extern const GeluKernels kGeluKernels;
 const GeluKernels kGeluKernels = {ForwardRows<float>, ForwardRows<Bf16>, BackwardRows<float>,
-                                  BackwardRows<Bf16>};
+                                  BackwardRows<Bf16>, BothRows<float>,   BothRows<Bf16>};
 
 }  // namespace vitscale::cpu::VITSCALE_SIMD

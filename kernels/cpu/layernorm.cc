@@ -44,20 +44,24 @@ class LayerNormGradOp : public CpuOp {
  public:
   LayerNormGradOp(const LayerNormGradArgs& args, CpuOpBuilder& builder)
       : tiling_(builder.TileRows(args.x.rows())),
-        backward_(LayerNormKernelsFor(builder.isa())
-                      .backward[TypeIndex(args.grad_y)][TypeIndex(args.grad_x_cast)]),
+        backward_(
+            LayerNormKernelsFor(builder.isa())
+                .backward[TypeIndex(args.x)][TypeIndex(args.grad_y)][TypeIndex(args.grad_x_cast)]),
+        again_(LayerNormKernelsFor(builder.isa()).again[TypeIndex(args.x)][TypeIndex(args.y)]),
         sum_(ShareSumKernelsFor(builder.isa()).sum),
         grad_gamma_(builder.Memory<float>(args.grad_gamma)),
         grad_beta_(builder.Memory<float>(args.grad_beta)),
         accumulate_(args.accumulate) {
     rows_.grad_y = builder.Memory<const void>(args.grad_y);
-    rows_.x = builder.Memory<const float>(args.x);
+    rows_.x = builder.Memory<const void>(args.x);
     rows_.mean = builder.Memory<const float>(args.mean);
     rows_.inv_std = builder.Memory<const float>(args.inv_std);
     rows_.gamma = builder.Memory<const float>(args.gamma);
     rows_.grad_residual = builder.Memory<const float>(args.grad_residual);
     rows_.grad_x = builder.Memory<float>(args.grad_x);
     rows_.grad_x_cast = builder.Memory<void>(args.grad_x_cast);
+    rows_.beta = builder.Memory<const float>(args.beta);
+    rows_.y = builder.Memory<void>(args.y);
     rows_.width = args.x.columns();
     shares_ = builder.Reserve<float>(tiling_.items * 2 * rows_.width);
   }
@@ -70,6 +74,7 @@ class LayerNormGradOp : public CpuOp {
       if (phase == 0) {
         backward_(rows_, tiling_.RowBegin(item), tiling_.RowEnd(item),
                   shares_ + item * 2 * rows_.width);
+        if (again_ != nullptr) again_(rows_, tiling_.RowBegin(item), tiling_.RowEnd(item));
       } else {
         SumColumns(item * kColumnsPerTile);
       }
@@ -88,6 +93,7 @@ class LayerNormGradOp : public CpuOp {
   LayerNormGradRows rows_;
   RowTiling tiling_;
   LayerNormKernels::Backward backward_;
+  void (*again_)(const LayerNormGradRows& rows, int64_t begin, int64_t end);  // null without y
   decltype(ShareSumKernels::sum) sum_;
   float* grad_gamma_;
   float* grad_beta_;
@@ -99,7 +105,7 @@ class LayerNormGradOp : public CpuOp {
 template <typename Args>
 LayerNormRows CommonRows(const Args& args, CpuOpBuilder& builder) {
   LayerNormRows rows;
-  rows.x = builder.Memory<const float>(args.x);
+  rows.x = builder.Memory<const void>(args.x);
   rows.gamma = builder.Memory<const float>(args.gamma);
   rows.beta = builder.Memory<const float>(args.beta);
   rows.y = builder.Memory<void>(args.y);
@@ -114,18 +120,20 @@ LayerNormRows CommonRows(const Args& args, CpuOpBuilder& builder) {
 
 CpuOpOr MakeCpuOp(const LayerNormArgs& args, CpuOpBuilder& builder) {
   const auto& forward = LayerNormKernelsFor(builder.isa()).forward;
-  return std::make_unique<LayerNormOp>(CommonRows(args, builder),
-                                       forward[static_cast<int>(RowType::kNone)][TypeIndex(args.y)],
-                                       builder.TileRows(args.x.rows()));
+  return std::make_unique<LayerNormOp>(
+      CommonRows(args, builder),
+      forward[TypeIndex(args.x)][static_cast<int>(RowType::kNone)][TypeIndex(args.y)],
+      builder.TileRows(args.x.rows()));
 }
 
 CpuOpOr MakeCpuOp(const ResidualLayerNormArgs& args, CpuOpBuilder& builder) {
   LayerNormRows rows = CommonRows(args, builder);
   rows.delta = builder.Memory<const void>(args.delta);
-  rows.sum = builder.Memory<float>(args.sum);
+  rows.sum = builder.Memory<void>(args.sum);
   const auto& forward = LayerNormKernelsFor(builder.isa()).forward;
-  return std::make_unique<LayerNormOp>(rows, forward[TypeIndex(args.delta)][TypeIndex(args.y)],
-                                       builder.TileRows(args.x.rows()));
+  return std::make_unique<LayerNormOp>(
+      rows, forward[TypeIndex(args.x)][TypeIndex(args.delta)][TypeIndex(args.y)],
+      builder.TileRows(args.x.rows()));
 }
 
 CpuOpOr MakeCpuOp(const LayerNormGradArgs& args, CpuOpBuilder& builder) {

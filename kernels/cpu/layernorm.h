@@ -16,9 +16,9 @@ namespace vitscale::cpu {
 // Pointers to row 0 of the tensors; `begin` and `end` choose rows. Null where the operand is
 // absent.
 struct LayerNormRows {
-  const float* x = nullptr;
+  const void* x = nullptr;
   const void* delta = nullptr;  // added to x first; the sum goes to `sum`
-  float* sum = nullptr;
+  void* sum = nullptr;          // type of x
   const float* gamma = nullptr;
   const float* beta = nullptr;
   void* y = nullptr;
@@ -30,13 +30,15 @@ struct LayerNormRows {
 
 struct LayerNormGradRows {
   const void* grad_y = nullptr;
-  const float* x = nullptr;
+  const void* x = nullptr;
   const float* mean = nullptr;
   const float* inv_std = nullptr;
   const float* gamma = nullptr;
   const float* grad_residual = nullptr;  // may be grad_x
   float* grad_x = nullptr;
   void* grad_x_cast = nullptr;
+  const float* beta = nullptr;
+  void* y = nullptr;  // forward's y once more
   int64_t width = 0;
 };
 
@@ -48,8 +50,11 @@ struct LayerNormKernels {
   using Backward = void (*)(const LayerNormGradRows& rows, int64_t begin, int64_t end,
                             float* shares);
 
-  Forward forward[3][3];    // [type of delta][type of y]; y is never kNone
-  Backward backward[3][3];  // [type of grad_y][type of grad_x_cast]; grad_y is never kNone
+  // x, y and grad_y are never kNone.
+  Forward forward[3][3][3];    // [type of x][type of delta][type of y]
+  Backward backward[3][3][3];  // [type of x][type of grad_y][type of grad_x_cast]
+  // y once more from x and its statistics, as forward gives it to the bit.
+  void (*again[3][3])(const LayerNormGradRows& rows, int64_t begin, int64_t end);  // [x][y]
 };
 const LayerNormKernels& LayerNormKernelsFor(Isa isa);
 

@@ -137,15 +137,21 @@ void Gelu(const GeluKernels& kernels, DType dtype, const std::byte* pre, std::by
     kernels.forward_f32(reinterpret_cast<const float*>(pre), reinterpret_cast<float*>(y), count);
   }
 }
-void GeluGrad(const GeluKernels& kernels, DType dtype, const std::byte* pre, std::byte* grad,
-              int64_t count) {
-  if (dtype == DType::kBf16) {
-    auto* g = reinterpret_cast<Bf16*>(grad);
-    kernels.backward_bf16(g, reinterpret_cast<const Bf16*>(pre), g, count);
-  } else {
-    auto* g = reinterpret_cast<float*>(grad);
-    kernels.backward_f32(g, reinterpret_cast<const float*>(pre), g, count);
-  }
+template <typename T>
+void GeluGrad(void (*backward)(const T*, const T*, T*, int64_t),
+              void (*both)(const T*, const T*, T*, T*, int64_t), const std::byte* pre,
+              std::byte* grad, std::byte* activation, int64_t count) {
+  auto* g = reinterpret_cast<T*>(grad);
+  const auto* p = reinterpret_cast<const T*>(pre);
+  if (activation == nullptr) return backward(g, p, g, count);
+  both(g, p, g, reinterpret_cast<T*>(activation), count);
+}
+// grad *= gelu'(pre), in place; activation, if there is one, becomes gelu(pre).
+void GeluGrad(const GeluKernels& k, DType dtype, const std::byte* pre, std::byte* grad,
+              std::byte* activation, int64_t count) {
+  if (dtype == DType::kBf16)
+    return GeluGrad(k.backward_bf16, k.both_bf16, pre, grad, activation, count);
+  GeluGrad(k.backward_f32, k.both_f32, pre, grad, activation, count);
 }
 
 class LinearOp : public CpuOp {
@@ -219,6 +225,7 @@ class LinearGradInputOp : public CpuOp {
     grad_y_ = builder.Memory<const std::byte>(args.grad_y);
     grad_x_ = builder.Memory<std::byte>(args.grad_x);
     pre_ = builder.Memory<std::byte>(args.pre_activation);
+    activation_ = builder.Memory<std::byte>(args.activation);
     gelu_ = &GeluKernelsFor(builder.isa());
     VITSCALE_RETURN_IF_ERROR(matmul_.Init(args.grad_y, args.weight, /*bias=*/{},
                                           /*transposed=*/true, args.full_precision, x_type_,
@@ -232,7 +239,9 @@ class LinearGradInputOp : public CpuOp {
       std::byte* grad_x = At(grad_x_, row * in_, x_type_);
       matmul_.Multiply(context, grad_y_ + row * out_ * DTypeBytes(y_type_), rows, grad_x);
       if (pre_ == nullptr) return;
-      GeluGrad(*gelu_, x_type_, At(pre_, row * in_, x_type_), grad_x, rows * in_);
+      std::byte* activation =
+          activation_ == nullptr ? nullptr : At(activation_, row * in_, x_type_);
+      GeluGrad(*gelu_, x_type_, At(pre_, row * in_, x_type_), grad_x, activation, rows * in_);
     });
   }
 
@@ -244,6 +253,7 @@ class LinearGradInputOp : public CpuOp {
   const std::byte* grad_y_ = nullptr;
   std::byte* grad_x_ = nullptr;
   std::byte* pre_ = nullptr;
+  std::byte* activation_ = nullptr;
   const GeluKernels* gelu_ = nullptr;
 };
 

@@ -83,6 +83,14 @@ absl::StatusOr<const void*> PackedWeights::Get(const WeightKey& key, const Weigh
   return copies.back()->memory.data();
 }
 
+int64_t PackedWeights::bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [key, copies] : weights_) {
+    for (const auto& copy : copies) bytes += copy->memory.bytes();
+  }
+  return bytes;
+}
+
 void PackedWeights::PackCopies(const WeightKey& key, const Copies& copies, bool only_new,
                                std::byte* scratch) const {
   for (bool bf16 : {false, true}) {

@@ -43,6 +43,8 @@ class PackedWeights {
   void Pack(const WeightKey& key, std::byte* scratch) const;
   static int64_t BlobBytes(const WeightKey& key);
 
+  int64_t bytes() const;  // of all copies
+
   // Makes the copies that were never made.
   absl::Status PackNew();
 

@@ -47,6 +47,7 @@ void FillModel(const Filler& filler, v1::Model* m) {
   f.Word(m, &v1::Model::loss, &v1::Model::set_loss, v1::LOSS_SIGMOID);
   f.Word(m, &v1::Model::position_embedding, &v1::Model::set_position_embedding,
          v1::POSITION_EMBEDDING_LEARNED);
+  f.Word(m, &v1::Model::residual, &v1::Model::set_residual, v1::RESIDUAL_F32);
 }
 
 void FillOptimizer(v1::Optimizer* o) {
@@ -151,6 +152,7 @@ void FillDefaults(const Places* places, v1::JobSpec* spec) {
     f.Word(spec, &v1::JobSpec::kind, &v1::JobSpec::set_kind, v1::JOB_KIND_PRETRAIN);
     FillOptimizer(spec->mutable_optimizer());
     FillSchedule(f, spec->mutable_schedule());
+    f.Word(spec, &v1::JobSpec::recompute, &v1::JobSpec::set_recompute, v1::RECOMPUTE_AUTO);
   }
   for (int i = 0; i < spec->evals_size(); ++i) {
     FillEval(f, absl::StrCat("evals[", i, "]"), data->preprocess(), spec->mutable_evals(i));

@@ -90,6 +90,27 @@ TEST(CheckProgramTest, TensorsOfAGroupMayBeOneButMustNotOverlap) {
   ExpectRejected(overlapping, "panel group: y lies in the memory of x at activations+128");
 }
 
+TEST(CheckProgramTest, WhatIsComputedAgainNeedsWhatItIsMadeOf) {
+  LinearGradInputArgs linear;
+  linear.grad_y = View("grad_y", 0, {4, 16}), linear.grad_x = View("grad_x", 1024, {4, 16});
+  linear.weight = {{"weight", Arena::kParameters, 0, DType::kF32, {16, 16}}};
+  linear.activation = View("hidden", 2048, {4, 16});
+  Program without_pre_activation;
+  without_pre_activation.Add(linear);
+  ExpectRejected(without_pre_activation,
+                 "op 0 LinearGradInput: activation is present, want absent: pre_activation is");
+  LayerNormGradArgs norm;
+  norm.grad_y = View("grad_y", 0, {4, 16}), norm.x = View("x", 256, {4, 16});
+  norm.mean = View("mean", 512, {4}), norm.inv_std = View("inv_std", 576, {4});
+  norm.gamma = View("gamma", 640, {16}), norm.grad_x = View("grad_x", 704, {4, 16});
+  norm.grad_gamma = View("grad_gamma", 960, {16}), norm.grad_beta = View("grad_beta", 1024, {16});
+  norm.y = View("y", 1088, {4, 16});
+  Program without_beta;
+  without_beta.Add(norm);
+  ExpectRejected(without_beta,
+                 "op 0 LayerNormGrad: one of y and beta is absent, want both or neither");
+}
+
 TEST(CheckProgramTest, FactoringMustNameTheTwoLargestAxes) {
   OptimizedTensor tensor;
   tensor.parameter = View("kernel", 0, {4, 64, 32});

@@ -143,6 +143,9 @@ TEST_P(InputTest, TokensAreEmbeddingPlusPositionBehindAnUnmovedClassToken) {
       }
     }
     EXPECT_EQ(bench.Values(args.tokens), Rounded(want, DType::kF32));
+    args.tokens = bench.Output("bf16", DType::kBf16, {e.batch * e.tokens(), e.width});
+    ASSERT_THAT(bench.Run(args), IsOk());  // added in f32, rounded once
+    EXPECT_EQ(bench.Values(args.tokens), Rounded(Rounded(want, DType::kF32), DType::kBf16));
   }
 }
 

@@ -119,6 +119,34 @@ TEST_P(LayerNormTest, ResidualFormAddsFirstAndMayWorkInPlace) {
   }
 }
 
+// The sum is rounded before it is normalised: what LayerNorm makes of the stored sum is the same to
+// the bit.
+TEST_P(LayerNormTest, Bf16ResidualIsRoundedOnceAndThenNormalised) {
+  const Problem p = MakeProblem(130, 97, GetParam().dtype);
+  const Doubles x = Rounded(p.x, DType::kBf16);
+  Doubles sum(x.size());
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] = x[i] + p.delta[i];
+  sum = Rounded(Rounded(sum, DType::kF32), DType::kBf16);
+  const auto want = reference::LayerNorm(sum, p.gamma, p.beta, kEpsilon);
+  OpBench bench(GetParam());
+  const Shape shape = {p.rows, p.width};
+  ResidualLayerNormArgs args;
+  args.x = bench.Input("x", DType::kBf16, shape, x);
+  args.delta = bench.Input("delta", GetParam().dtype, shape, p.delta);
+  args.sum = bench.Output("sum", DType::kBf16, shape);
+  args.gamma = bench.Input("gamma", DType::kF32, {p.width}, p.gamma);
+  args.beta = bench.Input("beta", DType::kF32, {p.width}, p.beta);
+  args.y = bench.Output("y", GetParam().dtype, shape);
+  const TensorView alone = bench.Output("alone", GetParam().dtype, shape);
+  Program program;
+  program.Add(args);
+  program.Add(LayerNormArgs{.x = args.sum, .gamma = args.gamma, .beta = args.beta, .y = alone});
+  ASSERT_THAT(bench.RunProgram(std::move(program)), IsOk());
+  EXPECT_EQ(bench.Values(args.sum), sum);
+  ExpectNear(bench.Values(args.y), want.y, HalfUlp(GetParam().dtype), F32Error(97), "y");
+  EXPECT_TRUE(bench.Bytes(args.y) == bench.Bytes(alone));
+}
+
 // ---- backward -----------------------------------------------------------------------------------
 
 struct Backward {
@@ -167,6 +195,43 @@ TEST_P(LayerNormTest, BackwardMatchesTheReferenceInEveryForm) {
       ExpectNear(b.bench.Values(b.args.grad_gamma), grad_gamma, 0, sum_error, "grad_gamma");
       ExpectNear(b.bench.Values(b.args.grad_beta), grad_beta, 0, sum_error, "grad_beta");
     }
+  }
+}
+
+TEST_P(LayerNormTest, BackwardOfABf16StreamMatchesTheReference) {
+  Problem p = MakeProblem(50, 65, GetParam().dtype);
+  p.x = Rounded(p.x, DType::kBf16);
+  const auto want = reference::LayerNormGrad(p.grad_y, p.x, p.gamma, kEpsilon);
+  Backward b(GetParam(), p, false, true, false);
+  b.args.x = b.bench.Input("bf16 x", DType::kBf16, {p.rows, p.width}, p.x);
+  ASSERT_THAT(b.bench.Run(b.args), IsOk());
+  ExpectNear(b.bench.Values(b.args.grad_x), want.grad_x, 0x1p-22, 4 * F32Error(65), "grad_x");
+  ExpectNear(b.bench.Values(b.args.grad_gamma), want.grad_gamma, 0, 50 * 0x1p-24 * 64);
+}
+
+TEST_P(LayerNormTest, BackwardGivesForwardsOutputAgainToTheBit) {
+  for (const DType x_type : {DType::kF32, DType::kBf16}) {
+    Problem p = MakeProblem(140, 72, GetParam().dtype);
+    p.x = Rounded(p.x, x_type);
+    Backward b(GetParam(), p, true, true, false);
+    const Shape shape = {p.rows, p.width};
+    LayerNormGradArgs grad = b.args;
+    grad.x = b.bench.Input("stream", x_type, shape, p.x);
+    grad.mean = b.bench.Output("own mean", DType::kF32, {p.rows});
+    grad.inv_std = b.bench.Output("own inv_std", DType::kF32, {p.rows});
+    grad.beta = b.bench.Input("beta", DType::kF32, {p.width}, p.beta);
+    grad.y = b.bench.Output("y again", GetParam().dtype, shape);
+    const TensorView y = b.bench.Output("y", GetParam().dtype, shape);
+    Program program;
+    program.Add(LayerNormArgs{.x = grad.x,
+                              .gamma = grad.gamma,
+                              .beta = grad.beta,
+                              .y = y,
+                              .mean = grad.mean,
+                              .inv_std = grad.inv_std});
+    program.Add(grad);
+    ASSERT_THAT(b.bench.RunProgram(std::move(program)), IsOk());
+    EXPECT_TRUE(b.bench.Bytes(y) == b.bench.Bytes(grad.y));
   }
 }
 

@@ -224,6 +224,41 @@ TEST_P(LinearTest, GradInputWithPreActivationIsTheGradientOfGeluThenLinear) {
   ExpectWithin(bench.Values(args.grad_x), want, bound);
 }
 
+// The GELU that backward computes again is forward's to the bit, and the gradient is what it is
+// without; the value may take the place of what it is made of.
+TEST_P(LinearTest, GradInputGivesTheGeluOfForwardAgainToTheBit) {
+  const Problem p{150, 48, {40}};
+  const Doubles x = Rounded(NormalValues(p.rows * p.in, 2, 1), dtype());
+  const Doubles w = Rounded(NormalValues(p.in * p.out(), 0.5, 2), DType::kF32);
+  const Doubles g = Rounded(NormalValues(p.rows * p.in, 1, 3), dtype());
+  for (const bool in_place : {false, true}) {
+    OpBench bench(GetParam());
+    LinearArgs forward;
+    forward.x = bench.Input("x", dtype(), {p.rows, p.in}, x);
+    forward.weight = Weight(bench, p, w);
+    forward.epilogue = LinearEpilogue::kGelu;
+    forward.pre_activation = bench.Output("pre", dtype(), {p.rows, p.out()});
+    forward.y = bench.Output("y", dtype(), {p.rows, p.out()});
+    LinearGradInputArgs grad;
+    grad.grad_y = bench.Input("grad_y", dtype(), {p.rows, p.in}, g);
+    const Problem back{p.rows, p.out(), {p.in}};
+    grad.weight = Weight(bench, back, w);
+    grad.pre_activation = forward.pre_activation;
+    grad.grad_x = bench.Output("grad_x", dtype(), {p.rows, p.out()});
+    LinearGradInputArgs again = grad;
+    again.grad_x = bench.Output("grad_x again", dtype(), {p.rows, p.out()});
+    again.activation =
+        in_place ? forward.pre_activation : bench.Output("y again", dtype(), {p.rows, p.out()});
+    Program program;
+    program.Add(forward);
+    program.Add(grad);
+    program.Add(again);
+    ASSERT_THAT(bench.RunProgram(std::move(program)), IsOk());
+    EXPECT_TRUE(bench.Bytes(again.activation) == bench.Bytes(forward.y)) << in_place;
+    EXPECT_TRUE(bench.Bytes(again.grad_x) == bench.Bytes(grad.grad_x)) << in_place;
+  }
+}
+
 TEST_P(LinearTest, GradWeightIsXTransposedTimesGradYAndBiasTheColumnSums) {
   for (const Problem& p : {Problem{1, 16, {16}},
                            {300, 64, {64, 64, 64}},

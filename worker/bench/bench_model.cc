@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/philox.h"
+#include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
 #include "worker/model/vit.h"
 
@@ -81,6 +82,14 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
   command.add_option("--precision", o.precision, "Matmul inputs")
       ->check(OneOfWords({"bf16", "f32"}))
       ->capture_default_str();
+  command.add_option("--residual", o.residual, "What the residual stream is stored in")
+      ->check(OneOfWords({"f32", "bf16"}))
+      ->capture_default_str();
+  command
+      .add_option("--recompute", o.recompute,
+                  "What backward computes again instead of keeping it; auto: the planner's choice")
+      ->check(OneOfWords({"auto", "none", "gelu_layernorm", "block"}))
+      ->capture_default_str();
   command.add_option("--isa", o.instruction_set,
                      "Instruction set to force: avx2, avx512, avx512_bf16");
   command.add_option("--batch", o.batch, "Images of a micro-batch")
@@ -133,12 +142,18 @@ absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
       o.position == "sincos2d" ? PositionKind::kSincos2d : PositionKind::kLearned;
   request.optimizer = OptimizerConfigOf(o).kind;
   request.precision = o.precision == "f32" ? Precision::kF32 : Precision::kBf16;
+  request.model.residual = o.residual == "bf16" ? DType::kBf16 : DType::kF32;
+  request.recompute = o.recompute == "none"             ? RecomputeLevel::kNone
+                      : o.recompute == "block"          ? RecomputeLevel::kBlock
+                      : o.recompute == "gelu_layernorm" ? RecomputeLevel::kGeluAndLayerNorm
+                                                        : RecomputeLevel::kAuto;
   request.batch_micro = o.batch;
   return request;
 }
 
 absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
-  VITSCALE_ASSIGN_OR_RETURN(const PlanRequest request, RequestOf(options));
+  VITSCALE_ASSIGN_OR_RETURN(PlanRequest request, RequestOf(options));
+  request.threads = options.threads > 0 ? options.threads : UsableCores();
   BenchReplica replica;
   VITSCALE_ASSIGN_OR_RETURN(replica.plan, MakePlan(request));
   BackendOptions backend;
@@ -163,6 +178,8 @@ nlohmann::json Describe(const BenchOptions& o, const BenchReplica& replica) {
           {"pool", o.pool},
           {"batch", o.batch},
           {"precision", o.precision},
+          {"residual", o.residual},
+          {"recompute", RecomputeName(replica.plan.request.recompute)},
           {"optimizer", o.optimizer},
           {"parameters", replica.plan.layout.table.parameter_count()},
           {"train_gflop_per_image", replica.plan.flops.training() / 1e9},

@@ -24,6 +24,7 @@ struct BenchOptions {
   int image_size = 224, channels = 3, classes = 1000, representation = 0;
   std::string pool = "map", loss = "sigmoid", position = "learned";
   std::string optimizer = "adafactor", precision = "bf16", instruction_set;
+  std::string recompute = "auto", residual = "f32";
   int64_t batch = 32;
   int threads = 0;
   int steps = 10;

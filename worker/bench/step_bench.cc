@@ -134,9 +134,29 @@ absl::Status AddCeiling(const BenchOptions& options, BenchReplica& replica,
   return absl::OkStatus();
 }
 
+// What the plan said a step would hold beside what the process came to.
+void AddMemory(const BenchReplica& replica, int64_t process_bytes, nlohmann::json& report) {
+  const Plan& plan = replica.plan;
+  const BackendMemory own = replica.backend->memory();
+  const int64_t measured = PeakResidentBytes(), planned = plan.step_bytes(process_bytes);
+  report["peak_rss_bytes"] = measured;
+  report["planned_rss_bytes"] = planned;
+  report["planned_share"] = static_cast<double>(planned) / static_cast<double>(measured);
+  nlohmann::json& memory = report["memory"];
+  for (int i = 0; i < kArenaCount; ++i) {
+    if (plan.arena_bytes[i] > 0) memory[ArenaName(static_cast<Arena>(i))] = plan.arena_bytes[i];
+  }
+  memory["compute_weights"] = own.compute_weights;
+  memory["compute_weights_planned"] = plan.compute_weight_bytes;
+  memory["workspace"] = own.workspace;
+  memory["workspace_planned"] = plan.workspace_bytes;
+  memory["process"] = process_bytes;
+}
+
 }  // namespace
 
 absl::StatusOr<nlohmann::json> BenchStep(const BenchOptions& options) {
+  const int64_t process_bytes = ResidentBytes();
   VITSCALE_ASSIGN_OR_RETURN(Stepper stepper, Stepper::Create(options));
   VITSCALE_ASSIGN_OR_RETURN(const Timings timings, TimeSteps(stepper, options.steps));
   VITSCALE_ASSIGN_OR_RETURN(const double loss, stepper.Loss());
@@ -145,7 +165,7 @@ absl::StatusOr<nlohmann::json> BenchStep(const BenchOptions& options) {
   report.update(
       StepReport(timings, static_cast<double>(options.batch), replica.plan.flops.training()));
   report["loss"] = loss;
-  report["peak_rss_bytes"] = PeakResidentBytes();
+  AddMemory(replica, process_bytes, report);
   if (options.ceiling) VITSCALE_RETURN_IF_ERROR(AddCeiling(options, replica, report));
   return report;
 }

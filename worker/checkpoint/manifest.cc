@@ -42,17 +42,22 @@ std::string Dump(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
+constexpr char kResidual[] = "residual", kUsualResidual[] = "f32";
+
+// What earlier versions have no word for is said only where it is not as it was for them.
 Json NumericsToJson(const link::NumericsRecord& numerics) {
-  return {{"backend", numerics.backend},
-          {"build", numerics.build},
-          {"instruction_set", numerics.instruction_set},
-          {"libraries", numerics.libraries},
-          {"precision", TextOf(numerics.precision)},
-          {"world_size", numerics.world_size},
-          {"batch_micro", numerics.batch_micro},
-          {"collective", numerics.collective},
-          {"bucket_bytes", numerics.bucket_bytes},
-          {"recompute", numerics.recompute}};
+  Json json = {{"backend", numerics.backend},
+               {"build", numerics.build},
+               {"instruction_set", numerics.instruction_set},
+               {"libraries", numerics.libraries},
+               {"precision", TextOf(numerics.precision)},
+               {"world_size", numerics.world_size},
+               {"batch_micro", numerics.batch_micro},
+               {"collective", numerics.collective},
+               {"bucket_bytes", numerics.bucket_bytes},
+               {"recompute", numerics.recompute}};
+  if (numerics.residual != kUsualResidual) json[kResidual] = numerics.residual;
+  return json;
 }
 
 // Reads the members of one object; remembers the first fault and which members were asked for, so
@@ -161,6 +166,7 @@ absl::StatusOr<link::NumericsRecord> NumericsFromJson(const Json& object) {
   numerics.collective = fields.Text("collective");
   numerics.bucket_bytes = fields.Count("bucket_bytes");
   numerics.recompute = fields.Text("recompute");
+  if (fields.Has(kResidual)) numerics.residual = fields.Text(kResidual);
   VITSCALE_RETURN_IF_ERROR(fields.Finish());
   return numerics;
 }
@@ -326,9 +332,11 @@ link::CheckpointInfo InfoOf(const CheckpointManifest& manifest, const std::strin
 std::vector<std::string> NumericsDifferences(const link::NumericsRecord& before,
                                              const link::NumericsRecord& now) {
   std::vector<std::string> differences;
-  const Json old_fields = NumericsToJson(before), new_fields = NumericsToJson(now);
+  Json old_fields = NumericsToJson(before), new_fields = NumericsToJson(now);
+  old_fields[kResidual] = before.residual;
+  new_fields[kResidual] = now.residual;
   for (const auto& [name, value] : old_fields.items()) {
-    if (value == new_fields[name]) continue;
+    if (value == new_fields[name] || name == "recompute") continue;  // decides no bit
     differences.push_back(
         absl::StrCat(name, " ", Dump(value, -1), ", now ", Dump(new_fields[name], -1)));
   }

@@ -64,7 +64,8 @@ absl::StatusOr<CheckpointManifest> ManifestFromJson(absl::string_view text);
 // What is reported to the coordinator; `path` is the checkpoint's folder.
 link::CheckpointInfo InfoOf(const CheckpointManifest& manifest, const std::string& path);
 
-// One line per difference ("world_size 2, now 1"), empty if none: "resumes, not bit-exact: …".
+// One line per difference ("world_size 2, now 1"), empty if none: "resumes, not bit-exact: …". The
+// recompute level decides no bit and is passed over.
 std::vector<std::string> NumericsDifferences(const link::NumericsRecord& before,
                                              const link::NumericsRecord& now);
 

@@ -56,6 +56,7 @@ absl::StatusOr<ModelConfig> ModelOf(const v1::Model& spec) {
                        : PositionKind::kLearned;
   model.head_bias = spec.head_bias();
   model.representation_size = spec.representation_size();
+  model.residual = spec.residual() == v1::RESIDUAL_BF16 ? DType::kBf16 : DType::kF32;
   VITSCALE_RETURN_IF_ERROR(ValidateModel(model));
   return model;
 }
@@ -116,6 +117,19 @@ Precision PrecisionOf(v1::Precision precision) {
   }
 }
 
+RecomputeLevel RecomputeOf(v1::Recompute recompute) {
+  switch (recompute) {
+    case v1::RECOMPUTE_NONE:
+      return RecomputeLevel::kNone;
+    case v1::RECOMPUTE_GELU_LAYERNORM:
+      return RecomputeLevel::kGeluAndLayerNorm;
+    case v1::RECOMPUTE_BLOCK:
+      return RecomputeLevel::kBlock;
+    default:
+      return RecomputeLevel::kAuto;
+  }
+}
+
 absl::StatusOr<JobConfig> ConfigOf(const v1::JobSpec& given) {
   VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec spec, Canonicalize(given));
   JobConfig job;
@@ -133,6 +147,7 @@ absl::StatusOr<JobConfig> ConfigOf(const v1::JobSpec& given) {
   job.batch_global = spec.batch().global();
   job.batch_micro = spec.batch().micro();
   job.precision = PrecisionOf(spec.precision());
+  job.recompute = RecomputeOf(spec.recompute());
   job.train = SourceOf(spec.data().train());
   VITSCALE_ASSIGN_OR_RETURN(job.preprocess, PreprocessFromText(spec.data().preprocess()));
   for (const v1::Eval& eval : spec.evals()) {
@@ -271,6 +286,8 @@ PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
   request.batch_global = job.batch_global;
   request.range_min = job.preprocess.range_min;
   request.range_max = job.preprocess.range_max;
+  request.recompute = job.recompute;
+  request.training = job.kind != JobKind::kEvaluate;
   return request;
 }
 

@@ -43,11 +43,11 @@ struct FewShotConfig {
 };
 
 struct EvalConfig {
-  std::string name;  // unique in the job
+  std::string name;                       // unique in the job
   std::optional<FewShotConfig> few_shot;  // none: loss and top-1 of the job's own head
   DataSourceConfig data;
-  Preprocess preprocess;   // without random ops
-  Length every;            // zero: at the end only
+  Preprocess preprocess;  // without random ops
+  Length every;           // zero: at the end only
 };
 
 struct CheckpointConfig {
@@ -69,13 +69,14 @@ struct JobConfig {
   std::string name;
   JobKind kind = JobKind::kPretrain;
   std::optional<CheckpointRef> from;  // complete where a worker gets it from a coordinator
-  int workers = 1;  // world size (min == max)
+  int workers = 1;                    // world size (min == max)
   ModelConfig model;
   OptimizerConfig optimizer;
   ScheduleLengths schedule;
   int batch_global = 0;
   int batch_micro = 0;                     // 0: not chosen yet, see ChooseMicroBatch in worker/plan
   Precision precision = Precision::kAuto;  // kAuto: resolved at placement
+  RecomputeLevel recompute = RecomputeLevel::kAuto;  // kAuto: see ChooseRecompute in worker/plan
   DataSourceConfig train;
   Preprocess preprocess;
   std::vector<EvalConfig> evals;
@@ -109,8 +110,8 @@ struct RunLengths {
   std::vector<int64_t> eval_every;  // one per job.evals; 0: at the end only
 };
 
-// An evaluation needs no training data. Errors: INVALID_ARGUMENT naming the field: fewer images than a global batch, warmup + cooldown
-// beyond total, a length that rounds to no step.
+// An evaluation needs no training data. Errors: INVALID_ARGUMENT naming the field: fewer images
+// than a global batch, warmup + cooldown beyond total, a length that rounds to no step.
 absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_images);
 
 // What the planner needs of a job. `precision` is the resolved one; the size of the source is left

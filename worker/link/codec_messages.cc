@@ -118,6 +118,7 @@ void ToProto(const NumericsRecord& from, v1::NumericsRecord* to) {
   to->set_collective(from.collective);
   to->set_bucket_bytes(from.bucket_bytes);
   to->set_recompute(from.recompute);
+  to->set_residual(from.residual);
 }
 
 NumericsRecord FromProto(const v1::NumericsRecord& from) {
@@ -132,6 +133,7 @@ NumericsRecord FromProto(const v1::NumericsRecord& from) {
   to.collective = from.collective();
   to.bucket_bytes = from.bucket_bytes();
   to.recompute = from.recompute();
+  if (!from.residual().empty()) to.residual = from.residual();
   return to;
 }
 

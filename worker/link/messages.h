@@ -115,6 +115,7 @@ struct NumericsRecord {
   std::string collective;
   int64_t bucket_bytes = 0;
   std::string recompute;
+  std::string residual = "f32";
   bool operator==(const NumericsRecord&) const = default;
 };
 

@@ -23,6 +23,18 @@ struct Bucket {
   int64_t bytes = 0;
 };
 
+// What backward computes again instead of reading it. Results are the same to the bit.
+enum class RecomputeLevel : uint8_t {
+  kAuto,              // chosen by the planner, see ChooseRecompute; never in a layout
+  kNone,              // everything is kept
+  kGeluAndLayerNorm,  // outputs of GELU and LayerNorm, and the patches: elementwise work only
+  kBlock,             // everything but each block's input: its forward pass runs again
+};
+constexpr const char* RecomputeName(RecomputeLevel level) {
+  constexpr const char* kNames[] = {"auto", "none", "gelu_layernorm", "block"};
+  return kNames[static_cast<int>(level)];
+}
+
 // Arena::kInput, for one micro-batch.
 struct InputViews {
   TensorView images;    // [batch, source height, source width, channels], u8
@@ -49,6 +61,8 @@ struct ModelLayout {
   Precision precision = Precision::kF32;  // never kAuto
   OptimizerKind optimizer = OptimizerKind::kAdafactor;
   bool polyak = false;
+  bool training = true;  // false: parameters only, and programs that do not change them
+  RecomputeLevel recompute = RecomputeLevel::kNone;
   int64_t batch = 0;  // images of a micro-batch
   float range_min = -1.0f, range_max = 1.0f;
   ParamTable table;

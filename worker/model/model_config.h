@@ -50,6 +50,9 @@ struct ModelConfig {
   PositionKind position = PositionKind::kLearned;
   double head_bias = 0;         // initial value of every head bias
   int representation_size = 0;  // width of a tanh layer before the head; 0: none
+  // What the residual stream is stored in. bf16: half the memory; each sum is made in f32 and
+  // rounded, and everything else about it stays f32 (statistics, its gradient).
+  DType residual = DType::kF32;
 
   void SetShape(const ModelShape& shape);
   int64_t grid() const {

@@ -202,8 +202,11 @@ Program BuildDigest(const ModelLayout& layout) {
   const int64_t elements = layout.table.arena_elements();
   DigestArgs digest;
   digest.inputs.push_back(WholeArena(layout, Arena::kParameters, DType::kF32, elements));
-  digest.inputs.push_back(WholeArena(layout, Arena::kMomentum, DType::kBf16, elements));
-  if (const int64_t second = layout.table.second_moment_arena_elements(); second > 0) {
+  if (layout.training) {
+    digest.inputs.push_back(WholeArena(layout, Arena::kMomentum, DType::kBf16, elements));
+  }
+  if (const int64_t second = layout.table.second_moment_arena_elements();
+      layout.training && second > 0) {
     digest.inputs.push_back(WholeArena(layout, Arena::kSecondMoment, DType::kF32, second));
   }
   digest.digest = layout.statistics.digest;

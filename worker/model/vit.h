@@ -52,7 +52,8 @@ struct FeatureProgram {
 };
 FeatureProgram BuildFeatures(const ModelLayout& layout);
 
-// statistics.digest = digest of parameters, momentum and second moment, gaps included.
+// statistics.digest = digest of parameters, momentum and second moment, gaps included; of the
+// parameters where the layout is not for training.
 Program BuildDigest(const ModelLayout& layout);
 
 // What the model needs in Arena::kInput for ever: the sincos2d positions. Once after Allocate;

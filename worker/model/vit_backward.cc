@@ -4,6 +4,9 @@
 // each group, since they need all rows. The gradient of the residual stream is one f32 tensor
 // updated in place when matmuls take bf16 (each matmul then reads the rounded copy of its own
 // point); with f32 matmuls each point has its own tensor, which the weight gradients read later.
+//
+// What was not kept is computed again in the group that needs it, from what was: by the ops that
+// read that anyway (GELU, LayerNorm), or by the block's forward ops at the head of its group.
 
 #include "absl/strings/str_cat.h"
 #include "worker/model/vit_builder.h"
@@ -20,12 +23,15 @@ void VitBuilder::Backward() {
 // ---- pieces ------------------------------------------------------------------
 
 TensorView VitBuilder::GradInput(const TensorView& grad_y, const std::string& kernel,
-                                 const TensorView& pre_activation) {
+                                 const TensorView& pre_activation, const TensorView& activation) {
   const WeightParts weight = Kernel(kernel);
   const TensorView grad_x =
       New(absl::StrCat("grad.", kernel), compute_, grad_y.rows(), weight[0].shape[0]);
-  program_.Add(LinearGradInputArgs{
-      .grad_y = grad_y, .weight = weight, .pre_activation = pre_activation, .grad_x = grad_x});
+  program_.Add(LinearGradInputArgs{.grad_y = grad_y,
+                                   .weight = weight,
+                                   .pre_activation = pre_activation,
+                                   .grad_x = grad_x,
+                                   .activation = activation});
   return grad_x;
 }
 
@@ -42,16 +48,18 @@ void VitBuilder::GradWeight(const TensorView& x, const TensorView& grad_y, Weigh
                                     .full_precision = full_precision});
 }
 
-TensorView VitBuilder::MlpBackwardInput(const std::string& at, const MlpTrace& mlp,
+TensorView VitBuilder::MlpBackwardInput(const std::string& at, MlpTrace& mlp,
                                         const TensorView& grad_y, TensorView* grad_hidden) {
-  *grad_hidden = GradInput(grad_y, at + "/Dense_1/kernel", mlp.pre_activation);
+  TensorView again;
+  if (mlp.hidden_again) again = mlp.hidden = mlp.pre_activation;  // its last reader takes its place
+  *grad_hidden = GradInput(grad_y, at + "/Dense_1/kernel", mlp.pre_activation, again);
   return GradInput(*grad_hidden, at + "/Dense_0/kernel");
 }
 
 // Moves grad_stream_ to before the norm. `last`: nothing multiplies the result, no rounded copy is
 // needed.
-void VitBuilder::NormBackward(const std::string& at, const NormTrace& norm,
-                              const TensorView& grad_y, bool last) {
+void VitBuilder::NormBackward(const std::string& at, NormTrace& norm, const TensorView& grad_y,
+                              bool last) {
   const TensorView residual = grad_stream_;
   const bool f32 = compute_ == DType::kF32;
   if (f32 || !residual.present()) {
@@ -60,6 +68,11 @@ void VitBuilder::NormBackward(const std::string& at, const NormTrace& norm,
   TensorView cast;
   if (!f32 && !last)
     cast = New(absl::StrCat("grad.", at, ".cast"), compute_, norm.x.rows(), width_);
+  TensorView beta, y;
+  if (norm.y_again) {
+    beta = Weight(at + "/bias");
+    y = norm.y = New(absl::StrCat("again.", at, ".y"), compute_, norm.x.rows(), width_);
+  }
   program_.Add(LayerNormGradArgs{.grad_y = grad_y,
                                  .x = norm.x,
                                  .mean = norm.mean,
@@ -70,7 +83,9 @@ void VitBuilder::NormBackward(const std::string& at, const NormTrace& norm,
                                  .grad_x_cast = cast,
                                  .grad_gamma = Gradient(at + "/scale"),
                                  .grad_beta = Gradient(at + "/bias"),
-                                 .accumulate = accumulate_});
+                                 .accumulate = accumulate_,
+                                 .beta = beta,
+                                 .y = y});
   grad_stream_cast_ = f32 ? grad_stream_ : cast;
 }
 
@@ -148,8 +163,6 @@ void VitBuilder::MapPoolBackward(const TensorView& grad_pooled) {
                                      .grad_query = grad_query,
                                      .grad_key_value = grad_key_value});
   ProbeBackward(grad_query);
-  GradWeight(encoder_norm_.y, grad_key_value, Heads(attention, {"key", "value"}, true, true),
-             Heads(attention, {"key", "value"}, false, true));
 
   grad_stream_ = {};
   program_.Add(PanelBeginArgs{batch_});
@@ -159,6 +172,8 @@ void VitBuilder::MapPoolBackward(const TensorView& grad_pooled) {
                                    .grad_x = grad_encoded});
   NormBackward("Transformer/encoder_norm", encoder_norm_, grad_encoded);
   program_.Add(PanelEndArgs{});
+  GradWeight(encoder_norm_.y, grad_key_value, Heads(attention, {"key", "value"}, true, true),
+             Heads(attention, {"key", "value"}, false, true));
 }
 
 // The probe is to the head what a position is to the trunk: one row that every image shares. So its
@@ -187,9 +202,10 @@ void VitBuilder::ProbeBackward(const TensorView& grad_query) {
 void VitBuilder::BlockBackward(int i) {
   const std::string at = absl::StrCat("Transformer/encoderblock_", i);
   const std::string attention = at + "/MultiHeadDotProductAttention_0", mlp = at + "/MlpBlock_0";
-  const BlockTrace& b = blocks_[i];
+  BlockTrace& b = blocks_[i];
   const TensorView grad_mlp = grad_stream_cast_;
   program_.Add(PanelBeginArgs{batch_});
+  if (recompute_ == RecomputeLevel::kBlock) b = Again(i, b.norm0.x);
   TensorView grad_hidden;
   const TensorView grad_norm1 = MlpBackwardInput(mlp, b.mlp, grad_mlp, &grad_hidden);
   NormBackward(at + "/LayerNorm_1", b.norm1, grad_norm1);
@@ -231,6 +247,11 @@ void VitBuilder::EmbedBackward() {
   }
   if (m_.pool == PoolKind::kCls) embed.grad_class_token = BiasGradient("cls")[0];
   program_.Add(embed);
+  if (recompute_ != RecomputeLevel::kNone) {
+    name_prefix_ = "again.";
+    Patches();
+    name_prefix_.clear();
+  }
   GradWeight(patches_, embed.grad_embedding, "embedding");
 }
 

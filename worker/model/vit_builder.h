@@ -20,9 +20,11 @@ struct NormTrace {
   TensorView x;  // its input: the residual stream
   TensorView mean, inv_std;
   TensorView y;
+  bool y_again = false;  // y is not kept: backward computes it once more
 };
 struct MlpTrace {
   TensorView pre_activation, hidden;
+  bool hidden_again = false;
 };
 struct BlockTrace {
   NormTrace norm0, norm1;
@@ -59,7 +61,12 @@ class VitBuilder {
   // ---- forward ----
   void Trunk();
   void EmbedForward();
+  void Patches();
   void BlockForward(int i);
+  // All of a block but its last matmul, of `stream_` and `delta_`.
+  BlockTrace UpToHidden(int i);
+  // The block's forward pass once more, of what it was given.
+  BlockTrace Again(int i, const TensorView& input);
   void Pool();
   void MapPool();
   void TokenPool();
@@ -78,12 +85,12 @@ class VitBuilder {
   void ProbeBackward(const TensorView& grad_query);
   void BlockBackward(int i);
   void EmbedBackward();
-  void NormBackward(const std::string& at, const NormTrace& norm, const TensorView& grad_y,
+  void NormBackward(const std::string& at, NormTrace& norm, const TensorView& grad_y,
                     bool last = false);
-  TensorView MlpBackwardInput(const std::string& at, const MlpTrace& mlp, const TensorView& grad_y,
+  TensorView MlpBackwardInput(const std::string& at, MlpTrace& mlp, const TensorView& grad_y,
                               TensorView* grad_hidden);
   TensorView GradInput(const TensorView& grad_y, const std::string& kernel,
-                       const TensorView& pre_activation = {});
+                       const TensorView& pre_activation = {}, const TensorView& activation = {});
   void GradWeight(const TensorView& x, const TensorView& grad_y, const std::string& at);
   void GradWeight(const TensorView& x, const TensorView& grad_y, WeightParts kernel,
                   WeightParts bias, bool full_precision = false);
@@ -91,7 +98,8 @@ class VitBuilder {
   // ---- operands ----
   // [rows, columns] in Arena::kActivations.
   TensorView New(absl::string_view name, DType dtype, int64_t rows, int64_t columns);
-  TensorView Kept(absl::string_view name, DType dtype, Shape shape);  // absent in evaluation
+  // Absent where nothing will read it: in evaluation, and in blocks that run again.
+  TensorView Kept(absl::string_view name, DType dtype, Shape shape);
   TensorView Weight(const std::string& name) const;  // f32, as it lies in the table
   TensorView Gradient(const std::string& name) const;
   // Kernels as matrices, and biases as vectors.
@@ -107,18 +115,21 @@ class VitBuilder {
   const ModelLayout& layout_;
   const ModelConfig& m_;
   const bool training_, accumulate_;
+  const RecomputeLevel recompute_;  // kNone in evaluation
   const DType compute_;
   const int64_t batch_, tokens_, rows_, width_;
 
   Program program_;
   SymbolicActivations activations_;
+  bool keeps_;               // whether Kept keeps
+  std::string name_prefix_;  // of activations: "again." while a block runs again
 
   TensorView patches_;  // traces of the embedding
   std::vector<BlockTrace> blocks_;
   NormTrace encoder_norm_;
   HeadTrace head_;
 
-  TensorView stream_;  // [rows, width] f32: the residual stream
+  TensorView stream_;  // [rows, width]: the residual stream
   TensorView delta_;   // what is to be added to it next; absent at first
   // Gradient of the stream at the current point: f32, and rounded for matmuls (the same tensor when
   // those are f32).

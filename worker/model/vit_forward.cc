@@ -2,7 +2,8 @@
 //
 // Panel groups: the embedding, each block, and pooling up to what is one row per image. The
 // residual add of a half block is done by the LayerNorm that follows it. In evaluation the stream
-// is updated in place.
+// is updated in place. What a recompute level does not keep simply has no reader in backward, so
+// that its lifetime ends here.
 
 #include "absl/strings/str_cat.h"
 #include "worker/model/vit_builder.h"
@@ -20,11 +21,13 @@ VitBuilder::VitBuilder(const ModelLayout& layout, bool training, bool accumulate
       m_(layout.model),
       training_(training),
       accumulate_(accumulate),
+      recompute_(training ? layout.recompute : RecomputeLevel::kNone),
       compute_(ComputeDType(layout.precision)),
       batch_(layout.batch),
       tokens_(layout.model.tokens()),
       rows_(layout.batch * layout.model.tokens()),
-      width_(layout.model.width) {}
+      width_(layout.model.width),
+      keeps_(training) {}
 
 Program VitBuilder::Finish() { return std::move(program_); }
 
@@ -50,9 +53,8 @@ void VitBuilder::Trunk() {
 
 void VitBuilder::EmbedForward() {
   const int64_t patch_rows = batch_ * m_.patches();
-  patches_ = New("patches", compute_, patch_rows, m_.patch_elements());
   const TensorView embedding = New("embedding", compute_, patch_rows, width_);
-  stream_ = New("blocks.0.input", DType::kF32, rows_, width_);
+  stream_ = New("blocks.0.input", m_.residual, rows_, width_);
   TensorView position = layout_.input.position;
   if (m_.position == PositionKind::kLearned) {
     position = Weight("pos_embedding");
@@ -62,14 +64,7 @@ void VitBuilder::EmbedForward() {
   if (m_.pool == PoolKind::kCls) class_token = Bias("cls")[0];
 
   program_.Add(PanelBeginArgs{batch_});
-  program_.Add(ImagesToPatchesArgs{.images = layout_.input.images,
-                                   .augment = layout_.input.augment,
-                                   .crop_height = m_.image_size,
-                                   .crop_width = m_.image_size,
-                                   .patch = m_.patch,
-                                   .range_min = layout_.range_min,
-                                   .range_max = layout_.range_max,
-                                   .patches = patches_});
+  Patches();
   program_.Add(LinearArgs{.x = patches_,
                           .weight = Kernel("embedding/kernel"),
                           .bias = Bias("embedding/bias"),
@@ -80,6 +75,18 @@ void VitBuilder::EmbedForward() {
                                .batch = batch_,
                                .tokens = stream_});
   program_.Add(PanelEndArgs{});
+}
+
+void VitBuilder::Patches() {
+  patches_ = New("patches", compute_, batch_ * m_.patches(), m_.patch_elements());
+  program_.Add(ImagesToPatchesArgs{.images = layout_.input.images,
+                                   .augment = layout_.input.augment,
+                                   .crop_height = m_.image_size,
+                                   .crop_width = m_.image_size,
+                                   .patch = m_.patch,
+                                   .range_min = layout_.range_min,
+                                   .range_max = layout_.range_max,
+                                   .patches = patches_});
 }
 
 NormTrace VitBuilder::NormOf(const std::string& at, const TensorView& x, DType y_dtype) {
@@ -104,7 +111,7 @@ NormTrace VitBuilder::Norm(const std::string& at, DType y_dtype) {
     return norm;
   }
   const TensorView sum =
-      training_ ? New(absl::StrCat(at, ".sum"), DType::kF32, rows_, width_) : stream_;
+      training_ ? New(absl::StrCat(at, ".sum"), m_.residual, rows_, width_) : stream_;
   const NormTrace norm = NormOf(at, sum, y_dtype);
   program_.Add(ResidualLayerNormArgs{.x = stream_,
                                      .delta = delta_,
@@ -133,11 +140,9 @@ MlpTrace VitBuilder::MlpHidden(const std::string& at, const TensorView& x) {
   return mlp;
 }
 
-void VitBuilder::BlockForward(int i) {
-  const std::string at = absl::StrCat(kTrunk, i);
-  const std::string attention = at + kAttention, mlp = at + "/MlpBlock_0";
+BlockTrace VitBuilder::UpToHidden(int i) {
+  const std::string at = absl::StrCat(kTrunk, i), attention = at + kAttention;
   BlockTrace b;
-  program_.Add(PanelBeginArgs{batch_});
   b.norm0 = Norm(at + "/LayerNorm_0", compute_);
   b.qkv = New(attention + ".qkv", compute_, rows_, 3 * width_);
   program_.Add(LinearArgs{.x = b.norm0.y,
@@ -158,7 +163,18 @@ void VitBuilder::BlockForward(int i) {
                           .bias = Bias(attention + "/out/bias"),
                           .y = delta_});
   b.norm1 = Norm(at + "/LayerNorm_1", compute_);
-  b.mlp = MlpHidden(mlp, b.norm1.y);
+  b.mlp = MlpHidden(at + "/MlpBlock_0", b.norm1.y);
+  return b;
+}
+
+void VitBuilder::BlockForward(int i) {
+  const std::string mlp = absl::StrCat(kTrunk, i, "/MlpBlock_0");
+  program_.Add(PanelBeginArgs{batch_});
+  keeps_ = training_ && recompute_ != RecomputeLevel::kBlock;
+  BlockTrace b = UpToHidden(i);
+  keeps_ = training_;
+  b.norm0.y_again = b.norm1.y_again = b.mlp.hidden_again =
+      recompute_ == RecomputeLevel::kGeluAndLayerNorm;
   delta_ = New(mlp + ".delta", compute_, rows_, width_);
   program_.Add(LinearArgs{.x = b.mlp.hidden,
                           .weight = Kernel(mlp + "/Dense_1/kernel"),
@@ -166,6 +182,15 @@ void VitBuilder::BlockForward(int i) {
                           .y = delta_});
   program_.Add(PanelEndArgs{});
   blocks_.push_back(std::move(b));
+}
+
+BlockTrace VitBuilder::Again(int i, const TensorView& input) {
+  name_prefix_ = "again.";
+  stream_ = input;
+  delta_ = {};
+  BlockTrace b = UpToHidden(i);
+  name_prefix_.clear();
+  return b;
 }
 
 void VitBuilder::Pool() {
@@ -190,6 +215,7 @@ void VitBuilder::MapPool() {
 
   program_.Add(PanelBeginArgs{batch_});
   encoder_norm_ = Norm("Transformer/encoder_norm", compute_);
+  encoder_norm_.y_again = recompute_ != RecomputeLevel::kNone;
   head_.key_value = New(attention + ".key_value", compute_, rows_, 2 * width_);
   program_.Add(LinearArgs{.x = encoder_norm_.y,
                           .weight = Heads(attention, {"key", "value"}, true, false),

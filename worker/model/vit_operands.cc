@@ -31,11 +31,11 @@ int64_t InputOf(const Parameter& p) {
 }  // namespace
 
 TensorView VitBuilder::New(absl::string_view name, DType dtype, int64_t rows, int64_t columns) {
-  return activations_.New(std::string(name), dtype, {rows, columns});
+  return activations_.New(absl::StrCat(name_prefix_, name), dtype, {rows, columns});
 }
 TensorView VitBuilder::Kept(absl::string_view name, DType dtype, Shape shape) {
-  if (!training_) return {};
-  return activations_.New(std::string(name), dtype, std::move(shape));
+  if (!keeps_) return {};
+  return activations_.New(absl::StrCat(name_prefix_, name), dtype, std::move(shape));
 }
 
 const Parameter& VitBuilder::Find(const std::string& name) const {

@@ -1,10 +1,12 @@
 // What fits into a worker's memory, and the smallest change that would.
 
 #include <algorithm>
-#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/status.h"
 #include "worker/plan/plan.h"
 
@@ -27,51 +29,122 @@ bool DealsOut(int64_t micro_batches, int64_t batch_global, int workers) {
 }
 
 absl::StatusOr<bool> Fits(const PlanRequest& request, int64_t memory_bytes) {
+  if (memory_bytes == 0) return true;
   VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
   return plan.memory_bytes() <= memory_bytes;
 }
 
-// The greatest micro-batch below that of `request` that fits; 0 if none does.
-absl::StatusOr<int64_t> SmallerMicroBatch(PlanRequest request, int64_t memory_bytes) {
-  for (int64_t d : Divisors(request.batch_global, request.batch_micro - 1)) {
-    request.batch_micro = d;
+// The first of `micro_batches` that fits; 0 if none does.
+absl::StatusOr<int64_t> FirstThatFits(PlanRequest request,
+                                      const std::vector<int64_t>& micro_batches,
+                                      int64_t memory_bytes) {
+  for (int64_t micro : micro_batches) {
+    request.batch_micro = micro;
     VITSCALE_ASSIGN_OR_RETURN(const bool fits, Fits(request, memory_bytes));
-    if (fits) return d;
+    if (fits) return micro;
   }
   return 0;
 }
 
-// With one image at a time: what else could be left out. Empty if nothing helps.
-absl::StatusOr<std::string> OtherChange(PlanRequest request, int64_t memory_bytes) {
-  request.batch_micro = 1;
-  if (request.polyak) {
-    request.polyak = false;
-    VITSCALE_ASSIGN_OR_RETURN(const bool fits, Fits(request, memory_bytes));
-    if (fits) return std::string("no Polyak average and batch.micro 1");
-  }
-  if (request.precision == Precision::kF32) {
-    request.precision = Precision::kBf16;
-    VITSCALE_ASSIGN_OR_RETURN(const bool fits, Fits(request, memory_bytes));
-    if (fits) return std::string("precision bf16 and batch.micro 1");
-  }
-  if (request.optimizer == OptimizerKind::kAdamW) {
-    request.optimizer = OptimizerKind::kAdafactor;
-    VITSCALE_ASSIGN_OR_RETURN(const bool fits, Fits(request, memory_bytes));
-    if (fits) return std::string("optimizer.name adafactor, precision bf16 and batch.micro 1");
-  }
-  return std::string();
+// Levels that the request leaves open, the cheapest first.
+std::vector<RecomputeLevel> OpenLevels(const PlanRequest& request) {
+  if (request.recompute != RecomputeLevel::kAuto || !request.training) return {request.recompute};
+  return {kRecomputeDefault, RecomputeLevel::kBlock};
 }
 
+// ---- changes -----------------------------------------------------------------
+
+// Walks away from a request that does not fit, in steps of growing cost, and says what it changed.
+class Change {
+ public:
+  Change(PlanRequest request, int64_t memory_bytes)
+      : request_(std::move(request)), memory_bytes_(memory_bytes) {}
+
+  // Empty if nothing helps; `least` is then all that was left out.
+  absl::StatusOr<std::string> Find() {
+    const RecomputeLevel given = request_.recompute;
+    const bool trains = request_.training;
+    if (trains && given == RecomputeLevel::kNone) Recompute(RecomputeLevel::kGeluAndLayerNorm);
+    VITSCALE_RETURN_IF_ERROR(TryMicroBatches());
+    if (trains && given != RecomputeLevel::kBlock) Recompute(RecomputeLevel::kBlock);
+    VITSCALE_RETURN_IF_ERROR(TryMicroBatches());
+    if (request_.model.residual == DType::kF32) Residual();
+    VITSCALE_RETURN_IF_ERROR(TryMicroBatches());
+    if (request_.polyak) Polyak();
+    VITSCALE_RETURN_IF_ERROR(TryMicroBatches());
+    if (request_.precision == Precision::kF32) Bf16();
+    VITSCALE_RETURN_IF_ERROR(TryMicroBatches());
+    if (trains && request_.optimizer == OptimizerKind::kAdamW) Adafactor();
+    VITSCALE_RETURN_IF_ERROR(TryMicroBatches());
+    return found_;
+  }
+  const PlanRequest& least() const { return request_; }
+
+ private:
+  void Recompute(RecomputeLevel level) {
+    request_.recompute = level;
+    recompute_ = absl::StrCat("recompute ", RecomputeName(level));
+  }
+  void Residual() {
+    request_.model.residual = DType::kBf16;
+    others_.push_back("model.residual bf16");
+  }
+  void Polyak() {
+    request_.polyak = false;
+    others_.push_back("no Polyak average");
+  }
+  void Bf16() {
+    request_.precision = Precision::kBf16;
+    others_.push_back("precision bf16");
+  }
+  void Adafactor() {
+    request_.optimizer = OptimizerKind::kAdafactor;
+    others_.push_back("optimizer.name adafactor");
+  }
+
+  absl::Status TryMicroBatches() {
+    if (!found_.empty()) return absl::OkStatus();
+    VITSCALE_ASSIGN_OR_RETURN(
+        const int64_t micro,
+        FirstThatFits(request_, Divisors(request_.batch_global, request_.batch_micro),
+                      memory_bytes_));
+    if (micro == 0) return absl::OkStatus();
+    std::vector<std::string> parts = others_;
+    if (!recompute_.empty()) parts.push_back(recompute_);
+    if (micro != request_.batch_micro) parts.push_back(absl::StrCat("batch.micro ", micro));
+    found_ = absl::StrJoin(parts, ", ");
+    return absl::OkStatus();
+  }
+
+  PlanRequest request_;
+  const int64_t memory_bytes_;
+  std::string recompute_, found_;
+  std::vector<std::string> others_;
+};
+
 absl::StatusOr<std::string> SmallestChange(const PlanRequest& request, int64_t memory_bytes) {
-  VITSCALE_ASSIGN_OR_RETURN(const int64_t micro, SmallerMicroBatch(request, memory_bytes));
-  if (micro > 0) return absl::StrCat("batch.micro ", micro);
-  VITSCALE_ASSIGN_OR_RETURN(const std::string other, OtherChange(request, memory_bytes));
-  if (!other.empty()) return other;
-  PlanRequest least = request;
+  Change change(request, memory_bytes);
+  VITSCALE_ASSIGN_OR_RETURN(const std::string found, change.Find());
+  if (!found.empty()) return found;
+  PlanRequest least = change.least();
   least.batch_micro = 1;
   VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(least));
   return absl::StrCat("a smaller model, or a worker with ", HumanBytes(plan.memory_bytes()),
-                      " (batch.micro 1)");
+                      " (batch.micro 1 and whatever else saves memory)");
+}
+
+absl::Status CheckDeal(const PlanRequest& request, int workers) {
+  if (request.batch_global < 1 || workers < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("batch.global is ", request.batch_global,
+                                                   " for ", workers,
+                                                   " workers, want both at least 1"));
+  }
+  if (request.batch_global < workers) {
+    return absl::InvalidArgumentError(absl::StrCat("batch.global is ", request.batch_global,
+                                                   ", want at least one image for each of ",
+                                                   workers, " workers"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -85,25 +158,32 @@ absl::Status CheckFits(const Plan& plan, int64_t memory_bytes) {
                    "; smallest change that fits: ", change));
 }
 
+absl::StatusOr<RecomputeLevel> ChooseRecompute(const PlanRequest& request, int64_t memory_bytes) {
+  PlanRequest trial = request;
+  for (RecomputeLevel level : OpenLevels(request)) {
+    trial.recompute = level;
+    VITSCALE_ASSIGN_OR_RETURN(const bool fits, Fits(trial, memory_bytes));
+    if (fits) break;
+  }
+  return trial.recompute;
+}
+
 absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers,
                                          int64_t memory_bytes) {
+  VITSCALE_RETURN_IF_ERROR(CheckDeal(request, workers));
+  std::vector<int64_t> divisors = Divisors(request.batch_global, kMicroBatchMax);
+  std::erase_if(divisors, [&](int64_t d) {
+    return !DealsOut(request.batch_global / d, request.batch_global, workers);
+  });
   PlanRequest trial = request;
-  if (trial.batch_global < 1 || workers < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("batch.global is ", trial.batch_global, " for ",
-                                                   workers, " workers, want both at least 1"));
+  int64_t best = 0;
+  for (RecomputeLevel level : OpenLevels(request)) {
+    trial.recompute = level;
+    VITSCALE_ASSIGN_OR_RETURN(const int64_t micro, FirstThatFits(trial, divisors, memory_bytes));
+    best = std::max(best, micro);
+    if (best >= std::min(kMicroBatchEnough, divisors.front())) break;
   }
-  if (trial.batch_global < workers) {
-    return absl::InvalidArgumentError(absl::StrCat("batch.global is ", trial.batch_global,
-                                                   ", want at least one image for each of ",
-                                                   workers, " workers"));
-  }
-  for (int64_t d : Divisors(trial.batch_global, kMicroBatchMax)) {
-    if (!DealsOut(trial.batch_global / d, trial.batch_global, workers)) continue;
-    if (memory_bytes == 0) return d;
-    trial.batch_micro = d;
-    VITSCALE_ASSIGN_OR_RETURN(const bool fits, Fits(trial, memory_bytes));
-    if (fits) return d;
-  }
+  if (best > 0) return best;
   trial.batch_micro = 1;
   VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(trial));
   return CheckFits(plan, memory_bytes);

@@ -8,13 +8,15 @@
 #include "kernels/base/status.h"
 #include "worker/model/activations.h"
 #include "worker/model/vit.h"
+#include "worker/plan/backend_bytes.h"
 #include "worker/plan/cost.h"
 
 namespace vitscale {
 namespace {
 
 // Raised when programs change in a way that ranks of two builds must not mix.
-constexpr int kPlanVersion = 1;
+constexpr int kPlanVersion = 2;
+constexpr int kStagedBatches = 3;  // two that wait and one on its way, as the loader does
 
 absl::Status Invalid(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
@@ -46,8 +48,6 @@ absl::Status CheckRequest(const PlanRequest& r) {
     return Invalid(absl::StrCat("sparse labels per image is ", r.sparse_labels_per_image,
                                 ", want at least 1"));
   }
-  if (r.recompute != RecomputeLevel::kNone)
-    return absl::UnimplementedError("recompute levels other than none");
   return absl::OkStatus();
 }
 
@@ -55,6 +55,7 @@ PlanRequest WithDefaults(PlanRequest r) {
   if (r.batch_global == 0) r.batch_global = r.batch_micro;
   if (r.source_height == 0) r.source_height = r.model.image_size;
   if (r.source_width == 0) r.source_width = r.model.image_size;
+  if (r.recompute == RecomputeLevel::kAuto) r.recompute = kRecomputeDefault;
   return r;
 }
 
@@ -139,6 +140,8 @@ ModelLayout MakeLayout(const PlanRequest& r, ArenaLayout& input, ArenaLayout& st
   layout.precision = r.precision;
   layout.optimizer = r.optimizer;
   layout.polyak = r.polyak;
+  layout.recompute = r.recompute;
+  layout.training = r.training;
   layout.batch = r.batch_micro;
   layout.range_min = r.range_min;
   layout.range_max = r.range_max;
@@ -149,30 +152,19 @@ ModelLayout MakeLayout(const PlanRequest& r, ArenaLayout& input, ArenaLayout& st
   return layout;
 }
 
-int64_t ComputeWeightBytes(const ModelLayout& layout) {
-  int64_t elements = 0;
-  const Program program = BuildPrepare(layout);
-  for (const Op& op : program.ops()) {
-    const auto* prepare = std::get_if<PrepareWeightsArgs>(&op);
-    if (prepare == nullptr) continue;
-    for (const WeightParts& weight : prepare->weights) {
-      for (const TensorView& part : weight) elements += part.elements();
-    }
-  }
-  constexpr int kDirections = 2;  // one copy packed for y = x W, one for grad_x = grad_y W^T
-  return elements * kDirections * DTypeBytes(ComputeDType(layout.precision));
-}
-
 void PlanActivations(Plan& plan) {
+  Program eval = BuildEval(plan.layout, true), features = BuildFeatures(plan.layout).program;
+  plan.eval_activation_bytes = std::max(ActivationBytes(eval), ActivationBytes(features));
+  AddBackendBytes(plan, eval);
+  if (!plan.request.training) return;
   OptimizerConfig optimizer;
   optimizer.kind = plan.request.optimizer;
   // A second micro-batch has a few more small tensors than the first.
   Program step = BuildStep(plan.layout, {false, true});
   Program update = BuildUpdate(plan.layout, optimizer);
-  Program eval = BuildEval(plan.layout, true), features = BuildFeatures(plan.layout).program;
   plan.step_activation_bytes = ActivationBytes(step);
   plan.update_activation_bytes = ActivationBytes(update);
-  plan.eval_activation_bytes = std::max(ActivationBytes(eval), ActivationBytes(features));
+  AddBackendBytes(plan, step);
 }
 
 void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {
@@ -181,18 +173,15 @@ void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {
   const auto at = [&bytes](Arena arena) -> int64_t& { return bytes[static_cast<int>(arena)]; };
   bytes.fill(0);
   at(Arena::kParameters) = table.arena_elements() * DTypeBytes(DType::kF32);
+  at(Arena::kInput) = input_bytes;
+  at(Arena::kStatistics) = statistics_bytes;
+  at(Arena::kActivations) = std::max(
+      {plan.step_activation_bytes, plan.update_activation_bytes, plan.eval_activation_bytes});
+  if (!plan.request.training) return;
   at(Arena::kGradients) = table.arena_elements() * DTypeBytes(DType::kF32);
   at(Arena::kMomentum) = table.arena_elements() * DTypeBytes(DType::kBf16);
   at(Arena::kSecondMoment) = table.second_moment_arena_elements() * DTypeBytes(DType::kF32);
   if (plan.request.polyak) at(Arena::kAverage) = at(Arena::kParameters);
-  at(Arena::kInput) = input_bytes;
-  at(Arena::kStatistics) = statistics_bytes;
-  // Synchronisation takes a whole state into gradients and activations, idle then, before it copies
-  // over.
-  const int64_t state = at(Arena::kParameters) + at(Arena::kMomentum) + at(Arena::kSecondMoment) +
-                        at(Arena::kAverage);
-  at(Arena::kActivations) = std::max({plan.step_activation_bytes, plan.update_activation_bytes,
-                                      plan.eval_activation_bytes, state - at(Arena::kGradients)});
 }
 
 int64_t CheckpointBytes(const Plan& plan) {
@@ -202,6 +191,7 @@ int64_t CheckpointBytes(const Plan& plan) {
          plan.layout.table.second_moment_count() * DTypeBytes(DType::kF32);
 }
 
+// Not the recompute level: ranks may differ in it, since no bit does.
 uint64_t HashOf(const Plan& plan) {
   const PlanRequest& r = plan.request;
   const ModelConfig& m = r.model;
@@ -223,7 +213,7 @@ uint64_t HashOf(const Plan& plan) {
                                     static_cast<int64_t>(r.optimizer),
                                     static_cast<int64_t>(r.precision),
                                     static_cast<int64_t>(r.labels),
-                                    static_cast<int64_t>(r.recompute),
+                                    static_cast<int64_t>(m.residual),
                                     r.batch_micro,
                                     r.batch_global,
                                     r.bucket_bytes,
@@ -240,10 +230,14 @@ uint64_t HashOf(const Plan& plan) {
 
 }  // namespace
 
-int64_t Plan::memory_bytes() const {
-  int64_t bytes = compute_weight_bytes;
+int64_t Plan::step_bytes(int64_t process_bytes) const {
+  int64_t bytes = compute_weight_bytes + workspace_bytes + process_bytes;
   for (int64_t arena : arena_bytes) bytes += arena;
   return bytes;
+}
+
+int64_t Plan::memory_bytes() const {
+  return step_bytes() + staged_input_bytes + (request.training ? checkpoint_bytes : 0);
 }
 
 int64_t Plan::WireBytes(int workers) const {
@@ -260,7 +254,7 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {
   plan.flops = FlopsOf(plan.request.model);
   PlanActivations(plan);
   PlanArenas(plan, input.bytes(), statistics.bytes());
-  plan.compute_weight_bytes = ComputeWeightBytes(plan.layout);
+  plan.staged_input_bytes = kStagedBatches * input.bytes();
   plan.checkpoint_bytes = CheckpointBytes(plan);
   plan.gradient_bytes = plan.layout.table.arena_elements() * DTypeBytes(DType::kF32);
   plan.hash = HashOf(plan);

@@ -20,8 +20,8 @@
 
 namespace vitscale {
 
-// What backward computes again instead of reading it. Only kNone is built today.
-enum class RecomputeLevel : uint8_t { kNone, kGeluAndLayerNorm, kBlock };
+// What auto means where memory does not decide; see README.md for what each level costs.
+inline constexpr RecomputeLevel kRecomputeDefault = RecomputeLevel::kGeluAndLayerNorm;
 
 struct PlanRequest {
   ModelConfig model;
@@ -35,7 +35,9 @@ struct PlanRequest {
   float range_min = -1.0f, range_max = 1.0f;
   LabelKind labels = LabelKind::kClassId;
   int64_t sparse_labels_per_image = 16;  // kSparse: capacity, averaged over a micro-batch
-  RecomputeLevel recompute = RecomputeLevel::kNone;
+  bool training = true;  // false: an evaluation, which has no gradients, moments and step
+  int threads = 1;       // of the backend; each has its scratch
+  RecomputeLevel recompute = RecomputeLevel::kAuto;  // kAuto: kRecomputeDefault
 };
 
 // Multiplications and additions of matmuls (2 per multiply-accumulate), attention included, for one
@@ -50,6 +52,9 @@ struct Flops {
   double training() const { return 3 * forward; }
 };
 
+// Program, libraries, code that oneDNN makes, heap: measured, see README.md.
+inline constexpr int64_t kProcessBytes = int64_t{32} << 20;
+
 struct Plan {
   PlanRequest request;
   ModelLayout layout;      // what the builders of worker/model/vit.h take
@@ -59,30 +64,42 @@ struct Plan {
   int64_t update_activation_bytes = 0;  // of BuildUpdate
   int64_t eval_activation_bytes = 0;    // of BuildEval
   int64_t compute_weight_bytes = 0;     // estimate: a backend's copies of matmul weights
-  int64_t checkpoint_bytes = 0;  // parameters, momentum, second moment, average
-  int64_t gradient_bytes = 0;    // reduced per step
-  uint64_t hash = 0;             // of everything that must agree between ranks
+  int64_t workspace_bytes = 0;          // estimate: its scratch and partial sums
+  int64_t staged_input_bytes = 0;       // micro-batches that the loader has ready
+  int64_t checkpoint_bytes = 0;         // parameters, momentum, second moment, average
+  int64_t gradient_bytes = 0;           // reduced per step
+  uint64_t hash = 0;                    // of everything that must agree between ranks
 
-  int64_t memory_bytes() const;  // all arenas and compute weights
+  // What a process needs to run steps of this plan: arenas, compute weights, workspace and
+  // `process_bytes`, what it holds without any. vitscale-bench step measures this one.
+  int64_t step_bytes(int64_t process_bytes = kProcessBytes) const;
+  // What a worker needs: that, the staged input, and a copy of the state while it is saved.
+  int64_t memory_bytes() const;
   // Bytes that one rank of `workers` sends per step: ring, 2 (n - 1) / n of the gradients.
   int64_t WireBytes(int workers) const;
 };
 
 // INVALID_ARGUMENT for a model that does not validate, a batch that is not positive, a micro-batch
 // that does not divide the global batch, precision auto, a source smaller than the crop.
-// UNIMPLEMENTED for a recompute level.
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
+
+// A level for a worker with `memory_bytes` (0: not limited): what the request says; auto: the
+// default if it fits, else the first of what keeps less that does, else the one that keeps least.
+absl::StatusOr<RecomputeLevel> ChooseRecompute(const PlanRequest& request, int64_t memory_bytes);
 
 // The greatest micro-batch that divides batch_global, leaves every one of `workers` the same number
 // of micro-batches (where `workers` divides batch_global), is at most kMicroBatchMax and fits into
-// `memory_bytes` (0: not limited). RESOURCE_EXHAUSTED when even one image does not fit; says what
-// it needs and the smallest change that would fit.
+// `memory_bytes` (0: not limited). Where recompute is auto, a level that keeps less is used only if
+// it is needed for micro-batches of kMicroBatchEnough, or for any. RESOURCE_EXHAUSTED when even one
+// image does not fit; says what it needs and the smallest change that would fit.
 inline constexpr int64_t kMicroBatchMax = 256;
+inline constexpr int64_t kMicroBatchEnough = 8;  // panels for a few threads: more gives little
 absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers,
                                          int64_t memory_bytes);
 
 // OK, or RESOURCE_EXHAUSTED: what the plan needs, what there is, and the smallest change that would
-// fit (a smaller micro-batch; if one image is too much, another optimizer or model).
+// fit (a level that keeps less; a smaller micro-batch; a bf16 residual; if one image is too much,
+// another optimizer or model).
 absl::Status CheckFits(const Plan& plan, int64_t memory_bytes);
 
 // What the report can say only when somebody measured it.

@@ -50,7 +50,10 @@ void ModelLines(std::string& text, const Plan& plan) {
   Line(text, "batch",
        absl::StrCat(plan.request.batch_global, " images per step in micro-batches of ",
                     plan.request.batch_micro));
-  Line(text, "precision", PrecisionName(plan.request.precision));
+  Line(text, "precision",
+       absl::StrCat(PrecisionName(plan.request.precision), ", residual stream ",
+                    DTypeName(plan.request.model.residual)));
+  if (plan.request.training) Line(text, "recompute", RecomputeName(plan.request.recompute));
 }
 
 void MemoryLines(std::string& text, const Plan& plan) {
@@ -60,6 +63,10 @@ void MemoryLines(std::string& text, const Plan& plan) {
       Memory(text, ArenaName(static_cast<Arena>(i)), plan.arena_bytes[i]);
   }
   Memory(text, "compute weights", plan.compute_weight_bytes);
+  Memory(text, "workspace", plan.workspace_bytes);
+  Memory(text, "staged input", plan.staged_input_bytes);
+  if (plan.request.training) Memory(text, "copy while saving", plan.checkpoint_bytes);
+  Memory(text, "process", kProcessBytes);
 }
 
 std::string Rates(const Plan& plan, int workers, const MeasuredRates& rates) {

@@ -117,6 +117,8 @@ TEST(JobSpecTest, CanonicalFormHasEveryDefault) {
   EXPECT_EQ(spec.model().pool(), v1::POOL_MAP);
   EXPECT_EQ(spec.model().loss(), v1::LOSS_SIGMOID);
   EXPECT_EQ(spec.precision(), v1::PRECISION_AUTO);
+  EXPECT_EQ(spec.recompute(), v1::RECOMPUTE_AUTO);
+  EXPECT_EQ(spec.model().residual(), v1::RESIDUAL_F32);
   EXPECT_EQ(spec.optimizer().name(), v1::OPTIMIZER_NAME_ADAFACTOR);
   EXPECT_DOUBLE_EQ(spec.optimizer().beta1(), 0.9);
   EXPECT_DOUBLE_EQ(spec.optimizer().weight_decay().head(), 3.0);
@@ -348,6 +350,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"grace=soon", "wanted a duration"},
         BadCase{"priority=1001", "wanted -1000 to 1000"},
         BadCase{"precision=f16", "wanted auto, bf16 or f32"},
+        BadCase{"recompute=all", "wanted auto, none, gelu_layernorm or block"},
+        BadCase{"model.residual=f16", "wanted f32 or bf16"},
         BadCase{"seed=-1", "whole number from 0"},
         BadCase{"from=abc/def", "from (--set): was \"abc/def\", wanted a checkpoint folder"},
         BadCase{"name=a_b", "wanted 1 to 63 of [a-z0-9-]"},

@@ -12,6 +12,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 CheckpointManifest Example() {
   CheckpointManifest manifest =
@@ -131,10 +132,25 @@ TEST(NumericsDifferencesTest, SaysWhatWasAndWhatIs) {
   const link::NumericsRecord before = Example().numerics;
   link::NumericsRecord now = before;
   EXPECT_THAT(NumericsDifferences(before, now), IsEmpty());
+  now.recompute = "block";  // decides no bit
+  EXPECT_THAT(NumericsDifferences(before, now), IsEmpty());
   now.world_size = 1;
   now.instruction_set = "avx2";
   EXPECT_THAT(NumericsDifferences(before, now),
               ElementsAre("instruction_set \"avx512_bf16\", now \"avx2\"", "world_size 2, now 1"));
+}
+
+TEST(NumericsDifferencesTest, AManifestWithoutAResidualIsOfAnF32One) {
+  CheckpointManifest manifest = Example();
+  EXPECT_THAT(ManifestToJson(manifest), Not(HasSubstr("residual")));
+  link::NumericsRecord now = manifest.numerics;
+  now.residual = "bf16";
+  EXPECT_THAT(NumericsDifferences(manifest.numerics, now),
+              ElementsAre("residual \"f32\", now \"bf16\""));
+  manifest.numerics = now;
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointManifest read,
+                                ManifestFromJson(ManifestToJson(manifest)));
+  EXPECT_EQ(read.numerics.residual, "bf16");
 }
 
 }  // namespace

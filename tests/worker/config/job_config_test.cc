@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/files.h"
 #include "proto/spec/job_spec.h"
@@ -47,12 +48,17 @@ TEST(JobConfigTest, HoldsWhatTheFileSays) {
   EXPECT_DOUBLE_EQ(job.optimizer.decay_head, 3.0);
   EXPECT_EQ(job.train.images, "a");
   EXPECT_EQ(job.train.take, 60000);
-  EXPECT_EQ(job.preprocess, (Preprocess{{{ImageOpKind::kResize, 40, 36},
-                                         {ImageOpKind::kInceptionCrop, 28, 28, 0.1, 0.9}},
-                                        true, 0, 1}));
+  EXPECT_EQ(
+      job.preprocess,
+      (Preprocess{{{ImageOpKind::kResize, 40, 36}, {ImageOpKind::kInceptionCrop, 28, 28, 0.1, 0.9}},
+                  true,
+                  0,
+                  1}));
   EXPECT_EQ(job.evals[0].preprocess,
             (Preprocess{{{ImageOpKind::kResizeSmall, 32, 32}, {ImageOpKind::kCentralCrop, 28, 28}},
-                        false, 0, 1}));
+                        false,
+                        0,
+                        1}));
   EXPECT_EQ(job.evals[0].data.format, DataFormat::kSynthetic);
   EXPECT_EQ(job.checkpoint.every, Length::Steps(50));
   EXPECT_EQ(job.on_divergence.policy, DivergencePolicy::kSkip);
@@ -118,6 +124,23 @@ TEST(JobConfigTest, PlanRequestCarriesModelBatchAndRange) {
   EXPECT_EQ(request.range_min, 0.0f);
   EXPECT_EQ(request.range_max, 1.0f);
   EXPECT_EQ(request.optimizer, OptimizerKind::kAdamW);
+  EXPECT_EQ(request.recompute, RecomputeLevel::kAuto);
+  EXPECT_EQ(request.model.residual, DType::kF32);
+  EXPECT_TRUE(request.training);
+}
+
+TEST(JobConfigTest, RecomputeAndResidualReachThePlan) {
+  for (const auto& [word, level] :
+       {std::pair{"auto", RecomputeLevel::kAuto}, std::pair{"none", RecomputeLevel::kNone},
+        std::pair{"gelu_layernorm", RecomputeLevel::kGeluAndLayerNorm},
+        std::pair{"block", RecomputeLevel::kBlock}}) {
+    VITSCALE_ASSERT_OK_AND_ASSIGN(
+        const JobConfig job,
+        ParseJobConfig(kJob, "job.yaml",
+                       {absl::StrCat("recompute=", word), "model.residual=bf16"}));
+    EXPECT_EQ(PlanRequestFor(job, Precision::kF32).recompute, level) << word;
+    EXPECT_EQ(PlanRequestFor(job, Precision::kF32).model.residual, DType::kBf16);
+  }
 }
 
 TEST(JobConfigTest, FixMicroBatchKeepsAGivenOneAndChoosesOtherwise) {

@@ -103,13 +103,15 @@ PlanRequest Tiny() {
   return request;
 }
 
-using Case = std::tuple<PoolKind, PositionKind, Precision, int /*representation*/>;
+using Case = std::tuple<PoolKind, PositionKind, Precision, int /*representation*/, RecomputeLevel,
+                        DType /*residual*/>;
 class ProgramTest : public testing::TestWithParam<Case> {
  protected:
   Plan plan_ = [] {
     PlanRequest request = Tiny();
     std::tie(request.model.pool, request.model.position, request.precision,
-             request.model.representation_size) = GetParam();
+             request.model.representation_size, request.recompute, request.model.residual) =
+        GetParam();
     return MakePlan(request).value();
   }();
   std::vector<Program> AllPrograms() {
@@ -232,7 +234,10 @@ INSTANTIATE_TEST_SUITE_P(
     EveryModel, ProgramTest,
     testing::Combine(testing::Values(PoolKind::kMap, PoolKind::kGap, PoolKind::kCls),
                      testing::Values(PositionKind::kLearned, PositionKind::kSincos2d),
-                     testing::Values(Precision::kBf16, Precision::kF32), testing::Values(0, 24)));
+                     testing::Values(Precision::kBf16, Precision::kF32), testing::Values(0, 24),
+                     testing::Values(RecomputeLevel::kNone, RecomputeLevel::kGeluAndLayerNorm,
+                                     RecomputeLevel::kBlock),
+                     testing::Values(DType::kF32, DType::kBf16)));
 
 TEST(UpdateProgramTest, RatesAndDecaysFollowTheGroups) {
   const Plan plan = MakePlan(Tiny()).value();

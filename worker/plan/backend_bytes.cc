@@ -1,0 +1,70 @@
+#include "worker/plan/backend_bytes.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+namespace vitscale {
+namespace {
+
+int64_t Elements(const WeightParts& weight) {
+  int64_t elements = 0;
+  for (const TensorView& part : weight) elements += part.elements();
+  return elements;
+}
+
+// Walks a program op by op.
+class Survey {
+ public:
+  explicit Survey(DType compute) : compute_(compute) {}
+
+  void operator()(const LinearArgs& a) { Copy(a.weight, false, a.full_precision); }
+  void operator()(const LinearGradInputArgs& a) { Copy(a.weight, true, a.full_precision); }
+  // A share of the gradients of gamma and beta for each image.
+  void operator()(const LayerNormGradArgs& a) { shares_ += batch_ * 2 * a.x.columns() * 4; }
+  // Scores and their gradients of one image and head, as rows and interleaved.
+  void operator()(const SelfAttentionGradArgs& a) {
+    Scratch(3 * a.tokens * a.tokens * DTypeBytes(compute_) +
+            8 * a.tokens * a.grad_out.columns() / a.heads * 4);
+  }
+  // Blocks of both operands by pairs of rows, and widened ones.
+  void operator()(const LinearGradWeightArgs&) { Scratch(int64_t{1} << 20); }
+  void operator()(const PanelBeginArgs& a) { batch_ = a.batch; }
+  template <typename Other>
+  void operator()(const Other&) {}
+
+  int64_t weight_bytes() const {
+    int64_t bytes = 0;
+    for (const auto& [copy, size] : copies_) bytes += size;
+    return bytes;
+  }
+  // All copies of a weight are made from it side by side in f32.
+  int64_t scratch_bytes() const { return std::max(scratch_, 4 * largest_weight_); }
+  int64_t share_bytes() const { return shares_; }
+
+ private:
+  void Scratch(int64_t bytes) { scratch_ = std::max(scratch_, bytes); }
+  void Copy(const WeightParts& weight, bool transposed, bool full_precision) {
+    const int64_t elements = Elements(weight);
+    largest_weight_ = std::max(largest_weight_, elements);
+    const DType dtype = full_precision ? DType::kF32 : compute_;
+    copies_[{weight[0].offset, 2 * static_cast<int>(dtype) + (transposed ? 1 : 0)}] =
+        elements * DTypeBytes(dtype);
+  }
+
+  const DType compute_;
+  std::map<std::pair<int64_t, int>, int64_t> copies_;  // by place, dtype and direction
+  int64_t largest_weight_ = 0, scratch_ = 0, shares_ = 0, batch_ = 0;
+};
+
+}  // namespace
+
+void AddBackendBytes(Plan& plan, Program& program) {
+  Survey survey(ComputeDType(plan.request.precision));
+  for (const Op& op : program.ops()) std::visit(survey, op);
+  plan.compute_weight_bytes = std::max(plan.compute_weight_bytes, survey.weight_bytes());
+  plan.workspace_bytes = std::max(
+      plan.workspace_bytes, plan.request.threads * survey.scratch_bytes() + survey.share_bytes());
+}
+
+}  // namespace vitscale
