@@ -59,6 +59,15 @@ class Survey {
 
 }  // namespace
 
+int64_t OptimizerWorkspaceBytes(const ModelLayout& layout) {
+  if (layout.optimizer != OptimizerKind::kAdafactor) return 0;
+  int64_t sums = 0;
+  for (const Parameter& p : layout.table.parameters()) {
+    if (p.factoring.factored) sums += p.elements() / 32;
+  }
+  return sums * DTypeBytes(DType::kF32);
+}
+
 void AddBackendBytes(Plan& plan, Program& program) {
   Survey survey(ComputeDType(plan.request.precision));
   for (const Op& op : program.ops()) std::visit(survey, op);

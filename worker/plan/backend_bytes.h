@@ -10,6 +10,9 @@
 
 namespace vitscale {
 
+// Column sums of a factored gradient's squares come in blocks of 32 rows.
+int64_t OptimizerWorkspaceBytes(const ModelLayout& layout);
+
 // Raises plan.compute_weight_bytes and plan.workspace_bytes to what `program` needs.
 void AddBackendBytes(Plan& plan, Program& program);
 

@@ -165,6 +165,7 @@ void PlanActivations(Plan& plan) {
   plan.step_activation_bytes = ActivationBytes(step);
   plan.update_activation_bytes = ActivationBytes(update);
   AddBackendBytes(plan, step);
+  plan.workspace_bytes += OptimizerWorkspaceBytes(plan.layout);
 }
 
 void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {
@@ -231,7 +232,7 @@ uint64_t HashOf(const Plan& plan) {
 }  // namespace
 
 int64_t Plan::step_bytes(int64_t process_bytes) const {
-  int64_t bytes = compute_weight_bytes + workspace_bytes + process_bytes;
+  int64_t bytes = compute_weight_bytes + workspace_bytes + process_bytes + kRunningBytes;
   for (int64_t arena : arena_bytes) bytes += arena;
   return bytes;
 }

@@ -66,7 +66,7 @@ void MemoryLines(std::string& text, const Plan& plan) {
   Memory(text, "workspace", plan.workspace_bytes);
   Memory(text, "staged input", plan.staged_input_bytes);
   if (plan.request.training) Memory(text, "copy while saving", plan.checkpoint_bytes);
-  Memory(text, "process", kProcessBytes);
+  Memory(text, "process", kProcessBytes + kRunningBytes);
 }
 
 std::string Rates(const Plan& plan, int workers, const MeasuredRates& rates) {
