@@ -7,17 +7,14 @@
 #include "absl/time/time.h"
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
+#include "worker/bench/bench_collective.h"
 #include "worker/bench/processes.h"
-#include "worker/collective/gloo_collective.h"
-#include "worker/collective/rendezvous.h"
-#include "worker/collective/shared_memory_collective.h"
 
 namespace vitscale {
 namespace {
 
 using nlohmann::json;
 
-constexpr char kLoopback[] = "127.0.0.1";
 constexpr absl::Duration kTimeout = absl::Minutes(2);
 
 // f32 values of each bucket.
@@ -100,41 +97,6 @@ class Rank {
   std::vector<double> sums_, records_;
 };
 
-MeetingOptions Meeting(const AllReduceOptions& options, int rank, RendezvousListener* listener) {
-  MeetingOptions meeting;
-  meeting.identity.secret = "vitscale-bench";
-  meeting.rank = rank;
-  meeting.world_size = options.ranks;
-  meeting.rank0_address = listener->address();
-  meeting.listener = rank == 0 ? listener : nullptr;
-  return meeting;
-}
-
-std::unique_ptr<Collective> MakeCollective(const AllReduceOptions& options, int rank,
-                                           RendezvousListener* listener) {
-  MeetingOptions meeting = Meeting(options, rank, listener);
-  if (options.transport == "shared_memory") {
-    SharedMemoryOptions shared;
-    static_cast<MeetingOptions&>(shared) = std::move(meeting);
-    return MakeSharedMemoryCollective(std::move(shared));
-  }
-  GlooOptions gloo;
-  static_cast<MeetingOptions&>(gloo) = std::move(meeting);
-  gloo.data_address = kLoopback;
-  return MakeGlooCollective(std::move(gloo));
-}
-
-// Of every repetition the slowest rank.
-std::vector<double> Slowest(const std::vector<json>& ranks, const char* key) {
-  std::vector<double> slowest;
-  for (const json& rank : ranks) {
-    slowest.resize(rank[key].size(), 0);
-    for (size_t i = 0; i < slowest.size(); ++i)
-      slowest[i] = std::max(slowest[i], rank[key][i].get<double>());
-  }
-  return slowest;
-}
-
 json Report(const AllReduceOptions& options, const std::vector<int64_t>& sizes,
             const std::vector<json>& ranks) {
   int64_t bytes = 0, peak = 0;
@@ -181,10 +143,11 @@ void AddAllReduceFlags(CLI::App& command, AllReduceOptions& o) {
 
 absl::StatusOr<nlohmann::json> BenchAllReduce(const AllReduceOptions& options) {
   VITSCALE_ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, BucketSizes(options));
-  VITSCALE_ASSIGN_OR_RETURN(const auto listener, RendezvousListener::Open(kLoopback));
+  VITSCALE_ASSIGN_OR_RETURN(const auto listener, RendezvousListener::Open(kBenchAddress));
   VITSCALE_ASSIGN_OR_RETURN(
       const std::vector<json> ranks, RunInProcesses(options.ranks, [&](int rank) {
-        return Rank(MakeCollective(options, rank, listener.get()), sizes).Run(options.run.steps);
+        return Rank(MakeBenchCollective(options.transport, rank, options.ranks, *listener), sizes)
+            .Run(options.run.steps);
       }));
   return Report(options, sizes, ranks);
 }

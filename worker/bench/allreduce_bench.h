@@ -16,7 +16,7 @@ namespace vitscale {
 struct AllReduceOptions {
   BenchOptions run;   // the model whose gradients are summed; steps and json
   int64_t bytes = 0;  // > 0: so many instead of a model's
-  int64_t bucket_bytes = int64_t{32} << 20;
+  int64_t bucket_bytes = PlanRequest{}.bucket_bytes;
   int ranks = 2;
   std::string transport = "gloo";  // over loopback; or "shared_memory"
 };

@@ -15,6 +15,7 @@
 #include "worker/bench/op_bench.h"
 #include "worker/bench/step_bench.h"
 #include "worker/bench/tables.h"
+#include "worker/bench/workers_bench.h"
 
 namespace vitscale {
 namespace {
@@ -26,6 +27,7 @@ Examples:
   vitscale-bench step --variant S/16 --image-size 224 --batch 32 --precision bf16 --threads 2 --steps 10 --json
   vitscale-bench op --patch 4 --width 128 --depth 4 --heads 4 --mlp-width 512 --image-size 28 --channels 1 --batch 256
   vitscale-bench allreduce --ranks 2 --variant B/16
+  vitscale-bench workers --variant S/16 --workers 2 --steps 3
   vitscale-bench data --folder /data/flowers/train --threads 1,2,4
   vitscale-bench checkpoint --variant S/16 --dir /mnt/checkpoints
   vitscale-bench ceiling --precision bf16 --threads 2
@@ -36,6 +38,7 @@ Exit codes: 0, 1 failed, 2 usage.)";
 struct Options {
   BenchOptions model;
   AllReduceOptions allreduce;
+  WorkersOptions workers;
   DataOptions data;
   CheckpointOptions checkpoint;
 };
@@ -90,6 +93,9 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
   CLI::App* op = add("op", "Each op of a step: in its panel group, and alone");
   CLI::App* allreduce =
       add("allreduce", "Sums of gradients between ranks on this machine, by TCP or shared memory");
+  CLI::App* workers = add("workers",
+                          "Steps by several workers of this machine against one with all its "
+                          "threads, and how much of the sums backward hides");
   CLI::App* data = add("data", "The loader: images/s by threads, share of decoding");
   CLI::App* checkpoint =
       add("checkpoint", "Saving a model's state: how long training stalls, write, sync and verify");
@@ -100,12 +106,14 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
                  "Time each kind of op after the steps (default on; takes about 5 steps)");
   AddModelFlags(*op, o.model);
   AddAllReduceFlags(*allreduce, o.allreduce);
+  AddWorkersFlags(*workers, o.workers);
   AddDataFlags(*data, o.data);
   AddCheckpointFlags(*checkpoint, o.checkpoint);
   AddCeilingFlags(*ceiling, o.model);
   return {{step, &o.model.json, [&o] { return BenchStep(o.model); }},
           {op, &o.model.json, [&o] { return BenchOps(o.model); }},
           {allreduce, &o.allreduce.run.json, [&o] { return BenchAllReduce(o.allreduce); }},
+          {workers, &o.workers.run.json, [&o] { return BenchWorkers(o.workers); }},
           {data, &o.data.json, [&o] { return BenchData(o.data); }},
           {checkpoint, &o.checkpoint.run.json, [&o] { return BenchCheckpoint(o.checkpoint); }},
           {ceiling, &o.model.json, [&o] { return absl::StatusOr<json>(CeilingReport(o.model)); }}};

@@ -57,6 +57,22 @@ std::string ByThreads(const json& list) {
   return text;
 }
 
+std::string Sides(const json& sides) {
+  std::string text = "\n  step ms   range              waits ms  of single  hidden  side\n";
+  for (const json& side : sides) {
+    const auto share = [&](const char* key) {
+      return side.contains(key) ? absl::StrFormat("%.1f %%", 100 * side[key].get<double>()) : "";
+    };
+    const auto millis = [&](const char* key) { return 1e3 * side[key].get<double>(); };
+    absl::StrAppendFormat(&text, "%9.1f   %7.1f - %7.1f  %8.2f  %9s  %6s  %s (%s)\n",
+                          millis("step_seconds"), millis("step_seconds_min"),
+                          millis("step_seconds_max"), millis("exposed_seconds"),
+                          share("ratio_share"), share("hidden_share"),
+                          side["name"].get<std::string>(), side["algorithm"].get<std::string>());
+  }
+  return text;
+}
+
 std::string Roofline(const json& list) {
   constexpr double kShareMin = 0.002;  // less is not worth a line
   std::string text =
@@ -93,6 +109,7 @@ std::string TableOf(const json& report) {
   std::string text = Scalars(report);
   if (report.contains("phases")) text += Phases(report["phases"]);
   if (report.contains("by_threads")) text += ByThreads(report["by_threads"]);
+  if (report.contains("sides")) text += Sides(report["sides"]);
   if (report.contains("groups")) text += Tallies(report["groups"], "as in a step");
   if (report.contains("ops")) text += Tallies(report["ops"], "each op alone, whole batch");
   if (report.contains("roofline")) text += Roofline(report["roofline"]);

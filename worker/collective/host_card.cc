@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -29,6 +30,14 @@ std::string ReadSmallFile(const char* path) {
   const UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
   const ssize_t n = fd.valid() ? read(fd.get(), text, sizeof(text)) : -1;
   return n > 0 ? std::string(text, n) : "";
+}
+
+// What keeps two ranks from sharing memory; null: nothing.
+const char* DifferenceOf(const HostCard& a, const HostCard& b) {
+  if (a.boot_id == 0 || a.boot_id != b.boot_id) return "boot id";
+  if (a.network != b.network) return "network namespace";
+  if (a.user != b.user) return "user";
+  return nullptr;
 }
 
 }  // namespace
@@ -68,21 +77,25 @@ bool IsNotOneHost(const absl::Status& status) {
   return status.GetPayload(kNotOneHostUrl).has_value();
 }
 
-absl::Status CheckOneHost(const std::vector<HostCard>& cards) {
-  if (cards.size() > kSharedRanksMax) {
-    return NotOneHost(absl::StrCat(cards.size(), " ranks, at most ", kSharedRanksMax));
+absl::StatusOr<std::vector<std::vector<int>>> RanksByHost(const std::vector<HostCard>& cards) {
+  std::vector<std::vector<int>> hosts;
+  for (int rank = 0; rank < static_cast<int>(cards.size()); ++rank) {
+    const auto own = std::find_if(hosts.begin(), hosts.end(), [&](const std::vector<int>& host) {
+      return DifferenceOf(cards[host.front()], cards[rank]) == nullptr;
+    });
+    if (own == hosts.end()) {
+      hosts.push_back({rank});
+    } else if (own->size() < kSharedRanksMax) {
+      own->push_back(rank);
+    } else {
+      return NotOneHost(
+          absl::StrCat("more than ", kSharedRanksMax, " are on the host of rank ", own->front()));
+    }
   }
-  if (!cards.empty() && cards[0].nonce == 0) return NotOneHost("rank 0 has no memory for it");
-  for (size_t rank = 0; rank < cards.size(); ++rank) {
-    const HostCard& card = cards[rank];
-    const auto differs = [rank](absl::string_view what) {
-      return NotOneHost(absl::StrCat("rank ", rank, " and rank 0 differ in their ", what));
-    };
-    if (card.boot_id == 0 || card.boot_id != cards[0].boot_id) return differs("boot id");
-    if (card.network != cards[0].network) return differs("network namespace");
-    if (card.user != cards[0].user) return differs("user");
-  }
-  return absl::OkStatus();
+  if (hosts.size() < cards.size()) return hosts;
+  if (hosts.size() < 2) return NotOneHost("there is one");
+  return NotOneHost(absl::StrCat("each is alone on its host; ranks 0 and 1 differ in their ",
+                                 DifferenceOf(cards[0], cards[1])));
 }
 
 }  // namespace vitscale

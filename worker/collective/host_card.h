@@ -20,8 +20,8 @@ struct HostCard {
   uint64_t boot_id = 0;  // hash of the kernel's; 0: not known, equal to no other
   uint64_t network = 0;  // the network namespace, to which abstract addresses belong
   uint64_t user = 0;
-  uint64_t nonce = 0;   // of rank 0; random, 0 if it could not make the memory
-  uint64_t socket = 0;  // of rank 0: names its abstract address
+  uint64_t nonce = 0;   // random: of the memory that this rank makes if it leads its host
+  uint64_t socket = 0;  // random: names its abstract address
 
   std::string Encode() const;
   static absl::StatusOr<HostCard> Decode(absl::string_view blob);
@@ -36,8 +36,10 @@ HostCard OwnHostCard(uint64_t pretended_host = 0);
 absl::Status NotOneHost(absl::string_view why);
 bool IsNotOneHost(const absl::Status& status);
 
-// OK if all ranks, by their cards, are on one host and can reach rank 0's socket; or NotOneHost.
-absl::Status CheckOneHost(const std::vector<HostCard>& cards);
+// The ranks of each host, by their cards, in order; hosts in the order of their first ranks, which
+// lead them. Ranks of one host can reach each other's sockets. NotOneHost: each is alone, or there
+// are more than kSharedRanksMax on a host.
+absl::StatusOr<std::vector<std::vector<int>>> RanksByHost(const std::vector<HostCard>& cards);
 
 }  // namespace vitscale
 

@@ -217,17 +217,17 @@ class Counter {
   std::vector<UniqueFd> pidfds_;  // by rank
 };
 
-absl::Status HandOutTo(Counter& counter, const UniqueFd& memory, MapMemory map) {
+absl::Status HandOutTo(Counter& counter, MakeMemory make, MapMemory map) {
   VITSCALE_ASSIGN_OR_RETURN(UniqueFd own_pidfd, OwnPidfd());
   absl::Status came = counter.TakeIn();
   if (absl::IsDeadlineExceeded(came)) {
     return NotOneHost(absl::StrCat(counter.Missing(), " ranks did not fetch the memory"));
   }
   VITSCALE_RETURN_IF_ERROR(came);
-  if (const absl::Status mapped = map(memory.get()); !mapped.ok()) {
-    return NotOneHost(mapped.message());
-  }
-  VITSCALE_RETURN_IF_ERROR(counter.GiveMemory(memory, std::move(own_pidfd)));
+  const absl::StatusOr<UniqueFd> memory = make();
+  const absl::Status mapped = memory.ok() ? map(memory->get()) : memory.status();
+  if (!mapped.ok()) return NotOneHost(mapped.message());
+  VITSCALE_RETURN_IF_ERROR(counter.GiveMemory(*memory, std::move(own_pidfd)));
   return counter.AwaitMapped();
 }
 
@@ -244,9 +244,9 @@ absl::StatusOr<UniqueFd> ListenForHandover(const HostCard& card) {
 }
 
 absl::StatusOr<std::vector<UniqueFd>> HandOut(const HandoverTerms& terms, int listener,
-                                              const UniqueFd& memory, MapMemory map) {
+                                              MakeMemory make, MapMemory map) {
   Counter counter(terms, listener);
-  const absl::Status done = HandOutTo(counter, memory, map);
+  const absl::Status done = HandOutTo(counter, make, map);
   if (IsNotOneHost(done)) (void)counter.Tell(Word::kNo);  // after other errors they see it close
   VITSCALE_RETURN_IF_ERROR(done);
   VITSCALE_RETURN_IF_ERROR(counter.Tell(Word::kGo));

@@ -32,6 +32,8 @@ struct HandoverTerms {
   std::function<bool()> cancelled;  // asked every 20 ms
 };
 
+// Makes the memory, at the leader.
+using MakeMemory = absl::FunctionRef<absl::StatusOr<UniqueFd>()>;
 // Maps the memory that came; its status decides for this rank.
 using MapMemory = absl::FunctionRef<absl::Status(int memory)>;
 
@@ -40,7 +42,7 @@ absl::StatusOr<UniqueFd> ListenForHandover(const HostCard& card);
 // Both return the pidfds of all ranks, in rank order. NotOneHost: some rank could not do it;
 // UNAVAILABLE: some rank was lost; CANCELLED.
 absl::StatusOr<std::vector<UniqueFd>> HandOut(const HandoverTerms& terms, int listener,
-                                              const UniqueFd& memory, MapMemory map);
+                                              MakeMemory make, MapMemory map);
 absl::StatusOr<std::vector<UniqueFd>> Receive(const HandoverTerms& terms, MapMemory map);
 
 }  // namespace vitscale

@@ -2,47 +2,35 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/random.h"
 #include "kernels/base/status.h"
+#include "worker/collective/gloo_mesh.h"
+#include "worker/collective/shared_group.h"
 #include "worker/collective/shared_handover.h"
-#include "worker/collective/shared_peers.h"
-#include "worker/collective/shared_region.h"
-#include "worker/collective/sum_in_order.h"
 
 namespace vitscale {
 namespace {
 
-// All ranks are there already. The others wait longer than rank 0, who tells them how it ended.
+// All ranks are there already. The others wait longer than the leader, who tells them how it ended.
 constexpr absl::Duration kHandoverTime = absl::Seconds(2);
 constexpr absl::Duration kAnswerTime = absl::Seconds(1);
-constexpr int kSumLag = 2;  // see the header
-constexpr int kTakeLag = 2;
-static_assert(kSharedDepth >= 2 + 2 * kSumLag + kTakeLag);
-constexpr int64_t kLineFloats = 16;  // of a cache line
+constexpr absl::Duration kSecondMeeting = absl::Seconds(5);  // at least
+constexpr char kShares[] = "shares ";  // before a leader's addresses, in the second rendezvous
+constexpr char kSharesNot[] = "shares not";
 
-int64_t ChunksOf(int64_t bytes, int64_t chunk_bytes) {
-  return std::max<int64_t>(1, (bytes + chunk_bytes - 1) / chunk_bytes);
-}
-
-// The part of `count` floats that `rank` sums: whole cache lines, but for the last.
-struct Part {
-  int64_t begin, end;
-  int64_t bytes() const { return (end - begin) * static_cast<int64_t>(sizeof(float)); }
-};
-Part PartOf(int64_t count, int rank, int world_size) {
-  const int64_t lines = (count + kLineFloats - 1) / kLineFloats;
-  const auto cut = [&](int r) { return std::min(count, lines * r / world_size * kLineFloats); };
-  return {cut(rank), cut(rank + 1)};
-}
+std::string InOrder() { return "shared_memory_in_order"; }
 
 class SharedMemoryWire : public Wire {
  public:
@@ -52,230 +40,191 @@ class SharedMemoryWire : public Wire {
 
   int rank() const override { return options_.rank; }
   int world_size() const override { return options_.world_size; }
-  std::string algorithm() const override { return "shared_memory_in_order"; }
-
-  absl::Status Connect(absl::Duration timeout) override {
-    HostCard own = OwnHostCard(options_.host);
-    Offer offer;
-    if (rank() == 0) {
-      VITSCALE_ASSIGN_OR_RETURN(offer, MakeOffer(own));
-    }
-    VITSCALE_ASSIGN_OR_RETURN(
-        const std::vector<std::string> blobs,
-        rendezvous_.Meet(options_.rank0_address, options_.listener, own.Encode(), timeout));
-    std::vector<HostCard> cards;
-    for (const std::string& blob : blobs) {
-      VITSCALE_ASSIGN_OR_RETURN(cards.emplace_back(), HostCard::Decode(blob));
-    }
-    VITSCALE_RETURN_IF_ERROR(CheckOneHost(cards));
-    return Share(offer, cards[0]);
-  }
+  std::string algorithm() const override;
+  absl::Status Connect(absl::Duration timeout) override;
 
   absl::Status AllReduceSum(absl::Span<float> values, uint32_t tag) override;
   absl::Status AllGather(absl::string_view own, absl::Span<char> all, uint32_t tag) override;
   absl::Status Broadcast(int root, absl::Span<std::byte> bytes, uint32_t tag) override;
-  absl::Status Barrier(uint32_t tag) override {
-    return Run(tag, 1, {[](int64_t, std::byte*) {}, nullptr, [](int64_t, uint32_t) {}});
-  }
+  absl::Status Barrier(uint32_t tag) override;
 
   void Shutdown() override {
     rendezvous_.Cancel();
     absl::MutexLock lock(&mutex_);
     down_ = true;
-    if (peers_ != nullptr) peers_->Leave();
+    if (group_ != nullptr) group_->peers().Leave();
+    if (mesh_ != nullptr) mesh_->Shutdown();
   }
-
-  std::vector<int> ClosedPeers() const override {
-    absl::MutexLock lock(&mutex_);
-    return peers_ != nullptr ? peers_->Gone() : std::vector<int>{};
-  }
-
-  std::vector<int> Suspects(bool timed_out) const override {
-    std::vector<int> suspects = rendezvous_.missing();
-    absl::MutexLock lock(&mutex_);
-    if (!suspects.empty() || peers_ == nullptr) return suspects;
-    suspects = peers_->GoneFirst();
-    if (suspects.empty() && timed_out && peers_->awaited() >= 0) return {peers_->awaited()};
-    return suspects;
-  }
+  std::vector<int> ClosedPeers() const override;
+  std::vector<int> Suspects(bool timed_out) const override;
 
  private:
-  // What rank 0 has ready before the others come.
-  struct Offer {
-    UniqueFd memory, listener;
-  };
-
-  SharedShape Shape(const HostCard& rank0) const {
-    return {rank0.nonce, options_.world_size, options_.chunk_bytes};
+  using Blobs = std::vector<std::string>;
+  absl::StatusOr<Blobs> Meet(std::string own, absl::Duration timeout) {
+    return rendezvous_.Meet(options_.rank0_address, options_.listener, std::move(own), timeout);
   }
-
-  // A host that cannot give the memory is no error yet: the others must learn it.
-  absl::StatusOr<Offer> MakeOffer(HostCard& card) const {
-    Offer offer;
-    card.socket = SystemRandom().Next();
-    card.nonce = SystemRandom().Next() | 1;
-    VITSCALE_ASSIGN_OR_RETURN(offer.listener, ListenForHandover(card));
-    auto memory = SharedRegion::CreateMemory(Shape(card));
-    if (memory.ok()) {
-      offer.memory = *std::move(memory);
-    } else {
-      card.nonce = 0;
-    }
-    return offer;
-  }
-
-  absl::Status Share(const Offer& offer, const HostCard& rank0) {
-    const absl::Time deadline = RealClock().Monotonic() + kHandoverTime +
-                                (rank() == 0 ? absl::ZeroDuration() : kAnswerTime);
-    const HandoverTerms terms{options_.rank, options_.world_size, rank0, deadline,
-                              [this] { return IsDown(); }};
-    std::unique_ptr<SharedRegion> region;
-    const auto map = [&](int memory) {
-      VITSCALE_ASSIGN_OR_RETURN(region, SharedRegion::Map(memory, Shape(rank0)));
-      return absl::OkStatus();
-    };
-    auto pidfds =
-        rank() == 0 ? HandOut(terms, offer.listener.get(), offer.memory, map) : Receive(terms, map);
-    if (absl::IsDeadlineExceeded(pidfds.status())) {
-      return absl::UnavailableError(pidfds.status().message());
-    }
-    VITSCALE_RETURN_IF_ERROR(pidfds.status());
-    absl::MutexLock lock(&mutex_);
-    peers_ = std::make_unique<SharedPeers>(std::move(region), *std::move(pidfds), rank());
-    if (down_) peers_->Leave();
-    return absl::OkStatus();
-  }
-
+  absl::Status FindHosts(const std::vector<HostCard>& cards);
+  absl::Status Share(int listener, const HostCard& leader);
+  absl::Status JoinHosts(const absl::Status& shared, absl::Duration timeout);
   bool IsDown() const {
     absl::MutexLock lock(&mutex_);
     return down_;
   }
 
-  // What one operation does with each of its chunks; `chunk` counts from 0, `slot` through the
-  // generation.
-  struct Steps {
-    absl::FunctionRef<void(int64_t chunk, std::byte* input)> write;
-    const std::function<void(int64_t chunk, uint64_t slot)> sum;  // empty: nothing to sum
-    absl::FunctionRef<void(int64_t chunk, uint64_t slot)> take;
-  };
-  absl::Status Run(uint32_t tag, int64_t chunks, const Steps& steps);
-  void Write(uint32_t tag, int64_t chunk, const Steps& steps);
-  absl::Status Sum(uint32_t tag, int64_t chunk, const Steps& steps);
-  absl::Status Take(int64_t chunk, const Steps& steps);
-  absl::Status CompareTags(uint32_t tag, uint64_t slot) const;
+  // ---- after FindHosts ----
+  const std::vector<int>& host() const { return hosts_[own_host_]; }  // ranks of the own one
+  int LeaderOf(int host) const { return hosts_[host].front(); }
+  bool leads() const { return host().front() == rank(); }
+  bool one_host() const { return hosts_.size() == 1; }
+  // Parts of an operation; OK where there is nothing to do.
+  absl::Status OnHost(absl::FunctionRef<absl::Status(SharedGroup&)> part) {
+    return group_ != nullptr ? part(*group_) : absl::OkStatus();
+  }
+  absl::Status BetweenHosts(absl::FunctionRef<absl::Status(GlooMesh&)> part) {
+    return mesh_ != nullptr ? part(*mesh_) : absl::OkStatus();
+  }
+  absl::Status FromLeader(absl::Span<std::byte> bytes, uint32_t tag) {
+    return OnHost([&](SharedGroup& group) { return group.Broadcast(0, bytes, tag); });
+  }
 
   const SharedMemoryOptions options_;
   class Rendezvous rendezvous_;
-  uint64_t next_ = 0;  // chunk of the generation; of the operations' thread
 
   mutable absl::Mutex mutex_;
   bool down_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unique_ptr<SharedPeers> peers_;  // set under the lock, by the operations' thread, once
+  // Set under the lock, by the operations' thread, once; read by it without.
+  std::vector<std::vector<int>> hosts_;  // see RanksByHost
+  int own_host_ = 0;
+  std::unique_ptr<SharedGroup> group_;  // of the host; none where this rank is alone
+  std::unique_ptr<GlooMesh> mesh_;      // of a leader, where there are several hosts
 };
 
-absl::Status SharedMemoryWire::Run(uint32_t tag, int64_t chunks, const Steps& steps) {
-  const auto in_range = [chunks](int64_t chunk) { return chunk >= 0 && chunk < chunks; };
-  for (int64_t turn = 0; turn < chunks + kSumLag + kTakeLag; ++turn) {
-    const int64_t sum = turn - kSumLag, take = sum - kTakeLag;
-    if (in_range(turn)) Write(tag, turn, steps);
-    if (in_range(sum)) VITSCALE_RETURN_IF_ERROR(Sum(tag, sum, steps));
-    if (in_range(take)) VITSCALE_RETURN_IF_ERROR(Take(take, steps));
+std::string SharedMemoryWire::algorithm() const {
+  absl::MutexLock lock(&mutex_);
+  if (hosts_.size() <= 1) return InOrder();
+  std::vector<int> host_of(world_size());
+  for (size_t host = 0; host < hosts_.size(); ++host) {
+    for (int rank : hosts_[host]) host_of[rank] = static_cast<int>(host);
   }
-  next_ += chunks;
-  return absl::OkStatus();
+  return absl::StrCat(InOrder(), " on hosts ", absl::StrJoin(host_of, ","), ", gloo_ring");
 }
 
-void SharedMemoryWire::Write(uint32_t tag, int64_t chunk, const Steps& steps) {
-  const uint64_t slot = next_ + chunk;
-  SharedRegion& region = peers_->region();
-  region.block(rank()).tags[slot % kSharedDepth].store(tag, std::memory_order_relaxed);
-  steps.write(chunk, region.chunk(rank(), slot));
-  peers_->Advance(Mark::kInputs, slot + 1);
+// ---- meeting
+// -------------------------------------------------------------------------------------
+
+absl::Status SharedMemoryWire::Connect(absl::Duration timeout) {
+  const absl::Time deadline = RealClock().Monotonic() + timeout;
+  HostCard own = OwnHostCard(options_.host);
+  own.socket = SystemRandom().Next();
+  own.nonce = SystemRandom().Next() | 1;
+  VITSCALE_ASSIGN_OR_RETURN(const UniqueFd listener, ListenForHandover(own));
+  VITSCALE_ASSIGN_OR_RETURN(const Blobs blobs, Meet(own.Encode(), timeout));
+  std::vector<HostCard> cards;
+  for (const std::string& blob : blobs) {
+    VITSCALE_ASSIGN_OR_RETURN(cards.emplace_back(), HostCard::Decode(blob));
+  }
+  VITSCALE_RETURN_IF_ERROR(FindHosts(cards));
+  absl::Status shared;
+  if (host().size() > 1) shared = Share(listener.get(), cards[host().front()]);
+  if (one_host() || (!shared.ok() && !IsNotOneHost(shared))) return shared;
+  return JoinHosts(shared, std::max(deadline - RealClock().Monotonic(), kSecondMeeting));
 }
 
-absl::Status SharedMemoryWire::Sum(uint32_t tag, int64_t chunk, const Steps& steps) {
-  const uint64_t slot = next_ + chunk;
-  VITSCALE_RETURN_IF_ERROR(peers_->AwaitAll(Mark::kInputs, slot + 1));
-  VITSCALE_RETURN_IF_ERROR(CompareTags(tag, slot));
-  if (steps.sum) steps.sum(chunk, slot);
-  peers_->Advance(Mark::kParts, slot + 1);
-  return absl::OkStatus();
-}
-
-absl::Status SharedMemoryWire::Take(int64_t chunk, const Steps& steps) {
-  const uint64_t slot = next_ + chunk;
-  if (steps.sum) VITSCALE_RETURN_IF_ERROR(peers_->AwaitAll(Mark::kParts, slot + 1));
-  steps.take(chunk, slot);
-  return absl::OkStatus();
-}
-
-// Before anything of the peers is used: an operation that not all ranks asked for alike ends here.
-absl::Status SharedMemoryWire::CompareTags(uint32_t tag, uint64_t slot) const {
-  for (int rank = 0; rank < world_size(); ++rank) {
-    const uint32_t theirs = peers_->region().block(rank).tags[slot % kSharedDepth].load();
-    if (theirs == tag) continue;
-    return absl::UnavailableError(absl::StrCat("collective mismatch: rank ", rank,
-                                               " asked for another operation or size than rank ",
-                                               options_.rank));
+absl::Status SharedMemoryWire::FindHosts(const std::vector<HostCard>& cards) {
+  VITSCALE_ASSIGN_OR_RETURN(std::vector<std::vector<int>> hosts, RanksByHost(cards));
+  absl::MutexLock lock(&mutex_);
+  hosts_ = std::move(hosts);
+  for (size_t host = 0; host < hosts_.size(); ++host) {
+    if (absl::c_linear_search(hosts_[host], rank())) own_host_ = static_cast<int>(host);
   }
   return absl::OkStatus();
 }
+
+absl::Status SharedMemoryWire::Share(int listener, const HostCard& leader) {
+  const SharedShape shape = {leader.nonce, static_cast<int>(host().size()), options_.chunk_bytes};
+  const absl::Time deadline =
+      RealClock().Monotonic() + kHandoverTime + (leads() ? absl::ZeroDuration() : kAnswerTime);
+  const int place = static_cast<int>(absl::c_find(host(), rank()) - host().begin());
+  const HandoverTerms terms{place, shape.world_size, leader, deadline, [this] { return IsDown(); }};
+  std::unique_ptr<SharedRegion> region;
+  const auto make = [&] { return SharedRegion::CreateMemory(shape); };
+  const auto map = [&](int memory) {
+    VITSCALE_ASSIGN_OR_RETURN(region, SharedRegion::Map(memory, shape));
+    return absl::OkStatus();
+  };
+  auto pidfds = leads() ? HandOut(terms, listener, make, map) : Receive(terms, map);
+  if (absl::IsDeadlineExceeded(pidfds.status())) {
+    return absl::UnavailableError(pidfds.status().message());
+  }
+  VITSCALE_RETURN_IF_ERROR(pidfds.status());
+  auto peers = std::make_unique<SharedPeers>(std::move(region), *std::move(pidfds), place);
+  absl::MutexLock lock(&mutex_);
+  group_ = std::make_unique<SharedGroup>(std::move(peers), place, shape.world_size);
+  if (down_) group_->peers().Leave();
+  return absl::OkStatus();
+}
+
+// Everybody learns whether every host could share; then the leaders connect.
+absl::Status SharedMemoryWire::JoinHosts(const absl::Status& shared, absl::Duration timeout) {
+  std::string own = shared.ok() ? kShares : kSharesNot;
+  if (leads()) {
+    VITSCALE_ASSIGN_OR_RETURN(auto mesh,
+                              GlooMesh::Create(own_host_, static_cast<int>(hosts_.size()),
+                                               options_.data_address, timeout));
+    if (shared.ok()) own += mesh->Addresses();
+    absl::MutexLock lock(&mutex_);
+    mesh_ = std::move(mesh);
+  }
+  VITSCALE_ASSIGN_OR_RETURN(const Blobs blobs, Meet(std::move(own), timeout));
+  VITSCALE_RETURN_IF_ERROR(shared);
+  for (size_t rank = 0; rank < blobs.size(); ++rank) {
+    if (absl::StartsWith(blobs[rank], kShares) && blobs[rank] != kSharesNot) continue;
+    return NotOneHost(absl::StrCat("rank ", rank, " could not share with those of its host"));
+  }
+  if (!leads()) return absl::OkStatus();
+  std::vector<std::string> addresses;
+  for (const std::vector<int>& ranks : hosts_)
+    addresses.emplace_back(absl::StripPrefix(blobs[ranks.front()], kShares));
+  VITSCALE_RETURN_IF_ERROR(mesh_->ConnectAll(addresses));
+  absl::MutexLock lock(&mutex_);
+  if (down_) mesh_->Shutdown();  // it came before the sockets were known
+  return absl::OkStatus();
+}
+
+// ---- operations
+// ----------------------------------------------------------------------------------
 
 absl::Status SharedMemoryWire::AllReduceSum(absl::Span<float> values, uint32_t tag) {
-  const SharedRegion& region = peers_->region();
-  const int64_t chunk_floats = region.chunk_bytes() / sizeof(float);
-  const int ranks = world_size();
-  const auto piece = [&](int64_t chunk) {
-    return values.subspan(chunk * chunk_floats, chunk_floats);
-  };
-  // Each rank's parts of the chunk but its own, which no other rank reads.
-  const auto write = [&](int64_t chunk, std::byte* input) {
-    const absl::Span<const float> own = piece(chunk);
-    const Part part = PartOf(own.size(), rank(), ranks);
-    float* const to = reinterpret_cast<float*>(input);
-    std::copy(own.begin(), own.begin() + part.begin, to);
-    std::copy(own.begin() + part.end, own.end(), to + part.end);
-  };
-  const auto sum = [&](int64_t chunk, uint64_t slot) {
-    const absl::Span<float> own = piece(chunk);
-    const Part part = PartOf(own.size(), rank(), ranks);
-    std::vector<const float*> inputs(ranks);
-    for (int r = 0; r < ranks; ++r) {
-      inputs[r] = reinterpret_cast<const float*>(region.chunk(r, slot)) + part.begin;
-    }
-    inputs[rank()] = own.data() + part.begin;
-    float* const shared = reinterpret_cast<float*>(region.chunk(rank(), slot)) + part.begin;
-    SumInOrder(inputs, part.end - part.begin, own.data() + part.begin, shared);
-  };
-  const auto take = [&](int64_t chunk, uint64_t slot) {
-    const absl::Span<float> own = piece(chunk);
-    for (int r = 0; r < ranks; ++r) {
-      const Part part = PartOf(own.size(), r, ranks);
-      if (r == rank() || part.bytes() == 0) continue;
-      std::memcpy(own.data() + part.begin, region.chunk(r, slot) + part.begin * sizeof(float),
-                  part.bytes());
-    }
-  };
-  const int64_t bytes = values.size() * sizeof(float);
-  return Run(tag, ChunksOf(bytes, region.chunk_bytes()), {write, sum, take});
+  VITSCALE_RETURN_IF_ERROR(
+      OnHost([&](SharedGroup& group) { return group.AllReduceSum(values, tag); }));
+  if (one_host()) return absl::OkStatus();
+  VITSCALE_RETURN_IF_ERROR(
+      BetweenHosts([&](GlooMesh& mesh) { return mesh.AllReduceSum(values, tag); }));
+  return FromLeader({reinterpret_cast<std::byte*>(values.data()), values.size() * sizeof(float)},
+                    tag);
 }
 
+// Hosts have different numbers of ranks: between them travels as much as the largest gives.
 absl::Status SharedMemoryWire::AllGather(absl::string_view own, absl::Span<char> all,
                                          uint32_t tag) {
-  const SharedRegion& region = peers_->region();
-  const int64_t chunk_bytes = region.chunk_bytes();
-  const auto write = [&](int64_t chunk, std::byte* input) {
-    const absl::string_view piece = own.substr(chunk * chunk_bytes, chunk_bytes);
-    std::copy(piece.begin(), piece.end(), reinterpret_cast<char*>(input));
-  };
-  const auto take = [&](int64_t chunk, uint64_t slot) {
-    const int64_t at = chunk * chunk_bytes;
-    const int64_t bytes = std::min<int64_t>(chunk_bytes, own.size() - at);
-    for (int r = 0; r < world_size(); ++r) {
-      std::memcpy(all.data() + r * own.size() + at, region.chunk(r, slot), bytes);
+  if (one_host()) return group_->AllGather(own, all, tag);
+  size_t most = 0;
+  for (const std::vector<int>& ranks : hosts_) most = std::max(most, ranks.size());
+  std::string of_host(own), of_all(hosts_.size() * most * own.size(), '\0');
+  of_host.resize(most * own.size());
+  VITSCALE_RETURN_IF_ERROR(OnHost([&](SharedGroup& group) {
+    return group.AllGather(own, absl::MakeSpan(of_host.data(), host().size() * own.size()), tag);
+  }));
+  VITSCALE_RETURN_IF_ERROR(BetweenHosts([&](GlooMesh& mesh) {
+    return mesh.AllGather(of_host, absl::MakeSpan(of_all.data(), of_all.size()), tag);
+  }));
+  for (size_t host = 0; leads() && host < hosts_.size(); ++host) {
+    for (size_t place = 0; place < hosts_[host].size(); ++place) {
+      std::memcpy(all.data() + hosts_[host][place] * own.size(),
+                  of_all.data() + (host * most + place) * own.size(), own.size());
     }
-  };
-  return Run(tag, ChunksOf(own.size(), chunk_bytes), {write, nullptr, take});
+  }
+  return FromLeader({reinterpret_cast<std::byte*>(all.data()), all.size()}, tag);
 }
 
 absl::Status SharedMemoryWire::Broadcast(int root, absl::Span<std::byte> bytes, uint32_t tag) {
@@ -283,17 +232,62 @@ absl::Status SharedMemoryWire::Broadcast(int root, absl::Span<std::byte> bytes, 
     return absl::InvalidArgumentError(
         absl::StrCat("root is rank ", root, ", want 0 to ", world_size() - 1));
   }
-  const SharedRegion& region = peers_->region();
-  const int64_t chunk_bytes = region.chunk_bytes();
-  const auto write = [&](int64_t chunk, std::byte* input) {
-    const auto piece = bytes.subspan(chunk * chunk_bytes, chunk_bytes);
-    if (rank() == root) std::copy(piece.begin(), piece.end(), input);
-  };
-  const auto take = [&](int64_t chunk, uint64_t slot) {
-    const auto piece = bytes.subspan(chunk * chunk_bytes, chunk_bytes);
-    if (rank() != root) std::copy_n(region.chunk(root, slot), piece.size(), piece.data());
-  };
-  return Run(tag, ChunksOf(bytes.size(), chunk_bytes), {write, nullptr, take});
+  int root_host = 0, place = 0;
+  for (size_t host = 0; host < hosts_.size(); ++host) {
+    const auto found = absl::c_find(hosts_[host], root);
+    if (found == hosts_[host].end()) continue;
+    root_host = static_cast<int>(host);
+    place = static_cast<int>(found - hosts_[host].begin());
+  }
+  const auto on_host = [&](SharedGroup& group) { return group.Broadcast(place, bytes, tag); };
+  if (root_host == own_host_) VITSCALE_RETURN_IF_ERROR(OnHost(on_host));
+  VITSCALE_RETURN_IF_ERROR(
+      BetweenHosts([&](GlooMesh& mesh) { return mesh.Broadcast(root_host, bytes, tag); }));
+  return root_host == own_host_ ? absl::OkStatus() : FromLeader(bytes, tag);
+}
+
+absl::Status SharedMemoryWire::Barrier(uint32_t tag) {
+  const auto on_host = [&](SharedGroup& group) { return group.Barrier(tag); };
+  VITSCALE_RETURN_IF_ERROR(OnHost(on_host));
+  if (one_host()) return absl::OkStatus();
+  VITSCALE_RETURN_IF_ERROR(BetweenHosts([&](GlooMesh& mesh) { return mesh.Barrier(tag); }));
+  return OnHost(on_host);
+}
+
+// ---- losses
+// --------------------------------------------------------------------------------------
+
+std::vector<int> SharedMemoryWire::ClosedPeers() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<int> closed;
+  if (group_ != nullptr) {
+    for (int place : group_->peers().Gone()) closed.push_back(host()[place]);
+  }
+  if (mesh_ != nullptr) {
+    for (int host : mesh_->ClosedPeers()) closed.push_back(LeaderOf(host));
+  }
+  return closed;
+}
+
+// Those of the own host first: who is lost on another shows here as the loss of its leader. After a
+// silence whoever is waited for on the host, else the leader on whom a ring waits.
+std::vector<int> SharedMemoryWire::Suspects(bool timed_out) const {
+  std::vector<int> suspects = rendezvous_.missing();
+  if (!suspects.empty()) return suspects;
+  absl::MutexLock lock(&mutex_);
+  if (group_ != nullptr) {
+    for (int place : group_->peers().GoneFirst()) suspects.push_back(host()[place]);
+  }
+  if (!suspects.empty()) return suspects;
+  if (mesh_ != nullptr) {
+    for (int host : mesh_->ClosedPeers()) suspects.push_back(LeaderOf(host));
+  }
+  if (!suspects.empty() || !timed_out) return suspects;
+  const int awaited = group_ != nullptr ? group_->peers().awaited() : -1;
+  if (awaited >= 0) return {host()[awaited]};
+  const int hosts = static_cast<int>(hosts_.size());
+  if (mesh_ != nullptr) return {LeaderOf((own_host_ + hosts - 1) % hosts)};
+  return {};
 }
 
 }  // namespace

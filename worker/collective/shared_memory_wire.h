@@ -1,21 +1,13 @@
-// Operations on memory that all ranks map: who writes what when, and how ranks wait.
+// How ranks that share hosts meet, and what they do together: sums in memory on each host, by TCP
+// between hosts.
 //
-// Everything moves in chunks, counted through the whole generation; chunk k of a rank lies in slot
-// k mod kSharedDepth of its ring. Each rank does with each chunk k of an operation:
-//   1. write: its input, and count it (Mark::kInputs);
-//   2. sum, once the inputs k of all are there: its part of them in rank order, over its own input
-//      of that part, and count it (Mark::kParts);
-//   3. take, once the parts k of all are there: copy them to where they belong.
-// Operations other than sums have no step 2 and take once the inputs are there.
+// Connect: all ranks exchange host cards; those of one host map memory of their leader, the lowest
+// rank of it (shared_handover.h); where there are several hosts, all ranks say in a second
+// rendezvous whether they could, and the leaders connect (gloo_mesh.h).
 //
-// So that ranks need not keep pace, in turn t a rank writes chunk t, sums chunk t - kSumLag and
-// takes chunk t - kSumLag - kTakeLag. A slot is never written before all have taken what is in it:
-// who writes chunk t has seen the inputs t - 1 - kSumLag of all (or, at the start of an operation,
-// the end of the one before), so all have finished turn t - 2 - kSumLag, hence have taken chunk
-// t - 2 - 2 kSumLag - kTakeLag: with a ring as long as that, its slot is free.
-//
-// Waiting: a short spin, then a futex on the peer's count for 20 ms at most, after which the peer
-// is looked at.
+// An operation between hosts has three parts: together on each host, so that its leader has what
+// the host gives; between the leaders; from each leader to its host. A loss on one side of them
+// reaches the other because whoever fails shuts down both.
 
 #ifndef WORKER_COLLECTIVE_SHARED_MEMORY_WIRE_H_
 #define WORKER_COLLECTIVE_SHARED_MEMORY_WIRE_H_

@@ -158,6 +158,8 @@ void PrintResult(const TrainOutput& output, const StandaloneDriver& driver) {
     printf("steps      %ld\nloss       %.6f\n", static_cast<long>(output.last_step()->step),
            output.last_step()->loss);
   }
+  if (const std::string phases = output.PhasesText(); !phases.empty())
+    printf("phases     %s\n", phases.c_str());
   for (const auto& [name, eval] : output.evals()) {
     for (const auto& [value_name, value] : eval.values) {
       printf("%-10s %.4f\n", absl::StrCat(name, ".", value_name).c_str(), value);

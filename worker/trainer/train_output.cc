@@ -3,12 +3,15 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/files.h"
 #include "kernels/base/status.h"
@@ -132,6 +135,8 @@ void TrainOutput::Show(const link::StepRecord& record) {
   if (first_step_ < 0) {
     first_step_ = record.step;
     began_ = RealClock().Monotonic();
+  } else {
+    for (const auto& [phase, seconds] : record.phase_seconds) phase_seconds_[phase] += seconds;
   }
   const absl::Time now = RealClock().Monotonic();
   if (quiet_ || now - shown_ < (bar_ ? kBarEvery : kLineEvery)) return;
@@ -153,6 +158,20 @@ void TrainOutput::Show(const link::StepRecord& record) {
   fprintf(stderr, "\r[%s%s] %s\033[K", std::string(filled, '=').c_str(),
           std::string(kBarWidth - filled, ' ').c_str(), text.c_str());
   bar_open_ = true;
+}
+
+std::string TrainOutput::PhasesText() const {
+  std::vector<std::pair<double, std::string>> phases;
+  double sum = 0;
+  for (const auto& [phase, seconds] : phase_seconds_) {
+    phases.emplace_back(-seconds, phase);
+    sum += seconds;
+  }
+  std::sort(phases.begin(), phases.end());  // longest first
+  std::vector<std::string> texts;
+  for (const auto& [seconds, phase] : phases)
+    texts.push_back(absl::StrFormat("%s %.1f %%", phase, -100 * seconds / sum));
+  return absl::StrJoin(texts, ", ");
 }
 
 void TrainOutput::Line(const std::string& text) {

@@ -44,6 +44,8 @@ class TrainOutput {
 
   const std::optional<link::StepRecord>& last_step() const { return last_; }
   const std::map<std::string, link::EvalRecord>& evals() const { return evals_; }
+  // "backward 64.0 %, forward 31.5 %, …", of all steps but the first, which warms up; empty: none.
+  std::string PhasesText() const;
 
  private:
   void Show(const link::StepRecord& record);
@@ -62,6 +64,7 @@ class TrainOutput {
   std::map<std::string, link::EvalRecord> evals_;
   absl::Time shown_, began_;
   int64_t first_step_ = -1;
+  std::map<std::string, double> phase_seconds_;  // since the first step
   bool bar_open_ = false;
 
   absl::Mutex mutex_;

@@ -23,10 +23,13 @@
 
 namespace vitscale {
 
-enum class Wiring { kGloo, kSharedMemory };
+// kTwoHosts: even ranks pretend to be on one host, odd ones on another; two ranks alone are on one.
+enum class Wiring { kGloo, kSharedMemory, kTwoHosts };
 
 inline std::string NameOf(Wiring wiring) {
-  return wiring == Wiring::kGloo ? "Gloo" : "SharedMemory";
+  return wiring == Wiring::kGloo       ? "Gloo"
+         : wiring == Wiring::kTwoHosts ? "TwoHosts"
+                                       : "SharedMemory";
 }
 
 // One generation of `size` ranks on loopback. Rank 0's listener is opened at once, so ranks may be
@@ -48,7 +51,8 @@ class Gang {
   std::unique_ptr<Collective> Make(int rank, const RendezvousIdentity& identity) const {
     const MeetingOptions meeting = {identity, rank, size_, listener_->address(), listener_.get()};
     if (wiring_ == Wiring::kGloo) return MakeGlooCollective({meeting, "127.0.0.1"});
-    return MakeSharedMemoryCollective({meeting, chunk_bytes_});
+    const bool hosts = wiring_ == Wiring::kTwoHosts && size_ > 2;
+    return MakeSharedMemoryCollective({meeting, chunk_bytes_, hosts ? 1u + rank % 2 : 0u});
   }
 
   // Calls `body` for every rank in a thread of its own, connected.

@@ -30,7 +30,6 @@ class Handover {
     card_.nonce = SystemRandom().Next() | 1;
     card_.socket = SystemRandom().Next();
     listener_ = *ListenForHandover(card_);
-    memory_ = *SharedRegion::CreateMemory(Shape());
   }
 
   SharedShape Shape() const { return {card_.nonce, world_size_, 4096}; }
@@ -39,12 +38,14 @@ class Handover {
             [this] { return cancelled_.load(); }};
   }
   absl::StatusOr<std::vector<UniqueFd>> Give(absl::Duration time = absl::Seconds(20)) const {
-    return HandOut(Terms(0, time), listener_.get(), memory_, [](int) { return absl::OkStatus(); });
+    return HandOut(
+        Terms(0, time), listener_.get(), [this] { return SharedRegion::CreateMemory(Shape()); },
+        [](int) { return absl::OkStatus(); });
   }
 
   const int world_size_;
   HostCard card_;
-  UniqueFd listener_, memory_;
+  UniqueFd listener_;
   std::atomic<bool> cancelled_{false};
 };
 
@@ -99,6 +100,22 @@ TEST(SharedHandoverTest, WhereOneRankCannotMapNobodyGoesOn) {
   for (const absl::Status& end : ends) EXPECT_TRUE(IsNotOneHost(end)) << end;
   EXPECT_THAT(ends[0].message(), HasSubstr("rank 2"));
   EXPECT_THAT(ends[2].message(), HasSubstr("no room"));
+}
+
+TEST(SharedHandoverTest, WhereTheLeaderHasNoMemoryNobodyGoesOn) {
+  const Handover handover(2);
+  absl::Status end;
+  std::thread other([&] { end = Receive(handover.Terms(1), MapNothing).status(); });
+  const absl::Status own =
+      HandOut(
+          handover.Terms(0), handover.listener_.get(),
+          []() -> absl::StatusOr<UniqueFd> { return absl::ResourceExhaustedError("no memory"); },
+          MapNothing)
+          .status();
+  other.join();
+  EXPECT_TRUE(IsNotOneHost(own)) << own;
+  EXPECT_THAT(own.message(), HasSubstr("no memory"));
+  EXPECT_TRUE(IsNotOneHost(end)) << end;
 }
 
 TEST(SharedHandoverTest, RanksThatDoNotComeOrACancelEndRankZerosWait) {

@@ -80,31 +80,33 @@ TEST(HostCardTest, SurvivesTheRendezvousAndAnythingElseIsRefused) {
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
-TEST(HostCardTest, RanksOfDifferentHostsNetworksOrUsersDoNotShareMemory) {
-  EXPECT_TRUE(CheckOneHost({Card(), Card()}).ok());
-  const auto refused = [](auto change, const char* what) {
-    HostCard other = Card();
-    change(other);
-    const absl::Status status = CheckOneHost({Card(), Card(), other});
+TEST(HostCardTest, RanksAreGroupedByHostNetworkAndUser) {
+  HostCard host = Card(), network = Card(), user = Card();
+  host.boot_id = network.network = user.user = 1;
+  using Hosts = std::vector<std::vector<int>>;
+  EXPECT_EQ(RanksByHost({Card(), Card()}).value(), Hosts({{0, 1}}));
+  EXPECT_EQ(RanksByHost({Card(), host, Card(), network, user, host}).value(),
+            Hosts({{0, 2}, {1, 5}, {3}, {4}}));
+}
+
+TEST(HostCardTest, RanksThatAreAllAloneOrTooManyDoNotShareMemory) {
+  const auto refused = [](const std::vector<HostCard>& cards, const char* what) {
+    const absl::Status status = RanksByHost(cards).status();
     EXPECT_THAT(status, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(what)));
     EXPECT_TRUE(IsNotOneHost(status));
   };
-  refused([](HostCard& card) { card.boot_id = 1; }, "rank 2 and rank 0 differ in their boot id");
-  refused([](HostCard& card) { card.network = 1; }, "network namespace");
-  refused([](HostCard& card) { card.user = 1; }, "user");
-  HostCard poor = Card();
-  poor.nonce = 0;
-  EXPECT_TRUE(IsNotOneHost(CheckOneHost({poor, Card()})));
-  HostCard unknown = Card();
+  HostCard other = Card(), unknown = Card();
+  other.network = 1;
   unknown.boot_id = 0;
-  EXPECT_TRUE(IsNotOneHost(CheckOneHost({unknown, unknown})));
-  EXPECT_TRUE(IsNotOneHost(CheckOneHost(std::vector<HostCard>(65, Card()))));
+  refused({Card(), other}, "ranks 0 and 1 differ in their network namespace");
+  refused({unknown, unknown}, "boot id");
+  refused(std::vector<HostCard>(65, Card()), "more than 64 are on the host of rank 0");
 }
 
-TEST(HostCardTest, TheOwnCardIsThatOfThisHostTwiceTheSame) {
-  HostCard own = OwnHostCard();
-  own.nonce = 1;
-  EXPECT_TRUE(CheckOneHost({own, OwnHostCard()}).ok());
+TEST(HostCardTest, TheOwnCardIsThatOfThisHostUnlessItPretends) {
+  EXPECT_TRUE(RanksByHost({OwnHostCard(), OwnHostCard()}).ok());
+  EXPECT_TRUE(RanksByHost({OwnHostCard(3), OwnHostCard(3)}).ok());
+  EXPECT_FALSE(RanksByHost({OwnHostCard(3), OwnHostCard(4)}).ok());
 }
 
 TEST(SumInOrderTest, AddsInOrderAndMayOverwriteAnInput) {

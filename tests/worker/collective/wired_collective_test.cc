@@ -62,8 +62,8 @@ class WiredCollectiveTest : public ::testing::TestWithParam<Wiring> {
     return Gang(size, GetParam(), generation);
   }
 };
-const auto kBoth = ::testing::Values(Wiring::kGloo, Wiring::kSharedMemory);
-INSTANTIATE_TEST_SUITE_P(Each, WiredCollectiveTest, kBoth,
+const auto kAll = ::testing::Values(Wiring::kGloo, Wiring::kSharedMemory, Wiring::kTwoHosts);
+INSTANTIATE_TEST_SUITE_P(Each, WiredCollectiveTest, kAll,
                          [](const auto& info) { return NameOf(info.param); });
 
 class SumTest : public ::testing::TestWithParam<std::tuple<Wiring, int>> {
@@ -72,7 +72,7 @@ class SumTest : public ::testing::TestWithParam<std::tuple<Wiring, int>> {
   static Gang GangOf() { return Gang(World(), std::get<0>(GetParam())); }
 };
 INSTANTIATE_TEST_SUITE_P(TwoToFiveRanks, SumTest,
-                         ::testing::Combine(kBoth, ::testing::Values(2, 3, 4, 5)),
+                         ::testing::Combine(kAll, ::testing::Values(2, 3, 4, 5)),
                          [](const auto& info) {
                            return absl::StrCat(NameOf(std::get<0>(info.param)),
                                                std::get<1>(info.param));

@@ -61,6 +61,7 @@ absl::Status Engine::Meet(const link::DesiredState& desired, absl::Duration time
     SharedMemoryOptions shared;
     static_cast<MeetingOptions&>(shared) = meeting;
     shared.host = options_.pretended_host;
+    shared.data_address = options_.setup.data_address;
     const absl::Status status = Connect(MakeSharedMemoryCollective(std::move(shared)), timeout);
     if (!IsNotOneHost(status) || options_.transport == Transport::kSharedMemory) return status;
     VITSCALE_LOG(INFO) << status.message() << "; they meet over TCP";
