@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/runtime/device.h"
 #include "kernels/ops.h"
 
 namespace vitscale::cuda {
@@ -42,14 +43,9 @@ class CudaOp {
   virtual std::string variant() const = 0;
 };
 
-struct DeviceLimits {
-  int sm = 0;  // 90 for sm_90
-  int multiprocessors = 0;
-  int64_t shared_bytes_per_block = 0;  // that a kernel may ask for
-  int64_t l2_bytes = 0;
-};
-
-// Given to MakeCudaOp while a program is prepared.
+// Given to MakeCudaOp while a program is prepared, which calls it twice: first to learn how much
+// memory is wanted, with addresses that must not be read or written, then to keep what it makes. It
+// must ask for the same both times, and fill memory only by Constant.
 class CudaOpBuilder {
  public:
   virtual ~CudaOpBuilder() = default;
