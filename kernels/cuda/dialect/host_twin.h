@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <type_traits>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/base/bf16.h"
@@ -37,15 +39,46 @@ struct PlaceInGrid {
 };
 const PlaceInGrid& Place();
 
-absl::Status Launch(std::function<void()> body, const void* kernel, dim3 grid, dim3 block,
+// An argument of a kernel that is a pointer, or a word inside of a struct that may be one.
+struct KernelArgument {
+  const void* pointer;
+  bool writes;
+  bool typed;  // surely a pointer
+};
+template <typename T>
+void AddArgument(const T& value, std::vector<KernelArgument>& arguments) {
+  if constexpr (std::is_pointer_v<T>) {
+    arguments.push_back({value, !std::is_const_v<std::remove_pointer_t<T>>, true});
+  } else {
+    for (size_t at = 0; at + sizeof(void*) <= sizeof(T); at += sizeof(void*)) {
+      const void* word = nullptr;
+      std::memcpy(&word, reinterpret_cast<const char*>(&value) + at, sizeof(word));
+      arguments.push_back({word, true, false});
+    }
+  }
+}
+
+absl::Status Launch(std::function<void()> body, const void* kernel,
+                    std::vector<KernelArgument> arguments, dim3 grid, dim3 block,
                     size_t shared_bytes, cudaStream_t stream);
 
 // Places (file and line of the kernel) are taken from the caller's return address by the
 // implementation.
 void BlockBarrier();
+void WarpBarrier();
 void* SharedMemory(size_t bytes);
-void CheckIndex(int i, int count, int size);
-void CheckAligned(const void* at, size_t alignment);
+[[noreturn]] void BadIndex(int i, int count, int size);
+inline void CheckIndex(int i, int count, int size) {
+  if (i < 0 || i > size - count) [[unlikely]] {
+    BadIndex(i, count, size);
+  }
+}
+[[noreturn]] void BadAlignment(const void* at, size_t alignment);
+inline void CheckAligned(const void* at, size_t alignment) {
+  if (reinterpret_cast<uintptr_t>(at) % alignment != 0) [[unlikely]] {
+    BadAlignment(at, alignment);
+  }
+}
 void ReadShared(void* to, const void* shared, size_t bytes, size_t alignment);
 void WriteShared(void* shared, const void* from, size_t bytes, size_t alignment);
 // Every lane gives 8 bytes and gets those of `lane`.

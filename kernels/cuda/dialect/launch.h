@@ -20,9 +20,11 @@ template <typename... Parameters, typename... Args>
 absl::Status Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                     cudaStream_t stream, Args... args) {
 #ifdef VITSCALE_CUDA_ON_CPU
+  std::vector<host_twin::KernelArgument> arguments;
+  (host_twin::AddArgument(static_cast<Parameters>(args), arguments), ...);
   return host_twin::Launch([=] { kernel(static_cast<Parameters>(args)...); },
-                           reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
-                           stream);
+                           reinterpret_cast<const void*>(kernel), std::move(arguments), grid, block,
+                           shared_bytes, stream);
 #else
   const auto start = [&](Parameters... parameters) {
     void* pointers[] = {&parameters..., nullptr};

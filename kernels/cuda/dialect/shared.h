@@ -11,8 +11,8 @@
 //   Launch(Kernel, grid, block, sizeof(RowShared), stream, ...);
 //
 // On the CPU every access is checked: inside the array, written before it is read (memory starts as
-// NaN), and no two threads touch a word between two barriers when one of them writes. Only types of
-// this header may stand in the struct.
+// NaN), and no two threads touch a word between two barriers when one of them writes (lanes of one
+// warp: between two warp barriers). Only types of this header may stand in the struct.
 
 #ifndef KERNELS_CUDA_DIALECT_SHARED_H_
 #define KERNELS_CUDA_DIALECT_SHARED_H_
@@ -28,6 +28,16 @@ __device__ inline void BlockBarrier() {
   host_twin::BlockBarrier();
 #else
   __syncthreads();
+#endif
+}
+
+// The lanes of a warp alone: what they wrote to shared memory before is seen by all of them behind
+// it. Shuffles, MmaBf16 and LoadMatrix order no memory. All 32 lanes.
+__device__ inline void WarpBarrier() {
+#ifdef VITSCALE_CUDA_ON_CPU
+  host_twin::WarpBarrier();
+#else
+  __syncwarp();
 #endif
 }
 
