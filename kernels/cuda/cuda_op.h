@@ -103,9 +103,9 @@ CudaOpOr MakeOp(std::string variant, RunFunction run) {
 CudaOpOr MakeCudaOp(const ImagesToPatchesArgs& args, CudaOpBuilder& builder);    // patches.cu
 CudaOpOr MakeCudaOp(const EmbedTokensArgs& args, CudaOpBuilder& builder);        // embed.cu
 CudaOpOr MakeCudaOp(const EmbedTokensGradArgs& args, CudaOpBuilder& builder);    // embed.cu
-CudaOpOr MakeCudaOp(const LinearArgs& args, CudaOpBuilder& builder);             // linear.cu
-CudaOpOr MakeCudaOp(const LinearGradInputArgs& args, CudaOpBuilder& builder);    // linear_grad.cu
-CudaOpOr MakeCudaOp(const LinearGradWeightArgs& args, CudaOpBuilder& builder);   // linear_grad.cu
+CudaOpOr MakeCudaOp(const LinearArgs& args, CudaOpBuilder& builder);             // linear.cc
+CudaOpOr MakeCudaOp(const LinearGradInputArgs& args, CudaOpBuilder& builder);    // linear.cc
+CudaOpOr MakeCudaOp(const LinearGradWeightArgs& args, CudaOpBuilder& builder);   // linear_grad.cc
 CudaOpOr MakeCudaOp(const LayerNormArgs& args, CudaOpBuilder& builder);          // layernorm.cu
 CudaOpOr MakeCudaOp(const ResidualLayerNormArgs& args, CudaOpBuilder& builder);  // layernorm.cu
 CudaOpOr MakeCudaOp(const LayerNormGradArgs& args, CudaOpBuilder& builder);  // layernorm_grad.cu
