@@ -55,6 +55,7 @@ struct BackendInfo {
   bool bf16_matmul = false;     // multiplied in hardware
   int threads = 0;
   std::string libraries;        // "oneDNN 2.6.3": part of the numeric class
+  int64_t memory_bytes = 0;     // of the device's own memory, in use now by everybody; 0: the host's memory is used
 };
 
 class Backend {

@@ -118,6 +118,7 @@ BackendInfo CudaBackend::info() const {
   info.instruction_set = absl::StrCat("sm_", device_.limits.sm);
   info.bf16_matmul = true;
   info.threads = 1;
+  info.memory_bytes = MemoryInUse(device_);
   info.libraries = absl::StrCat(RuntimeVersion(), ", ", blas_->version());
   return info;
 }

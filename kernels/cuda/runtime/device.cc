@@ -74,6 +74,12 @@ absl::Status UseDevice(const Device& device) {
   return CudaStatus(cudaSetDevice(device.index), absl::StrCat("use cuda:", device.index));
 }
 
+int64_t MemoryInUse(const Device& device) {
+  size_t free = 0, total = 0;
+  if (!UseDevice(device).ok() || cudaMemGetInfo(&free, &total) != cudaSuccess) return 0;
+  return static_cast<int64_t>(total - free);
+}
+
 std::string RuntimeVersion() {
   int version = 0;
   (void)cudaRuntimeGetVersion(&version);

@@ -34,6 +34,9 @@ absl::StatusOr<Device> FindDevice(int index);
 // Calls of this thread go to that device from here on.
 absl::Status UseDevice(const Device& device);
 
+// Bytes of the device's memory that are not free, whoever has them; 0 if it cannot be told.
+int64_t MemoryInUse(const Device& device);
+
 // "CUDA 13.0"
 std::string RuntimeVersion();
 
