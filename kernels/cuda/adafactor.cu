@@ -1,15 +1,16 @@
 // Adafactor on CUDA. Contract: AdafactorApplyArgs in kernels/ops.h. Reference:
 // kernels/cpu/adafactor.cc; the factors are made the same way, in f64 and rounded once.
 //
-//   kernel            tensors            bytes per parameter
-//   UpdateMoments     factored           sums and moments only: below 0.3 where rows have 104
-//   elements UpdateTensors
-//     cells, vector   factored           g 4, m 2 + 2, p 4 + 4: 16, and factors from cache
-//     cells, strided  factored, b % 4    the same, 4 and 2 bytes an access
-//     runs            others             g 4, m 2 + 2, p 4 + 4, v 4 + 4: 24
+//   kernel          tensors               bytes per parameter
+//   UpdateMoments   factored              sums, v, factors: below 0.3 for rows of 104
+//   UpdateTensors
+//     vector        factored              g 4, m 2 + 2, p 4 + 4: 16, and factors from cache
+//     strided       factored, b % 4 > 0   the same, 4 and 2 bytes an access
+//     runs          others                g 4, m 2 + 2, p 4 + 4, v 4 + 4: 24
 //
-// About 16 bytes per parameter: S/16 (22.1 M) 354 MB, 106 us at 3.35 TB/s; G/14 (1.84 G) 29.5 GB,
-// 8.8 ms. Launches: 4 (scalars, moments, update, norms), whatever the number of tensors.
+// About 16 bytes per parameter. Floor on an H100 (3.35 TB/s): S/16 (23.8 M) 381 MB, 114 us; G/14
+// (1.88 G) 30.1 GB, 9.0 ms. Launches: 4 (scalars, moments, update, norms), whatever the number of
+// tensors.
 
 #include <utility>
 #include <vector>
@@ -22,10 +23,12 @@ namespace {
 // Inside the moving average: big_vision optax.py, scale_by_adafactor.
 constexpr float kMomentEpsilon = 1e-30f;
 
-constexpr int kRowsAtOnce = 2;  // of a warp: loads under way besides those of other warps
+constexpr int kBlocksAtOnce = 4;  // of a multiprocessor: 64 registers, 80 KB of loads under way
+// Of a warp: their loads are under way together. Strided ones need the registers for addresses.
+template <bool kVector>
+inline constexpr int kRowsAtOnce = kVector ? 2 : 1;
 
-// ---- factored moments
-// ----------------------------------------------------------------------------
+// ---- factored moments ---------------------------------------------------------------------------
 
 // v_row or v_col of one tensor, and the factors that come of it. Laid out [groups, mean, inner].
 struct MomentPart {
@@ -66,10 +69,10 @@ __device__ void RowMoments(const MomentPart& part, int64_t group, const UpdateSc
 __global__ void __launch_bounds__(kGridThreads)
     UpdateMoments(const MomentPart* parts, const WorkItem* items, const UpdateScalars* scalars,
                   double gradient_share) {
-  const UpdateScalars& s = *scalars;
+  const UpdateScalars s = *scalars;
   if (s.go == 0) return;
   const WorkItem item = items[blockIdx.x];
-  const MomentPart& part = parts[item.tensor];
+  const MomentPart part = parts[item.tensor];
   // The sums are of scaled, not of clipped gradients.
   const double scale = s.clip * s.clip / static_cast<double>(part.summed);
   if (part.mean > 0) {
@@ -82,8 +85,7 @@ __global__ void __launch_bounds__(kGridThreads)
   }
 }
 
-// ---- update
-// --------------------------------------------------------------------------------------
+// ---- update -------------------------------------------------------------------------------------
 
 // Tensors that are not factored.
 struct AdafactorRule {
@@ -100,21 +102,39 @@ struct AdafactorRule {
   }
 };
 
-template <bool kVector>
-__device__ void UpdateRow(const UpdateTensor& tensor, const UpdateScalars& s,
-                          const TensorRates& rates, const FourElements& four, int64_t at,
-                          float row_factor, const float (&column_factors)[4], UpdateSums& sums) {
-  float g[4], m[4], p[4];
-  LoadFour<kVector>(tensor.gradient + at, four, g);
-  LoadFour<kVector>(tensor.momentum + at, four, m);
-  LoadFour<kVector>(tensor.parameter + at, four, p);
+// What a lane does of a few rows.
+template <int kRows>
+struct RowsInRegisters {
+  float g[kRows][4], m[kRows][4], p[kRows][4];
+  float row_factors[kRows];
+  FourElements four[kRows];  // none are valid where the row does not exist
+};
+
+template <bool kVector, int kRows>
+__device__ void LoadRows(const UpdateTensor& tensor, const WarpCell& at, int row,
+                         RowsInRegisters<kRows>& rows) {
+  const ParameterGrid& grid = tensor.grid;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    m[i] = NewMomentum(s, g[i] * row_factor * column_factors[i], m[i]);
-    TakeOff(rates, m[i], p[i], sums);  // zeros where there is no element
+  for (int r = 0; r < kRows; ++r) {
+    rows.four[r] = at.four;
+    if (row + r >= at.rows) rows.four[r].valid = 0;
+    const int64_t from = (at.row + row + r) * grid.row_length + at.column;
+    LoadFour<kVector>(tensor.gradient + from, rows.four[r], rows.g[r]);
+    LoadFour<kVector>(tensor.momentum + from, rows.four[r], rows.m[r]);
+    LoadFour<kVector>(tensor.parameter + from, rows.four[r], rows.p[r]);
+    rows.row_factors[r] =
+        row + r < at.rows ? tensor.row_factors[(at.row + row + r) * grid.runs + at.run] : 0.0f;
   }
-  StoreFour<kVector>(tensor.momentum + at, four, m);
-  StoreFour<kVector>(tensor.parameter + at, four, p);
+}
+template <bool kVector, int kRows>
+__device__ void StoreRows(const UpdateTensor& tensor, const WarpCell& at, int row,
+                          const RowsInRegisters<kRows>& rows) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t to = (at.row + row + r) * tensor.grid.row_length + at.column;
+    StoreFour<kVector>(tensor.momentum + to, rows.four[r], rows.m[r]);
+    StoreFour<kVector>(tensor.parameter + to, rows.four[r], rows.p[r]);
+  }
 }
 
 template <bool kVector>
@@ -127,34 +147,42 @@ __device__ UpdateSums UpdateCell(const UpdateTensor& tensor, int64_t cell, const
   float column_factors[4];
   LoadFour<kVector>(tensor.column_factors + at.outer * grid.row_length + at.column, at.four,
                     column_factors);
-#pragma unroll kRowsAtOnce
-  for (int row = 0; row < at.rows; ++row) {
-    UpdateRow<kVector>(tensor, s, rates, at.four, (at.row + row) * grid.row_length + at.column,
-                       tensor.row_factors[(at.row + row) * grid.runs + at.run], column_factors,
-                       sums);
+  for (int row = 0; row < at.rows; row += kRowsAtOnce<kVector>) {
+    RowsInRegisters<kRowsAtOnce<kVector>> rows;
+    LoadRows<kVector>(tensor, at, row, rows);
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce<kVector>; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float share = rows.g[r][i] * rows.row_factors[r] * column_factors[i];
+        rows.m[r][i] = NewMomentum(s, share, rows.m[r][i]);
+        TakeOff(rates, rows.m[r][i], rows.p[r][i], sums);  // zeros where there is no element
+      }
+    }
+    StoreRows<kVector>(tensor, at, row, rows);
   }
   return sums;
 }
 
-__global__ void __launch_bounds__(kGridThreads)
+__global__ void __launch_bounds__(kGridThreads, kBlocksAtOnce)
     UpdateTensors(const UpdateTensor* tensors, const WorkItem* items, const UpdateScalars* scalars,
                   UpdateSums* slots) {
-  if (scalars->go == 0) return;
+  const UpdateScalars s = *scalars;  // copies, which stores to parameters cannot change
+  if (s.go == 0) return;
   const WorkItem item = items[blockIdx.x];
-  const UpdateTensor& tensor = tensors[item.tensor];
+  const UpdateTensor tensor = tensors[item.tensor];
   UpdateSums sums;
   if (!tensor.factored) {
-    sums = UpdateRun<AdafactorRule>(tensor, item.cell, *scalars);
+    sums = UpdateRun<AdafactorRule>(tensor, item.cell, s);
   } else if (tensor.grid.vector) {
-    sums = UpdateCell<true>(tensor, item.cell, *scalars);
+    sums = UpdateCell<true>(tensor, item.cell, s);
   } else {
-    sums = UpdateCell<false>(tensor, item.cell, *scalars);
+    sums = UpdateCell<false>(tensor, item.cell, s);
   }
   StoreSums(sums, slots);
 }
 
-// ---- launcher
-// ------------------------------------------------------------------------------------
+// ---- launcher -----------------------------------------------------------------------------------
 
 struct MomentTables {
   std::vector<MomentPart> parts;

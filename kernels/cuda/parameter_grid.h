@@ -114,8 +114,7 @@ const T* OnDevice(const std::vector<T>& table, CudaOpBuilder& builder) {
   return builder.Constant(table.data(), static_cast<int64_t>(table.size()));
 }
 
-// ---- device
-// --------------------------------------------------------------------------------------
+// ---- device -------------------------------------------------------------------------------------
 
 // Four elements of one lane, `stride` apart, of which the first `valid` exist.
 struct FourElements {

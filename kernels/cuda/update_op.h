@@ -94,8 +94,7 @@ UpdatePlan MakeUpdatePlan(const OptimizerArgs& args, bool factored, CudaOpBuilde
 // Adds up the slots of the items and writes the norms that are asked for.
 absl::Status LaunchUpdateSums(const UpdatePlan& plan, cudaStream_t stream);
 
-// ---- device
-// --------------------------------------------------------------------------------------
+// ---- device -------------------------------------------------------------------------------------
 
 // Of one tensor in one step.
 struct TensorRates {
@@ -190,13 +189,14 @@ template <typename Rule>
 __global__ void __launch_bounds__(kGridThreads)
     UpdateRuns(const UpdateTensor* tensors, const WorkItem* items, const UpdateScalars* scalars,
                UpdateSums* slots) {
-  if (scalars->go == 0) return;
+  const UpdateScalars s = *scalars;  // copies, which stores to parameters cannot change
+  if (s.go == 0) return;
   const WorkItem item = items[blockIdx.x];
-  StoreSums(UpdateRun<Rule>(tensors[item.tensor], item.cell, *scalars), slots);
+  const UpdateTensor tensor = tensors[item.tensor];
+  StoreSums(UpdateRun<Rule>(tensor, item.cell, s), slots);
 }
 
-// ---- host
-// ----------------------------------------------------------------------------------------
+// ---- host ---------------------------------------------------------------------------------------
 
 template <typename Rule>
 absl::Status LaunchScalars(const UpdatePlan& plan, const RunContext& context) {
