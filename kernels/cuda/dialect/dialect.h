@@ -60,8 +60,14 @@ __device__ inline T Rounded(float value) {
 
 // Two bf16 in one register, as the tensor cores take them: `low` has the lower address or column.
 __device__ inline uint32_t PackBf16(float low, float high) {
-  return static_cast<uint32_t>(Rounded<Bf16>(low).bits) |
-         static_cast<uint32_t>(Rounded<Bf16>(high).bits) << 16;
+#ifdef VITSCALE_CUDA_ON_CPU
+  return static_cast<uint32_t>(host_twin::ToBf16(low)) |
+         static_cast<uint32_t>(host_twin::ToBf16(high)) << 16;
+#else
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);  // one instruction
+  return static_cast<uint32_t>(__bfloat16_as_ushort(both.x)) |
+         static_cast<uint32_t>(__bfloat16_as_ushort(both.y)) << 16;
+#endif
 }
 
 }  // namespace vitscale::cuda

@@ -28,6 +28,19 @@ __device__ inline float FastExp2(float x) {
 #endif
 }
 
+// 2^x within 2^-22 relative, in one instruction; what would be below 2^-126 is 0. Source: PTX ISA
+// 9.0, ex2.approx.ftz.f32.
+__device__ inline float FastExp2Flushed(float x) {
+#ifdef VITSCALE_CUDA_ON_CPU
+  const float y = std::exp2(x);
+  return y < 0x1p-126f ? 0.0f : y;
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // a / b within 2 ulp for |b| in [2^-126, 2^126].
 __device__ inline float FastDivide(float a, float b) {
 #ifdef VITSCALE_CUDA_ON_CPU
