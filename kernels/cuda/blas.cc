@@ -4,7 +4,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/log.h"
 #include "kernels/base/status.h"
+#include "kernels/cuda/blas_matmul.h"
+#include "kernels/cuda/blas_tuner.h"
 
 namespace vitscale::cuda {
 namespace {
@@ -15,56 +18,11 @@ constexpr int64_t kWorkspaceBytesBeforeHopper = int64_t{4} << 20;
 constexpr int kCandidates = 8;
 constexpr uintptr_t kAlignmentMost = 256;
 
-absl::Status BlasStatus(cublasStatus_t status, absl::string_view what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  const std::string text = absl::StrCat("cuBLASLt: ", what, ": ", cublasLtGetStatusString(status),
-                                        " (", cublasLtGetStatusName(status), ")");
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return absl::UnimplementedError(text);
-  return absl::InternalError(text);
-}
-
-cudaDataType DataType(DType dtype) { return dtype == DType::kBf16 ? CUDA_R_16BF : CUDA_R_32F; }
-
-cublasLtEpilogue_t Epilogue(BlasEpilogue epilogue) {
-  switch (epilogue) {
-    case BlasEpilogue::kNone:
-      return CUBLASLT_EPILOGUE_DEFAULT;
-    case BlasEpilogue::kBias:
-      return CUBLASLT_EPILOGUE_BIAS;
-    case BlasEpilogue::kGelu:
-      return CUBLASLT_EPILOGUE_GELU;
-    case BlasEpilogue::kBiasGelu:
-      return CUBLASLT_EPILOGUE_GELU_BIAS;
-    case BlasEpilogue::kGeluAux:
-      return CUBLASLT_EPILOGUE_GELU_AUX;
-    case BlasEpilogue::kBiasGeluAux:
-      return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
-    case BlasEpilogue::kGeluGrad:
-      return CUBLASLT_EPILOGUE_DGELU;
-  }
-  return CUBLASLT_EPILOGUE_DEFAULT;
-}
-
 // The largest power of two up to 256 that divides the address.
 uint32_t AlignmentOf(const void* memory) {
   const uintptr_t bits = reinterpret_cast<uintptr_t>(memory) | kAlignmentMost;
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
-
-struct DestroyLayout {
-  void operator()(cublasLtMatrixLayout_t layout) const {
-    (void)cublasLtMatrixLayoutDestroy(layout);
-  }
-};
-using Layout = std::unique_ptr<std::remove_pointer_t<cublasLtMatrixLayout_t>, DestroyLayout>;
-
-struct DestroyDescription {
-  void operator()(cublasLtMatmulDesc_t description) const {
-    (void)cublasLtMatmulDescDestroy(description);
-  }
-};
-using Description =
-    std::unique_ptr<std::remove_pointer_t<cublasLtMatmulDesc_t>, DestroyDescription>;
 
 struct DestroyPreference {
   void operator()(cublasLtMatmulPreference_t preference) const {
@@ -74,23 +32,6 @@ struct DestroyPreference {
 using Preference =
     std::unique_ptr<std::remove_pointer_t<cublasLtMatmulPreference_t>, DestroyPreference>;
 
-// A row-major [rows, columns] matrix as the library sees it.
-absl::StatusOr<Layout> MakeLayout(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
-  cublasLtMatrixLayout_t raw = nullptr;
-  VITSCALE_RETURN_IF_ERROR(
-      BlasStatus(cublasLtMatrixLayoutCreate(&raw, DataType(dtype), static_cast<uint64_t>(columns),
-                                            static_cast<uint64_t>(rows), stride),
-                 "create layout"));
-  return Layout(raw);
-}
-
-template <typename T>
-absl::Status Set(const Description& description, cublasLtMatmulDescAttributes_t attribute,
-                 const T& value) {
-  return BlasStatus(
-      cublasLtMatmulDescSetAttribute(description.get(), attribute, &value, sizeof(value)),
-      "describe a product");
-}
 template <typename T>
 absl::Status Set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute,
                  const T& value) {
@@ -99,66 +40,7 @@ absl::Status Set(const Preference& preference, cublasLtMatmulPreferenceAttribute
       "set a preference");
 }
 
-absl::StatusOr<Description> Describe(const BlasMatmul& m) {
-  cublasLtMatmulDesc_t raw = nullptr;
-  // Never TF32: f32 is asked for where bits matter.
-  VITSCALE_RETURN_IF_ERROR(BlasStatus(
-      cublasLtMatmulDescCreate(&raw, CUBLAS_COMPUTE_32F, CUDA_R_32F), "create description"));
-  Description description(raw);
-  const auto transposed = [](bool yes) { return yes ? CUBLAS_OP_T : CUBLAS_OP_N; };
-  VITSCALE_RETURN_IF_ERROR(
-      Set(description, CUBLASLT_MATMUL_DESC_TRANSA, transposed(m.transpose_b)));
-  VITSCALE_RETURN_IF_ERROR(
-      Set(description, CUBLASLT_MATMUL_DESC_TRANSB, transposed(m.transpose_a)));
-  VITSCALE_RETURN_IF_ERROR(Set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, Epilogue(m.epilogue)));
-  if (m.bias != nullptr) {
-    VITSCALE_RETURN_IF_ERROR(Set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias));
-  }
-  if (m.aux != nullptr) {
-    VITSCALE_RETURN_IF_ERROR(Set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, m.aux));
-    VITSCALE_RETURN_IF_ERROR(Set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, m.columns));
-  }
-  return description;
-}
-
-}  // namespace
-
-class BoundMatmul {
- public:
-  static absl::StatusOr<std::shared_ptr<BoundMatmul>> Create(const BlasMatmul& m) {
-    auto bound = std::make_shared<BoundMatmul>();
-    bound->matmul = m;
-    VITSCALE_ASSIGN_OR_RETURN(bound->description, Describe(m));
-    VITSCALE_ASSIGN_OR_RETURN(bound->a, MakeLayout(m.input, m.transpose_a ? m.inner : m.rows,
-                                                   m.transpose_a ? m.rows : m.inner, m.a_stride));
-    VITSCALE_ASSIGN_OR_RETURN(bound->b,
-                              MakeLayout(m.input, m.transpose_b ? m.columns : m.inner,
-                                         m.transpose_b ? m.inner : m.columns, m.b_stride));
-    VITSCALE_ASSIGN_OR_RETURN(bound->d, MakeLayout(m.output, m.rows, m.columns, m.d_stride));
-    return bound;
-  }
-
-  BlasMatmul matmul;
-  Description description;
-  Layout a, b, d;
-  cublasLtMatmulAlgo_t algorithm{};
-};
-
-absl::StatusOr<std::unique_ptr<Blas>> Blas::Create(const DeviceLimits& limits) {
-  auto blas = std::unique_ptr<Blas>(new Blas);
-  cublasLtHandle_t raw = nullptr;
-  VITSCALE_RETURN_IF_ERROR(BlasStatus(cublasLtCreate(&raw), "create handle"));
-  blas->handle_.reset(raw);
-  VITSCALE_ASSIGN_OR_RETURN(
-      blas->workspace_,
-      DeviceMemory::Allocate(limits.sm >= 90 ? kWorkspaceBytes : kWorkspaceBytesBeforeHopper,
-                             "workspace of cuBLASLt"));
-  return blas;
-}
-
-Blas::~Blas() = default;
-
-Blas::Key Blas::KeyOf(const BlasMatmul& m) {
+MatmulKey KeyOf(const BlasMatmul& m) {
   return {m.rows,
           m.columns,
           m.inner,
@@ -177,7 +59,33 @@ Blas::Key Blas::KeyOf(const BlasMatmul& m) {
           AlignmentOf(m.bias) * 512 + AlignmentOf(m.aux)};
 }
 
-absl::StatusOr<cublasLtMatmulAlgo_t> Blas::Choose(const BoundMatmul& bound) const {
+// "NVIDIA H100 80GB HBM3, driver 13000, cuBLASLt 130100"
+std::string MachineOf(const Device& device) {
+  int driver = 0;
+  (void)cudaDriverGetVersion(&driver);
+  return absl::StrCat(device.name, ", driver ", driver, ", cuBLASLt ", cublasLtGetVersion());
+}
+
+}  // namespace
+
+Blas::Blas(const Device& device)
+    : l2_bytes_(device.limits.l2_bytes), cache_(AlgorithmCache::OfProcess(MachineOf(device))) {}
+
+absl::StatusOr<std::unique_ptr<Blas>> Blas::Create(const Device& device) {
+  auto blas = std::unique_ptr<Blas>(new Blas(device));
+  cublasLtHandle_t raw = nullptr;
+  VITSCALE_RETURN_IF_ERROR(BlasStatus(cublasLtCreate(&raw), "create handle"));
+  blas->handle_.reset(raw);
+  VITSCALE_ASSIGN_OR_RETURN(
+      blas->workspace_,
+      DeviceMemory::Allocate(device.limits.sm >= 90 ? kWorkspaceBytes : kWorkspaceBytesBeforeHopper,
+                             "workspace of cuBLASLt"));
+  return blas;
+}
+
+Blas::~Blas() = default;
+
+absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> Blas::Candidates(const BoundMatmul& bound) const {
   const BlasMatmul& m = bound.matmul;
   cublasLtMatmulPreference_t raw = nullptr;
   VITSCALE_RETURN_IF_ERROR(BlasStatus(cublasLtMatmulPreferenceCreate(&raw), "create preference"));
@@ -202,33 +110,68 @@ absl::StatusOr<cublasLtMatmulAlgo_t> Blas::Choose(const BoundMatmul& bound) cons
                                      bound.a.get(), bound.d.get(), bound.d.get(), preference.get(),
                                      kCandidates, results.data(), &count),
       "look for algorithms"));
+  std::vector<cublasLtMatmulAlgo_t> candidates;
   for (int i = 0; i < count; ++i) {
-    if (results[i].state == CUBLAS_STATUS_SUCCESS) return results[i].algo;
+    if (results[i].state == CUBLAS_STATUS_SUCCESS) candidates.push_back(results[i].algo);
   }
-  return absl::UnimplementedError("cuBLASLt has no algorithm");
+  if (candidates.empty()) return absl::UnimplementedError("cuBLASLt has no algorithm");
+  return candidates;
+}
+
+// One that an earlier process or program chose, if the library still takes it.
+const cublasLtMatmulAlgo_t* Blas::Known(const BoundMatmul& bound, const MatmulKey& key) {
+  if (const auto found = algorithms_.find(key); found != algorithms_.end()) return &found->second;
+  const cublasLtMatmulAlgo_t* cached = cache_.Find(key);
+  if (cached == nullptr) return nullptr;
+  cublasLtMatmulHeuristicResult_t result{};
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoCheck(handle_.get(), bound.description.get(), bound.b.get(), bound.a.get(),
+                              bound.d.get(), bound.d.get(), cached, &result);
+  if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > workspace().bytes) return nullptr;
+  return &algorithms_.emplace(key, *cached).first->second;
+}
+
+absl::StatusOr<cublasLtMatmulAlgo_t> Blas::Choose(const BoundMatmul& bound, const MatmulKey& key) {
+  VITSCALE_ASSIGN_OR_RETURN(const std::vector<cublasLtMatmulAlgo_t> candidates, Candidates(bound));
+  if (candidates.size() == 1) return candidates.front();
+  const absl::StatusOr<size_t> fastest =
+      FastestOf(candidates, bound.matmul, handle_.get(), workspace(), l2_bytes_);
+  // No memory left to measure in: the library's own first choice, for this process only.
+  if (absl::IsResourceExhausted(fastest.status())) return candidates.front();
+  VITSCALE_RETURN_IF_ERROR(fastest.status());
+  cache_.Add(key, candidates[*fastest]);
+  return candidates[*fastest];
 }
 
 absl::StatusOr<std::shared_ptr<const BoundMatmul>> Blas::Bind(const BlasMatmul& matmul) {
   VITSCALE_ASSIGN_OR_RETURN(std::shared_ptr<BoundMatmul> bound, BoundMatmul::Create(matmul));
-  const Key key = KeyOf(matmul);
-  auto found = algorithms_.find(key);
-  if (found == algorithms_.end()) {
-    VITSCALE_ASSIGN_OR_RETURN(const cublasLtMatmulAlgo_t chosen, Choose(*bound));
-    found = algorithms_.emplace(key, chosen).first;
+  const MatmulKey key = KeyOf(matmul);
+  if (const cublasLtMatmulAlgo_t* known = Known(*bound, key); known != nullptr) {
+    bound->algorithm = *known;
+  } else {
+    VITSCALE_ASSIGN_OR_RETURN(bound->algorithm, Choose(*bound, key));
+    algorithms_[key] = bound->algorithm;
   }
-  bound->algorithm = found->second;
   return std::shared_ptr<const BoundMatmul>(std::move(bound));
 }
 
 absl::Status Blas::Run(const BoundMatmul& bound, cudaStream_t stream) const {
   const BlasMatmul& m = bound.matmul;
-  const float one = 1.0f, beta = m.add ? 1.0f : 0.0f;
   return BlasStatus(
-      cublasLtMatmul(handle_.get(), bound.description.get(), &one, m.b, bound.b.get(), m.a,
-                     bound.a.get(), &beta, m.add ? m.c : m.d, bound.d.get(), m.d, bound.d.get(),
-                     &bound.algorithm, workspace_.data(), static_cast<size_t>(workspace_.bytes()),
-                     stream),
+      bound.Run(handle_.get(), bound.algorithm, workspace(), stream),
       absl::StrCat("multiply [", m.rows, ", ", m.inner, "] by [", m.inner, ", ", m.columns, "]"));
+}
+
+void Blas::FinishPrepare() {
+  const absl::Status saved = cache_.SaveIfChanged(cache_.DefaultPath());
+  if (!saved.ok()) {
+    VITSCALE_LOG(WARNING) << "algorithms of cuBLASLt are measured again next time: "
+                          << saved.message();
+  }
+}
+
+BlasWorkspace Blas::workspace() const {
+  return {workspace_.data(), static_cast<size_t>(workspace_.bytes())};
 }
 
 std::string Blas::version() const {

@@ -10,15 +10,16 @@
 
 #include <cublasLt.h>
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/cuda/blas_cache.h"
 #include "kernels/cuda/runtime/device.h"
 #include "kernels/cuda/runtime/memory.h"
 #include "kernels/tensor.h"
@@ -53,12 +54,12 @@ struct BlasMatmul {
   void* aux = nullptr;  // rows lie next to each other
 };
 
-// A product with its operands and its algorithm.
-class BoundMatmul;
+class BoundMatmul;  // a product with its operands and its algorithm
+struct BlasWorkspace;
 
 class Blas {
  public:
-  static absl::StatusOr<std::unique_ptr<Blas>> Create(const DeviceLimits& limits);
+  static absl::StatusOr<std::unique_ptr<Blas>> Create(const Device& device);
   ~Blas();
 
   // UNIMPLEMENTED where the library has no way to do this (an epilogue with these dtypes or
@@ -66,22 +67,27 @@ class Blas {
   absl::StatusOr<std::shared_ptr<const BoundMatmul>> Bind(const BlasMatmul& matmul);
   absl::Status Run(const BoundMatmul& matmul, cudaStream_t stream) const;
 
+  // After a program was bound: keeps what was measured for processes to come.
+  void FinishPrepare();
+
   std::string version() const;  // "cuBLASLt 13.1"
 
  private:
   struct Destroy {
     void operator()(cublasLtHandle_t handle) const { (void)cublasLtDestroy(handle); }
   };
-  // Everything that an algorithm's choice depends on.
-  using Key = std::array<int64_t, 16>;
 
-  Blas() = default;
-  static Key KeyOf(const BlasMatmul& matmul);
-  absl::StatusOr<cublasLtMatmulAlgo_t> Choose(const BoundMatmul& matmul) const;
+  explicit Blas(const Device& device);
+  BlasWorkspace workspace() const;
+  const cublasLtMatmulAlgo_t* Known(const BoundMatmul& bound, const MatmulKey& key);
+  absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> Candidates(const BoundMatmul& bound) const;
+  absl::StatusOr<cublasLtMatmulAlgo_t> Choose(const BoundMatmul& bound, const MatmulKey& key);
 
   std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, Destroy> handle_;
   DeviceMemory workspace_;
-  std::map<Key, cublasLtMatmulAlgo_t> algorithms_;
+  int64_t l2_bytes_;
+  AlgorithmCache& cache_;                                 // of the process; saved by FinishPrepare
+  std::map<MatmulKey, cublasLtMatmulAlgo_t> algorithms_;  // checked, or chosen here
 };
 
 }  // namespace vitscale::cuda

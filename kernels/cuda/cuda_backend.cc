@@ -101,7 +101,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(Device device) {
   VITSCALE_RETURN_IF_ERROR(CheckKernelsFit(device));
   VITSCALE_ASSIGN_OR_RETURN(CudaStream stream, CudaStream::Create());
   VITSCALE_ASSIGN_OR_RETURN(HostStaging staging, HostStaging::Create());
-  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Blas> blas, Blas::Create(device.limits));
+  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Blas> blas, Blas::Create(device));
   auto backend = std::unique_ptr<CudaBackend>(
       new CudaBackend(std::move(device), std::move(stream), std::move(staging), std::move(blas)));
   VITSCALE_ASSIGN_OR_RETURN(backend->host_scalars_,
@@ -150,6 +150,7 @@ absl::StatusOr<std::unique_ptr<PreparedProgram>> CudaBackend::DoPrepare(Program 
   const BinderResources resources{device_, arenas_, stream_, staging_, weights_, *blas_};
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<CudaProgram> prepared, BindProgram(program, resources));
   VITSCALE_RETURN_IF_ERROR(weights_.FinishPrepare(staging_, stream_));
+  blas_->FinishPrepare();
   return std::unique_ptr<PreparedProgram>(std::move(prepared));
 }
 

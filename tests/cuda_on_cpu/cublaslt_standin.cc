@@ -31,6 +31,7 @@ namespace {
 
 std::string last_refusal;
 uint32_t refused_epilogue = 0;
+int offered_algorithms = 1;
 
 cublasStatus_t Refuse(cublasStatus_t status, std::string why) {
   last_refusal = std::move(why);
@@ -380,6 +381,7 @@ cublasStatus_t CheckAlgorithm(const cublasLtMatmulAlgo_t* algo, const Task& task
 }  // namespace
 
 void RefuseEpilogue(int epilogue) { refused_epilogue = static_cast<uint32_t>(epilogue); }
+void OfferAlgorithms(int count) { offered_algorithms = count; }
 const char* LastBlasRefusal() { return last_refusal.c_str(); }
 
 }  // namespace vitscale::cuda_on_cpu
@@ -479,11 +481,25 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t /*handle*/,
                              alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES),
                              alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES),
                              alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES)}};
-  results[0] = {};
-  std::memcpy(&results[0].algo, &algorithm, sizeof(algorithm));
-  results[0].state = CUBLAS_STATUS_SUCCESS;
-  *count = 1;
+  *count = std::min(requested, offered_algorithms);
+  for (int i = 0; i < *count; ++i) {
+    results[i] = {};
+    std::memcpy(&results[i].algo, &algorithm, sizeof(algorithm));
+    results[i].state = CUBLAS_STATUS_SUCCESS;
+  }
   return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t /*handle*/,
+                                       cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                       cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t* algo,
+                                       cublasLtMatmulHeuristicResult_t* result) {
+  Algorithm algorithm;
+  std::memcpy(&algorithm, algo, sizeof(algorithm));
+  if (algorithm.magic != kMagic) return Invalid("the algorithm was not chosen by this library");
+  *result = {};
+  return Check({Opened(description), Opened(a), Opened(b), Opened(c), Opened(d)});
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t /*handle*/, cublasLtMatmulDesc_t description,

@@ -38,15 +38,11 @@ class CudaStream {
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
 };
 
-// Measures no time.
 class CudaEvent {
  public:
-  static absl::StatusOr<CudaEvent> Create() {
-    cudaEvent_t raw = nullptr;
-    VITSCALE_RETURN_IF_ERROR(
-        CudaStatus(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), "create event"));
-    return CudaEvent(raw);
-  }
+  static absl::StatusOr<CudaEvent> Create() { return CreateWith(cudaEventDisableTiming); }
+  // That cudaEventElapsedTime may ask.
+  static absl::StatusOr<CudaEvent> CreateTimed() { return CreateWith(cudaEventDefault); }
   cudaEvent_t get() const { return event_.get(); }
   absl::Status Record(const CudaStream& stream) const {
     return CudaStatus(cudaEventRecord(get(), stream.get()), "record event");
@@ -66,6 +62,11 @@ class CudaEvent {
   struct Destroy {
     void operator()(cudaEvent_t event) const { (void)cudaEventDestroy(event); }
   };
+  static absl::StatusOr<CudaEvent> CreateWith(unsigned flags) {
+    cudaEvent_t raw = nullptr;
+    VITSCALE_RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&raw, flags), "create event"));
+    return CudaEvent(raw);
+  }
   explicit CudaEvent(cudaEvent_t raw) : event_(raw) {}
   std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, Destroy> event_;
 };
