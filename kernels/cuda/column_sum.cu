@@ -1,12 +1,13 @@
 // Ordered column sums on CUDA. Contract: column_sum.h.
 //
-//   variant   chosen when                  memory traffic per element of x
-//   simple    columns % 4 (f32), 8 (bf16)  read once, 2 or 4 B at a time
-//   vector    otherwise                    read once, 16 B at a time
-//   shares    second stage                 4 / kRowsPerTile B written and read again
+//   variant   chosen when                        memory traffic per element of x
+//   simple    columns are no multiple of 16 B    read once, 2 or 4 B at a time
+//   vector    otherwise                          read once, 16 B at a time
+//   shares    second stage                       4 / kRowsPerTile B written and read again
 //
 // A block sums one tile of rows over 32 lanes' columns: its eight warps take rows in turn, and
 // their sums are added in the order of the warps. Shares are summed the same way, in f64.
+// [50432, 768] in bf16: 77 MB, 24 us at 3.35 TB/s with both stages.
 
 #include "kernels/base/status.h"
 #include "kernels/cuda/column_sum.h"
