@@ -11,12 +11,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/attention_choice.h"
 #include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/cuda_op.h"
 
 namespace vitscale::cuda {
-
-inline constexpr int kMmaHeadDimMax = 128;
 
 inline AttentionShape ShapeOfAttention(int64_t tokens, int64_t heads, int64_t head_dim) {
   AttentionShape shape;
@@ -27,11 +26,11 @@ inline AttentionShape ShapeOfAttention(int64_t tokens, int64_t heads, int64_t he
   return shape;
 }
 
-// self_attention_simple.cu: any head dim and dtype.
+// self_attention_simple.cu: any head dim and dtype; `why` it was chosen.
 CudaOpOr SimpleSelfAttention(const SelfAttentionArgs& args, CudaOpBuilder& builder,
-                             const AttentionShape& shape);
+                             const AttentionShape& shape, const std::string& why);
 CudaOpOr SimpleSelfAttention(const SelfAttentionGradArgs& args, CudaOpBuilder& builder,
-                             const AttentionShape& shape);
+                             const AttentionShape& shape, const std::string& why);
 
 inline int TilesOf(int tokens, int rows) { return (tokens + rows - 1) / rows; }
 
@@ -43,7 +42,8 @@ inline absl::Status CheckAttentionSize(int64_t batch, int64_t tokens, int64_t he
                                                  " * ", tokens, ", want at most ", kMost));
 }
 
-// `call` with the head dim rounded up to 16 as a constant; head_dim in [1, kMmaHeadDimMax].
+// `call` with the head dim rounded up to 16 as a constant; head dims over kMmaHeadDimMax count
+// as that.
 template <typename Call>
 auto WithPaddedHeadDim(int64_t head_dim, Call call) {
   switch ((head_dim + 15) / 16) {
@@ -66,13 +66,12 @@ auto WithPaddedHeadDim(int64_t head_dim, Call call) {
   }
 }
 
-inline std::string MmaVariant(int64_t head_dim) {
-  if (head_dim % 16 == 0) return "mma";
-  return absl::StrCat("mma, head dim ", head_dim, " padded to ", head_dim + 16 - head_dim % 16);
-}
-inline std::string SimpleVariant(bool bf16, int64_t head_dim) {
-  if (!bf16) return "simple: f32";
-  return absl::StrCat("simple: head dim ", head_dim, " is over ", kMmaHeadDimMax);
+// WhySimpleAttention for a kernel whose shared memory at a padded head dim is Shared<kDim>.
+template <template <int> class Shared>
+std::string WhySimple(DType dtype, int64_t head_dim, const CudaOpBuilder& builder) {
+  const int64_t shared_bytes =
+      WithPaddedHeadDim(head_dim, [](auto dim) { return int64_t{sizeof(Shared<dim()>)}; });
+  return WhySimpleAttention(dtype, head_dim, shared_bytes, builder.limits().shared_bytes_per_block);
 }
 
 }  // namespace vitscale::cuda

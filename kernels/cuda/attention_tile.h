@@ -75,14 +75,16 @@ __device__ inline void CopyTile(AttentionTile<kRows, kDim>& to, const HeadRows<c
 #pragma unroll
   for (int step = 0; step < kRows; step += kRowStep) {
     const int row = step + thread / kThreadsOfRow;
-    if (kRows % kRowStep != 0 && row >= kRows) break;
     const Bf16* from_row = from.Row(first + row);
 #pragma unroll
     for (int of_row = 0; of_row < kUnits; of_row += kThreadsOfRow) {
       const int unit = of_row + thread % kThreadsOfRow;
-      if (kUnits % kThreadsOfRow != 0 && unit >= kUnits) break;
       const bool valid = first + row < shape.tokens && unit * 8 < shape.head_dim;
-      CopyAsync(to.At(row * (kDim + 8) + unit * 8), valid ? from_row + unit * 8 : from.at, valid);
+      const bool in_tile =
+          (kRows % kRowStep == 0 || row < kRows) && (kUnits % kThreadsOfRow == 0 || unit < kUnits);
+      if (in_tile) {
+        CopyAsync(to.At(row * (kDim + 8) + unit * 8), valid ? from_row + unit * 8 : from.at, valid);
+      }
     }
   }
 }
@@ -127,12 +129,14 @@ __device__ inline FragmentA RoundedToA(const FragmentC& left, const FragmentC& r
 }
 
 // c[kRowTiles][columns / 8] += A B for one step of the summed dimension: rows of `a` are kRowTiles
-// * 16, `load(column)` gives B of 16 columns.
+// * 16, `load(column)` gives B of 16 columns. Columns from `end` on are left out, 16 at a time.
 template <int kRowTiles, int kColumns, typename LoadFragments>
 __device__ inline void MmaRow(FragmentC (&c)[kRowTiles][kColumns / 8],
-                              const FragmentA (&a)[kRowTiles], LoadFragments load) {
+                              const FragmentA (&a)[kRowTiles], LoadFragments load,
+                              int end = kColumns) {
 #pragma unroll
   for (int column = 0; column < kColumns; column += 16) {
+    if (column >= end) break;
     const FragmentsB b = load(column);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {

@@ -2,7 +2,7 @@
 // kernels/cpu/self_attention.cc.
 //
 //   variant   chosen when                    memory traffic per head of `tokens` rows, head dim d
-//   simple    f32, or head dim > 128         self_attention_simple.cu
+//   simple    f32; head dim > 128            self_attention_simple.cu
 //   mma       bf16 and head dim <= 128       6 d tokens B read + 2 d tokens B written; k and v once
 //                                            more from the L2 cache per 128 query rows
 //
@@ -13,7 +13,11 @@
 //
 // A block is 4 warps; a warp owns 32 query rows, so each fragment of k and v that it loads from
 // shared memory (256 B) serves two products (8,192 FLOP): 32 FLOP/B, what 128 B/clock feed to 4,096
-// FLOP/clock. P is rounded to bf16 before it is normalised; the CPU rounds it after. Either is half
+// FLOP/clock. sm_90: 148 to 254 registers without spills, 18 to 70 KB of shared memory, two blocks
+// a multiprocessor or more. Of the last tile only as many keys are multiplied as there are, in
+// steps of 16 (208 for 196 tokens), and warps without query rows do nothing but fetch.
+//
+// P is rounded to bf16 before it is normalised; the CPU rounds it after. Either is half
 // an ulp of P.
 
 #include <cmath>
@@ -64,10 +68,11 @@ struct Running {
   float sum[kRowTiles][2];                  // of this lane's columns
 };
 
-// scores = q k^T for a tile of keys.
+// scores = q k^T for the first `count` keys of a tile, 16 at a time.
 template <int kDim>
 __device__ inline void Scores(AttentionTile<kQueryRows, kDim>& queries,
-                              AttentionTile<kKeys<kDim>, kDim>& keys, ScoreTile<kDim>& scores) {
+                              AttentionTile<kKeys<kDim>, kDim>& keys, int count,
+                              ScoreTile<kDim>& scores) {
 #pragma unroll
   for (int column = 0; column < kDim; column += kMmaRows) {
     FragmentA q[kRowTiles];
@@ -76,7 +81,7 @@ __device__ inline void Scores(AttentionTile<kQueryRows, kDim>& queries,
       q[m] = LoadA<kDim>(queries, Warp() * kWarpRows + m * kMmaRows, column);
     }
     MmaRow<kRowTiles, kKeys<kDim>>(
-        scores, q, [&](int key) { return LoadTransposedB<kDim>(keys, key, column); });
+        scores, q, [&](int key) { return LoadTransposedB<kDim>(keys, key, column); }, count);
   }
 }
 
@@ -97,7 +102,8 @@ __device__ inline void MaskKeys(ScoreTile<kDim>& scores, int count) {
 
 // scores -> exp(scale * (score - max)) with the new max; what was summed before is scaled to it.
 template <int kDim>
-__device__ inline void Softmax(float scale_log2, ScoreTile<kDim>& scores, Running<kDim>& running) {
+__device__ inline void Softmax(float scale_log2, int count, ScoreTile<kDim>& scores,
+                               Running<kDim>& running) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -113,6 +119,7 @@ __device__ inline void Softmax(float scale_log2, ScoreTile<kDim>& scores, Runnin
       float sum = running.sum[m][half] * keep;
 #pragma unroll
       for (int n = 0; n < kKeys<kDim> / 8; ++n) {
+        if (n / 2 * kMmaRows >= count) break;  // as AddValues
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           scores[m][n].v[e] = FastExp2Flushed(scores[m][n].v[e] * scale_log2 - shift);
@@ -130,12 +137,13 @@ __device__ inline void Softmax(float scale_log2, ScoreTile<kDim>& scores, Runnin
   }
 }
 
-// out += P v.
+// out += P v for the first `count` keys, 16 at a time.
 template <int kDim>
-__device__ inline void AddValues(const ScoreTile<kDim>& weights,
+__device__ inline void AddValues(const ScoreTile<kDim>& weights, int count,
                                  AttentionTile<kKeys<kDim>, kDim>& values, Running<kDim>& running) {
 #pragma unroll
   for (int key = 0; key < kKeys<kDim>; key += kMmaRows) {
+    if (key >= count) break;
     FragmentA p[kRowTiles];
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
@@ -144,6 +152,23 @@ __device__ inline void AddValues(const ScoreTile<kDim>& weights,
     MmaRow<kRowTiles, kDim>(running.out, p,
                             [&](int column) { return LoadB<kDim>(values, key, column); });
   }
+}
+
+// Tiles of so few keys are always treated as if they were not full: registers are too short there
+// for both ways.
+constexpr int kKeysAlways = 32;
+
+// One tile of keys; `count` of them are there. A full tile has no branches and no masks; one that
+// is not leaves out 16 keys at a time.
+template <int kDim, bool kFull>
+__device__ inline void AddTile(ForwardShared<kDim>& shared, int stage, int count,
+                               const AttentionShape& shape, Running<kDim>& running) {
+  const int used = kFull || kKeys<kDim> <= kKeysAlways ? kKeys<kDim> : count;
+  ScoreTile<kDim> scores = {};
+  Scores<kDim>(shared.queries, shared.keys[stage], used, scores);
+  if (!kFull && count < kKeys<kDim>) MaskKeys<kDim>(scores, count);
+  Softmax<kDim>(shape.scale * kLog2E, used, scores, running);
+  AddValues<kDim>(scores, used, shared.values[stage], running);
 }
 
 template <int kDim>
@@ -172,7 +197,7 @@ __device__ inline void WriteRows(ForwardShared<kDim>& shared, const ForwardArgs&
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, 1)
     ForwardMma(ForwardArgs args, AttentionShape shape) {
   auto& shared = SharedMemory<ForwardShared<kDim>>();
   const AttentionPlace place = PlaceOfBlock(shape);
@@ -195,12 +220,12 @@ __global__ void __launch_bounds__(kAttentionThreads)
     CopyWait<0>();
     BlockBarrier();  // this tile is there, and nobody reads the one before it any more
     if (tile + 1 < tiles) fetch(tile + 1);
-    if (!has_rows) continue;
-    ScoreTile<kDim> scores = {};
-    Scores<kDim>(shared.queries, shared.keys[tile % 2], scores);
-    if (tile + 1 == tiles) MaskKeys<kDim>(scores, shape.tokens - tile * kKeys<kDim>);
-    Softmax<kDim>(shape.scale * kLog2E, scores, running);
-    AddValues<kDim>(scores, shared.values[tile % 2], running);
+    const int left = shape.tokens - tile * kKeys<kDim>;
+    if (has_rows && left >= kKeys<kDim> && kKeys < kDim >> kKeysAlways) {
+      AddTile<kDim, true>(shared, tile % 2, left, shape, running);
+    } else if (has_rows) {
+      AddTile<kDim, false>(shared, tile % 2, left, shape, running);
+    }
   }
   WriteRows<kDim>(shared, args, shape, place, running);
 }
@@ -212,7 +237,7 @@ CudaOpOr Mma(const SelfAttentionArgs& args, CudaOpBuilder& builder, AttentionSha
                        builder.Memory<float>(args.log_sum_exp)};
   shape.tiles = TilesOf(shape.tokens, kQueryRows);
   const dim3 grid(static_cast<unsigned>(args.batch * args.heads * shape.tiles));
-  return MakeOp(MmaVariant(shape.head_dim), [=](const RunContext& context) {
+  return MakeOp(MmaAttentionVariant(shape.head_dim), [=](const RunContext& context) {
     return WithPaddedHeadDim(shape.head_dim, [&](auto dim) {
       return Launch(ForwardMma<dim()>, grid, dim3(kAttentionThreads), sizeof(ForwardShared<dim()>),
                     context.stream, to, shape);
@@ -226,10 +251,8 @@ CudaOpOr MakeCudaOp(const SelfAttentionArgs& args, CudaOpBuilder& builder) {
   VITSCALE_RETURN_IF_ERROR(CheckAttentionSize(args.batch, args.tokens, args.heads));
   const AttentionShape shape =
       ShapeOfAttention(args.tokens, args.heads, args.out.columns() / args.heads);
-  if (args.out.dtype == DType::kF32 || shape.head_dim > kMmaHeadDimMax) {
-    return SimpleSelfAttention(args, builder, shape);
-  }
-  return Mma(args, builder, shape);
+  const std::string why = WhySimple<ForwardShared>(args.out.dtype, shape.head_dim, builder);
+  return why.empty() ? Mma(args, builder, shape) : SimpleSelfAttention(args, builder, shape, why);
 }
 
 }  // namespace vitscale::cuda

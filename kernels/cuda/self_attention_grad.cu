@@ -1,14 +1,16 @@
 // Backward of SelfAttention on CUDA. Contract: SelfAttentionGradArgs in kernels/ops.h. Reference:
 // kernels/cpu/self_attention.cc.
 //
-//   variant   chosen when                     memory traffic per head of `tokens` rows, head dim d
-//   simple    f32, or head dim > 128          self_attention_simple.cu
-//   mma       bf16 and head dim <= 128        query pass: reads q, k, v, out, grad_out, writes
-//   grad_q
-//                                             key pass:   reads q, k, v, grad_out, writes grad_k,
-//                                             grad_v; together 24 d tokens B, and in the query pass
-//                                             k, v (in the key pass q, grad_out) again from the L2
-//                                             cache per further block of rows
+//   variant   chosen when               memory traffic per head of `tokens` rows, head dim d
+//   simple    f32; head dim > 128       self_attention_simple.cu
+//   mma       bf16, head dim <= 128     24 d tokens B: the query pass reads q, k, v, out and
+//                                       grad_out and writes grad_q; the key pass reads q, k, v and
+//                                       grad_out and writes grad_k and grad_v. Further blocks of
+//                                       rows of a head find the other side in the L2 cache.
+//
+// sm_90, padded head dim 16, 32, ... 128, no spills, two blocks a multiprocessor or more:
+//   query pass   136 to 254 registers, 25 to 104 KB of shared memory
+//   key pass     153 to 250 registers, 25 to 75 KB
 //
 // Two passes and no atomics: a block of the first owns query rows and goes over the keys, a block
 // of the second owns key rows and goes over the queries, so every sum has one order. The price is
@@ -18,7 +20,8 @@
 // delta, that makes the rows of dS sum to 0, is rowsum(P * dP) on the CPU, exact in f32. Here the
 // query pass begins with rowsum(grad_out * out), the same but for the rounding of `out` to bf16,
 // sums what the rows of dS miss 0 by, and gives the key pass the corrected value: gradients of key
-// biases vanish as they do on the CPU, and no product is made three times.
+// biases vanish as they do on the CPU, and no product is made three times. grad_q keeps the first
+// one: its error is that of the rounding of `out`.
 //
 // P and dS are rounded to bf16 for the second product, as on the CPU.
 
@@ -130,7 +133,9 @@ __device__ inline void LoadQueryRows(const GradArgs& args, const AttentionShape&
   }
 }
 
-// grad_scores, which held those of P, -> dS / scale; keys from `count` on are not there.
+// grad_scores, which held those of P, -> dS / scale; keys from `count` on are not there (kFull: all
+// are).
+template <bool kFull>
 __device__ inline void GradScores(const Fragments<kQueryRowTiles, kSlab>& scores, float scale_log2,
                                   int count, QueryLanes& lanes,
                                   Fragments<kQueryRowTiles, kSlab>& grad_scores) {
@@ -144,7 +149,7 @@ __device__ inline void GradScores(const Fragments<kQueryRowTiles, kSlab>& scores
         const float p = FastExp2Flushed(scores[m][n].v[e] * scale_log2 - lane.log2_sum_exp);
         float& grad = grad_scores[m][n].v[e];
         grad = p * (grad - lane.delta);
-        if (ColumnOfC(n) + e % 2 >= count) grad = 0;
+        if (!kFull && ColumnOfC(n) + e % 2 >= count) grad = 0;
         lane.excess += grad;
       }
     }
@@ -200,7 +205,11 @@ __global__ void __launch_bounds__(kAttentionThreads, 1)
       ScoresAndGrads<kDim, kQueryRowTiles, kSlab>(shared.queries, shared.grad_out, warp_row,
                                                   tile_keys, tile_values, slab, scores,
                                                   grad_scores);
-      GradScores(scores, shape.scale * kLog2E, left - slab, lanes, grad_scores);
+      if (left - slab >= kSlab) {
+        GradScores<true>(scores, shape.scale * kLog2E, kSlab, lanes, grad_scores);
+      } else {
+        GradScores<false>(scores, shape.scale * kLog2E, left - slab, lanes, grad_scores);
+      }
       AddProduct<kDim, kQueryRowTiles, kSlab>(grad_scores, tile_keys, slab, grad_q);
     }
   }
@@ -322,6 +331,13 @@ __global__ void __launch_bounds__(kAttentionThreads, 1)
 
 // ---- launcher -----------------------------------------------------------------------------------
 
+// What both passes fit in.
+template <int kDim>
+union EitherShared {
+  QueryShared<kDim> query;
+  KeyShared<kDim> key;
+};
+
 template <int kDim>
 absl::Status RunPasses(const GradArgs& args, AttentionShape shape, int64_t heads_of_all,
                        cudaStream_t stream) {
@@ -343,7 +359,7 @@ CudaOpOr Mma(const SelfAttentionGradArgs& args, CudaOpBuilder& builder,
   const int64_t heads_of_all = args.batch * args.heads, count = heads_of_all * to.padded_tokens;
   to.log2_sum_exp = static_cast<float*>(builder.Scratch(2 * count * 4));
   to.delta = to.log2_sum_exp + count;
-  return MakeOp(MmaVariant(shape.head_dim), [=](const RunContext& context) {
+  return MakeOp(MmaAttentionVariant(shape.head_dim), [=](const RunContext& context) {
     return WithPaddedHeadDim(shape.head_dim, [&](auto dim) {
       return RunPasses<dim()>(to, shape, heads_of_all, context.stream);
     });
@@ -356,10 +372,8 @@ CudaOpOr MakeCudaOp(const SelfAttentionGradArgs& args, CudaOpBuilder& builder) {
   VITSCALE_RETURN_IF_ERROR(CheckAttentionSize(args.batch, args.tokens, args.heads));
   const AttentionShape shape =
       ShapeOfAttention(args.tokens, args.heads, args.out.columns() / args.heads);
-  if (args.out.dtype == DType::kF32 || shape.head_dim > kMmaHeadDimMax) {
-    return SimpleSelfAttention(args, builder, shape);
-  }
-  return Mma(args, builder, shape);
+  const std::string why = WhySimple<EitherShared>(args.out.dtype, shape.head_dim, builder);
+  return why.empty() ? Mma(args, builder, shape) : SimpleSelfAttention(args, builder, shape, why);
 }
 
 }  // namespace vitscale::cuda

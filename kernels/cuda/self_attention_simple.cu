@@ -203,25 +203,26 @@ struct Blocks {
 };
 
 template <typename T>
-CudaOpOr Make(const SelfAttentionArgs& args, CudaOpBuilder& builder, const AttentionShape& shape) {
+CudaOpOr Make(const SelfAttentionArgs& args, CudaOpBuilder& builder, const AttentionShape& shape,
+              const std::string& why) {
   const ForwardArgs<T> to{builder.Memory<const T>(args.qkv), builder.Memory<T>(args.out),
                           builder.Memory<float>(args.log_sum_exp)};
   const Blocks blocks(shape, args.batch);
-  return MakeOp(SimpleVariant(sizeof(T) == 2, shape.head_dim), [=](const RunContext& context) {
+  return MakeOp(absl::StrCat("simple: ", why), [=](const RunContext& context) {
     return Launch(Forward<T>, blocks.grid, blocks.block, 0, context.stream, to, blocks.shape);
   });
 }
 
 template <typename T>
 CudaOpOr Make(const SelfAttentionGradArgs& args, CudaOpBuilder& builder,
-              const AttentionShape& shape) {
+              const AttentionShape& shape, const std::string& why) {
   const int64_t delta_bytes = args.batch * args.heads * args.tokens * 4;
   const GradArgs<T> to{builder.Memory<const T>(args.grad_out), builder.Memory<const T>(args.qkv),
                        builder.Memory<const float>(args.log_sum_exp),
                        builder.Memory<T>(args.grad_qkv),
                        static_cast<float*>(builder.Scratch(delta_bytes))};
   const Blocks blocks(shape, args.batch);
-  return MakeOp(SimpleVariant(sizeof(T) == 2, shape.head_dim), [=](const RunContext& context) {
+  return MakeOp(absl::StrCat("simple: ", why), [=](const RunContext& context) {
     VITSCALE_RETURN_IF_ERROR(
         Launch(GradQuery<T>, blocks.grid, blocks.block, 0, context.stream, to, blocks.shape));
     return Launch(GradKeyValue<T>, blocks.grid, blocks.block, 0, context.stream, to, blocks.shape);
@@ -231,14 +232,14 @@ CudaOpOr Make(const SelfAttentionGradArgs& args, CudaOpBuilder& builder,
 }  // namespace
 
 CudaOpOr SimpleSelfAttention(const SelfAttentionArgs& args, CudaOpBuilder& builder,
-                             const AttentionShape& shape) {
-  return args.out.dtype == DType::kF32 ? Make<float>(args, builder, shape)
-                                       : Make<Bf16>(args, builder, shape);
+                             const AttentionShape& shape, const std::string& why) {
+  return args.out.dtype == DType::kF32 ? Make<float>(args, builder, shape, why)
+                                       : Make<Bf16>(args, builder, shape, why);
 }
 CudaOpOr SimpleSelfAttention(const SelfAttentionGradArgs& args, CudaOpBuilder& builder,
-                             const AttentionShape& shape) {
-  return args.out.dtype == DType::kF32 ? Make<float>(args, builder, shape)
-                                       : Make<Bf16>(args, builder, shape);
+                             const AttentionShape& shape, const std::string& why) {
+  return args.out.dtype == DType::kF32 ? Make<float>(args, builder, shape, why)
+                                       : Make<Bf16>(args, builder, shape, why);
 }
 
 }  // namespace vitscale::cuda

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/attention_choice.h"
 #include "tests/cuda_on_cpu/attention_problem.h"
 #include "tests/cuda_on_cpu/op_pair.h"
 #include "tests/status_matchers.h"
@@ -178,6 +179,12 @@ TEST(SelfAttentionTest, GradientsOfKeysAndValuesDoNotDependOnTheRoundingOfOut) {
     ASSERT_THAT(b.pair.Run(b.args), IsOk());
     b.ExpectNearCpu(/*first_part=*/1);
   }
+}
+
+TEST(SelfAttentionTest, ADeviceWithTooLittleSharedMemoryTakesTheSimpleVariantAndSaysWhy) {
+  EXPECT_EQ(cuda::WhySimpleAttention(DType::kBf16, 128, 104448, 101376),
+            "head dim 128 needs 104448 bytes of shared memory, the device has 101376");
+  EXPECT_EQ(cuda::WhySimpleAttention(DType::kBf16, 128, 104448, 104448), "");
 }
 
 }  // namespace
