@@ -1,4 +1,4 @@
-// A device that runs programs. Two will exist: kernels/cpu (reference and embedded default) and kernels/cuda.
+// A device that runs programs. There are two: kernels/cpu (reference and embedded default) and kernels/cuda.
 //
 // Life: Create (backend_factory.h) -> Allocate once -> Prepare each program once -> Run many times.
 // A backend is driven by one thread at a time. Errors: INVALID_ARGUMENT from Prepare names op, operand, what it
@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -43,6 +44,8 @@ class MarkerSink {
 class PreparedProgram {
  public:
   virtual ~PreparedProgram() = default;
+  // One line per op where a backend has several ways to run it: "op 3 Linear: bias, fused". For people and tests.
+  virtual std::vector<std::string> variants() const { return {}; }
 };
 
 struct BackendInfo {
@@ -52,6 +55,7 @@ struct BackendInfo {
   bool bf16_matmul = false;     // multiplied in hardware
   int threads = 0;
   std::string libraries;        // "oneDNN 2.6.3": part of the numeric class
+  int64_t memory_bytes = 0;     // of the device's own memory, in use now by everybody; 0: the host's memory is used
 };
 
 // Bytes.
@@ -97,6 +101,9 @@ absl::Status CheckProgram(const Program& program);
 
 // That every operand lies inside its arena.
 absl::Status CheckBounds(const Program& program, const ArenaBytes& bytes);
+
+// That `view` lies inside its arena and the host gave as many bytes as it has.
+absl::Status CheckHostCopy(const TensorView& view, const ArenaBytes& arenas, size_t host_bytes);
 
 }  // namespace vitscale
 

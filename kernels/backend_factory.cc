@@ -4,14 +4,16 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/plugin_loader.h"
 
 namespace vitscale {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   if (options.device == "cpu") return cpu::CreateCpuBackend(options);
   if (absl::StartsWith(options.device, "cuda:")) {
-    return absl::UnimplementedError(
-        absl::StrCat("device is ", options.device, ", want cpu: this build has no CUDA backend"));
+    const absl::StatusOr<const PluginApi*> plugin = LoadPlugin(kCudaPluginFile);
+    if (!plugin.ok()) return Annotate(plugin.status(), options.device);
+    return (*plugin)->create_backend(options);
   }
   return absl::InvalidArgumentError(
       absl::StrCat("device is '", options.device, "', want cpu or cuda:<index>"));

@@ -12,13 +12,14 @@
 namespace vitscale {
 
 struct BackendOptions {
-  std::string device = "cpu";      // "cpu" or "cuda:<index>"; the latter is UNIMPLEMENTED until kernels/cuda exists
+  std::string device = "cpu";      // "cpu" or "cuda:<index>"; the latter opens the plugin of kernels/cuda
   int threads = 0;                 // 0: all cores this process may run on
   bool bf16 = false;               // compute dtype of programs to come: bf16 or f32
   std::string instruction_set;     // empty: the best this machine has; "avx2", "avx512", "avx512_bf16" force a lower one
 };
 
-// INVALID_ARGUMENT for an unknown device or an instruction set that this machine lacks.
+// INVALID_ARGUMENT for an unknown device or an instruction set that this machine lacks. FAILED_PRECONDITION where a
+// CUDA device is asked for and there is no plugin, driver or device: one line that says which.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
 // What CreateBackend would choose, without creating anything.

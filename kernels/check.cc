@@ -178,4 +178,17 @@ absl::Status CheckBounds(const Program& program, const ArenaBytes& bytes) {
   return context.status;
 }
 
+absl::Status CheckHostCopy(const TensorView& view, const ArenaBytes& arenas, size_t host_bytes) {
+  const int64_t arena = arenas[static_cast<int>(view.arena)];
+  if (!view.present() || view.offset + view.bytes() > arena) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(DebugString(view), " lies outside its arena of ", arena, " bytes"));
+  }
+  if (host_bytes != static_cast<size_t>(view.bytes())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(view.name, " has ", view.bytes(), " bytes, the host gave ", host_bytes));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace vitscale

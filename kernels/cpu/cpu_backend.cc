@@ -141,7 +141,9 @@ class CpuBackend : public Backend {
   absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) override;
 
  private:
-  absl::StatusOr<absl::Span<std::byte>> Bytes(const TensorView& view, size_t size);
+  std::byte* Address(const TensorView& view) const {
+    return arenas_[static_cast<int>(view.arena)].data() + view.offset;
+  }
   absl::Status AddSteps(Program& program, Builder& builder, CpuProgram& prepared);
   absl::Status GrowScratch(int64_t bytes);
 
@@ -245,29 +247,15 @@ absl::Status CpuBackend::Run(PreparedProgram& program, const StepScalars& scalar
   return absl::OkStatus();
 }
 
-absl::StatusOr<absl::Span<std::byte>> CpuBackend::Bytes(const TensorView& view, size_t size) {
-  const absl::Span<std::byte> arena = HostBytes(view.arena);
-  const int64_t bytes = view.bytes();
-  if (!view.present() || view.offset + bytes > static_cast<int64_t>(arena.size())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(DebugString(view), " lies outside its arena of ", arena.size(), " bytes"));
-  }
-  if (size != static_cast<size_t>(bytes)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(view.name, " has ", bytes, " bytes, the host gave ", size));
-  }
-  return arena.subspan(static_cast<size_t>(view.offset), static_cast<size_t>(bytes));
-}
-
 absl::Status CpuBackend::Write(const TensorView& to, absl::Span<const std::byte> from) {
-  VITSCALE_ASSIGN_OR_RETURN(const absl::Span<std::byte> bytes, Bytes(to, from.size()));
-  if (!bytes.empty()) std::memcpy(bytes.data(), from.data(), bytes.size());
+  VITSCALE_RETURN_IF_ERROR(CheckHostCopy(to, bytes_, from.size()));
+  if (!from.empty()) std::memcpy(Address(to), from.data(), from.size());
   return absl::OkStatus();
 }
 
 absl::Status CpuBackend::Read(const TensorView& from, absl::Span<std::byte> to) {
-  VITSCALE_ASSIGN_OR_RETURN(const absl::Span<std::byte> bytes, Bytes(from, to.size()));
-  if (!bytes.empty()) std::memcpy(to.data(), bytes.data(), bytes.size());
+  VITSCALE_RETURN_IF_ERROR(CheckHostCopy(from, bytes_, to.size()));
+  if (!to.empty()) std::memcpy(to.data(), Address(from), to.size());
   return absl::OkStatus();
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_op.h"
-#include "kernels/cpu/factored_shape.h"
+#include "kernels/factored_shape.h"
 #include "kernels/cpu/optimizer.h"
 #include "kernels/cpu/share_sum.h"
 

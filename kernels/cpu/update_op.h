@@ -9,7 +9,7 @@
 
 #include "kernels/base/bf16.h"
 #include "kernels/cpu/cpu_op.h"
-#include "kernels/cpu/factored_shape.h"
+#include "kernels/factored_shape.h"
 #include "kernels/cpu/optimizer.h"
 
 namespace vitscale::cpu {

@@ -68,6 +68,11 @@ void Encode(std::byte* p, DType dtype, double value) {
   }
 }
 
+TensorView WholeArena(int arena, int64_t bytes) {
+  const auto a = static_cast<Arena>(arena);
+  return {ArenaName(a), a, 0, DType::kU8, {bytes}};
+}
+
 // Sentinels that a run changed.
 int64_t ChangedBytes(const std::vector<std::byte>& before, absl::Span<const std::byte> after,
                      const std::vector<bool>& owned) {
@@ -98,7 +103,16 @@ std::string VariantName(const testing::TestParamInfo<Variant>& info) {
   return absl::StrCat(cpu::IsaName(info.param.isa), "_with_", DTypeName(info.param.dtype));
 }
 
-OpBench::OpBench(Variant variant, int threads) : variant_(variant), threads_(threads) {}
+BackendMaker CpuBackendMaker(Variant variant, int threads) {
+  BackendOptions options;
+  options.threads = threads;
+  options.bf16 = variant.dtype == DType::kBf16;
+  options.instruction_set = cpu::IsaName(variant.isa);
+  return [options] { return CreateBackend(options); };
+}
+
+OpBench::OpBench(Variant variant, int threads)
+    : variant_(variant), maker_(CpuBackendMaker(variant, threads)) {}
 
 TensorView OpBench::Place(absl::string_view name, DType dtype, Shape shape, Arena arena) {
   TensorView view{std::string(name), arena, 0, dtype, std::move(shape)};
@@ -127,26 +141,24 @@ TensorView OpBench::Output(absl::string_view name, DType dtype, Shape shape, Are
 }
 
 absl::Status OpBench::RunProgram(Program program, StepScalars scalars, MarkerSink* sink) {
-  BackendOptions options;
-  options.threads = threads_;
-  options.bf16 = variant_.dtype == DType::kBf16;
-  options.instruction_set = cpu::IsaName(variant_.isa);
-  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend(options));
+  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, maker_());
   ArenaBytes bytes;
   for (int i = 0; i < kArenaCount; ++i) bytes[i] = static_cast<int64_t>(memory_[i].size());
   VITSCALE_RETURN_IF_ERROR(backend->Allocate(bytes));
   for (int i = 0; i < kArenaCount; ++i) {
-    if (bytes[i] > 0) {
-      std::memcpy(backend->HostBytes(static_cast<Arena>(i)).data(), memory_[i].data(), bytes[i]);
-    }
+    if (bytes[i] > 0) VITSCALE_RETURN_IF_ERROR(backend->Write(WholeArena(i, bytes[i]), memory_[i]));
   }
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<PreparedProgram> prepared,
                             backend->Prepare(std::move(program)));
+  chosen_ = prepared->variants();
   VITSCALE_RETURN_IF_ERROR(backend->Run(*prepared, scalars, sink));
   for (int i = 0; i < kArenaCount; ++i) {
-    const absl::Span<const std::byte> after = backend->HostBytes(static_cast<Arena>(i));
-    after_[i].assign(after.begin(), after.begin() + bytes[i]);
-    const int64_t changed = ChangedBytes(memory_[i], after, owned_[i]);
+    after_[i].resize(bytes[i]);
+    if (bytes[i] > 0) {
+      VITSCALE_RETURN_IF_ERROR(
+          backend->Read(WholeArena(i, bytes[i]), absl::MakeSpan(after_[i])));
+    }
+    const int64_t changed = ChangedBytes(memory_[i], after_[i], owned_[i]);
     if (changed > 0) {
       return absl::InternalError(absl::StrCat(changed,
                                               " bytes outside the tensors changed in arena ",

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
@@ -41,11 +42,16 @@ std::string VariantName(const testing::TestParamInfo<Variant>& info);  // "avx51
 
 using Doubles = std::vector<double>;
 
+using BackendMaker = std::function<absl::StatusOr<std::unique_ptr<Backend>>()>;
+BackendMaker CpuBackendMaker(Variant variant, int threads = 1);
+
 // Tensors of one test. Values are given and returned as double and rounded to the tensor's dtype in
 // between.
 class OpBench {
  public:
   explicit OpBench(Variant variant, int threads = 1);
+  // On whatever backend `maker` makes, a new one for every run.
+  explicit OpBench(BackendMaker maker) : maker_(std::move(maker)) {}
 
   // An input holds `values`; an output holds garbage (0xA5 bytes) until an op writes it.
   TensorView Input(absl::string_view name, DType dtype, Shape shape, const Doubles& values,
@@ -68,12 +74,15 @@ class OpBench {
   std::vector<std::byte> Bytes(const TensorView& view) const;
 
   const Variant& variant() const { return variant_; }
+  // Of the last run: PreparedProgram::variants().
+  const std::vector<std::string>& chosen() const { return chosen_; }
 
  private:
   TensorView Place(absl::string_view name, DType dtype, Shape shape, Arena arena);
 
   Variant variant_;
-  int threads_;
+  BackendMaker maker_;
+  std::vector<std::string> chosen_;
   std::array<std::vector<std::byte>, kArenaCount>
       memory_;                                        // what the test asked for, sentinels between
   std::array<std::vector<bool>, kArenaCount> owned_;  // bytes that belong to a tensor

@@ -83,6 +83,44 @@ inline std::vector<Doubles> Gradients(const std::vector<TensorState>& tensors, d
   return gradients;
 }
 
+// Gives a tensor and its gradient places on `bench`: an OpBench, or two of them (OpPair).
+template <typename Bench>
+OptimizedTensor PlaceTensor(const TensorState& t, const Doubles& gradient, const std::string& name,
+                            Bench& bench) {
+  OptimizedTensor o;
+  o.parameter = bench.Input(name + ".p", DType::kF32, t.shape, t.parameter, Arena::kParameters);
+  o.gradient = bench.Input(name + ".g", DType::kF32, t.shape, gradient, Arena::kGradients);
+  o.momentum = bench.Input(name + ".m", DType::kBf16, t.shape, t.momentum, Arena::kMomentum);
+  if (!t.second_moment.empty()) {
+    o.second_moment =
+        bench.Input(name + ".v", DType::kF32, {static_cast<int64_t>(t.second_moment.size())},
+                    t.second_moment, Arena::kSecondMoment);
+  }
+  o.factoring = t.factoring;
+  o.learning_rate = static_cast<float>(t.learning_rate);
+  o.weight_decay = static_cast<float>(t.weight_decay);
+  return o;
+}
+
+inline void AddUpdate(Rule rule, const OptimizerArgs& args, const StepValues& step,
+                      Program& program) {
+  if (rule == Rule::kAdafactor) program.Add(AdafactorApplyArgs{args});
+  if (rule == Rule::kAdamW) {
+    program.Add(AdamWApplyArgs{args, step.beta2, static_cast<float>(step.epsilon)});
+  }
+  if (rule == Rule::kSgd) program.Add(SgdApplyArgs{args});
+}
+
+inline StepScalars EngineScalars(const StepValues& step, int apply = 1) {
+  StepScalars scalars;
+  scalars.step = step.step;
+  scalars.schedule = step.schedule;
+  scalars.beta2 = step.beta2;
+  scalars.gradient_scale = static_cast<float>(step.gradient_scale);
+  scalars.apply = apply;
+  return scalars;
+}
+
 // One step of the program that training runs: statistics, then the update.
 struct StepRun {
   OpBench bench;
@@ -93,7 +131,7 @@ struct StepRun {
       : bench({isa, DType::kF32}, threads) {
     int64_t factored = 0;
     for (size_t i = 0; i < tensors.size(); ++i) {
-      args.tensors.push_back(Place(tensors[i], gradients[i], absl::StrCat("t", i)));
+      args.tensors.push_back(PlaceTensor(tensors[i], gradients[i], absl::StrCat("t", i), bench));
       if (tensors[i].factoring.factored) factored += tensors[i].second_moment.size();
     }
     args.gradient_square_sum = bench.Output("square_sum", DType::kF64, {1}, Arena::kStatistics);
@@ -104,47 +142,8 @@ struct StepRun {
     args.clip_norm = static_cast<float>(step.clip_norm);
     Program program;
     program.Add(GradStatsArgs{args.tensors, args.gradient_square_sum, args.factored_sums});
-    AddUpdate(rule, step, program);
-    StepScalars scalars;
-    scalars.step = step.step;
-    scalars.schedule = step.schedule;
-    scalars.beta2 = step.beta2;
-    scalars.gradient_scale = static_cast<float>(step.gradient_scale);
-    scalars.apply = apply;
-    EXPECT_THAT(bench.RunProgram(std::move(program), scalars), IsOk());
-  }
-
-  OptimizedTensor Place(const TensorState& t, const Doubles& gradient, const std::string& name) {
-    OptimizedTensor o;
-    o.parameter = bench.Input(name + ".p", DType::kF32, t.shape, t.parameter, Arena::kParameters);
-    o.gradient = bench.Input(name + ".g", DType::kF32, t.shape, gradient, Arena::kGradients);
-    o.momentum = bench.Input(name + ".m", DType::kBf16, t.shape, t.momentum, Arena::kMomentum);
-    if (!t.second_moment.empty()) {
-      o.second_moment =
-          bench.Input(name + ".v", DType::kF32, {static_cast<int64_t>(t.second_moment.size())},
-                      t.second_moment, Arena::kSecondMoment);
-    }
-    o.factoring = t.factoring;
-    o.learning_rate = static_cast<float>(t.learning_rate);
-    o.weight_decay = static_cast<float>(t.weight_decay);
-    return o;
-  }
-  void AddUpdate(Rule rule, const StepValues& step, Program& program) {
-    if (rule == Rule::kAdafactor) {
-      AdafactorApplyArgs update;
-      static_cast<OptimizerArgs&>(update) = args;
-      program.Add(update);
-    } else if (rule == Rule::kAdamW) {
-      AdamWApplyArgs update;
-      static_cast<OptimizerArgs&>(update) = args;
-      update.beta2 = step.beta2;
-      update.epsilon = static_cast<float>(step.epsilon);
-      program.Add(update);
-    } else {
-      SgdApplyArgs update;
-      static_cast<OptimizerArgs&>(update) = args;
-      program.Add(update);
-    }
+    AddUpdate(rule, args, step, program);
+    EXPECT_THAT(bench.RunProgram(std::move(program), EngineScalars(step, apply)), IsOk());
   }
 
   // The state after the step.

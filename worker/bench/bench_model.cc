@@ -90,6 +90,14 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
                   "What backward computes again instead of keeping it; auto: the planner's choice")
       ->check(OneOfWords({"auto", "none", "gelu_layernorm", "block"}))
       ->capture_default_str();
+  command.add_option("--device", o.device, "cpu, or cuda:<index>")->capture_default_str();
+  const auto peak = [&](const char* flag, double& value, const char* help) {
+    return command.add_option(flag, value, help)->check(CLI::PositiveNumber);
+  };
+  auto* tflops = peak("--peak-tflops", o.peak_tflops, "What the device multiplies at most");
+  auto* memory = peak("--peak-gbs", o.peak_gigabytes_per_second, "GB/s of its memory");
+  tflops->needs(memory);
+  memory->needs(tflops);
   command.add_option("--isa", o.instruction_set,
                      "Instruction set to force: avx2, avx512, avx512_bf16");
   command.add_option("--batch", o.batch, "Images of a micro-batch")
@@ -157,6 +165,7 @@ absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
   BenchReplica replica;
   VITSCALE_ASSIGN_OR_RETURN(replica.plan, MakePlan(request));
   BackendOptions backend;
+  backend.device = options.device;
   backend.threads = options.threads;
   backend.bf16 = request.precision == Precision::kBf16;
   backend.instruction_set = options.instruction_set;
@@ -170,23 +179,29 @@ absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
 nlohmann::json Describe(const BenchOptions& o, const BenchReplica& replica) {
   const ModelConfig& m = replica.plan.request.model;
   const BackendInfo info = replica.backend->info();
-  return {{"model", o.variant.empty() ? absl::StrCat("custom ", m.patch, "/", m.width, "x", m.depth)
-                                      : o.variant},
-          {"image_size", m.image_size},
-          {"channels", m.channels},
-          {"classes", m.classes},
-          {"pool", o.pool},
-          {"batch", o.batch},
-          {"precision", o.precision},
-          {"residual", o.residual},
-          {"recompute", RecomputeName(replica.plan.request.recompute)},
-          {"optimizer", o.optimizer},
-          {"parameters", replica.plan.layout.table.parameter_count()},
-          {"train_gflop_per_image", replica.plan.flops.training() / 1e9},
-          {"device", info.device},
-          {"instruction_set", info.instruction_set},
-          {"threads", info.threads},
-          {"libraries", info.libraries}};
+  nlohmann::json report = {
+      {"model", o.variant.empty() ? absl::StrCat("custom ", m.patch, "/", m.width, "x", m.depth)
+                                  : o.variant},
+      {"image_size", m.image_size},
+      {"channels", m.channels},
+      {"classes", m.classes},
+      {"pool", o.pool},
+      {"batch", o.batch},
+      {"precision", o.precision},
+      {"residual", o.residual},
+      {"recompute", RecomputeName(replica.plan.request.recompute)},
+      {"optimizer", o.optimizer},
+      {"parameters", replica.plan.layout.table.parameter_count()},
+      {"train_gflop_per_image", replica.plan.flops.training() / 1e9},
+      {"device", info.device},
+      {"instruction_set", info.instruction_set},
+      {"threads", info.threads},
+      {"libraries", info.libraries}};
+  if (info.memory_bytes > 0) {  // of everybody on the device, against what the plan says
+    report["device_memory_bytes"] = info.memory_bytes;
+    report["plan_memory_bytes"] = replica.plan.memory_bytes();
+  }
+  return report;
 }
 
 std::string AbsolutePath(const std::string& path) {

@@ -1,4 +1,4 @@
-// What is measured: a model given by flags, and a replica of it on the CPU with random images.
+// What is measured: a model given by flags, and a replica of it on a device with random images.
 
 #ifndef WORKER_BENCH_BENCH_MODEL_H_
 #define WORKER_BENCH_BENCH_MODEL_H_
@@ -22,6 +22,7 @@ struct BenchOptions {
   std::string variant;  // empty: the custom shape
   ModelShape custom;
   int image_size = 224, channels = 3, classes = 1000, representation = 0;
+  std::string device = "cpu";  // or "cuda:<index>"
   std::string pool = "map", loss = "sigmoid", position = "learned";
   std::string optimizer = "adafactor", precision = "bf16", instruction_set;
   std::string recompute = "auto", residual = "f32";
@@ -29,7 +30,9 @@ struct BenchOptions {
   int threads = 0;
   int steps = 10;
   bool json = false;
-  bool ceiling = true;   // measure what the machine could do, for the shares
+  bool ceiling = true;  // measure what the machine could do, for the shares
+  double peak_tflops = 0,
+         peak_gigabytes_per_second = 0;  // > 0: instead of what is known or measured
   bool roofline = true;  // step: also the time and the own ceiling of each kind of op
 };
 

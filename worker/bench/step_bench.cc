@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
-#include "worker/bench/ceiling.h"
+#include "worker/bench/peak.h"
 #include "worker/bench/profile.h"
 #include "worker/model/vit.h"
 #include "worker/plan/schedule.h"
@@ -117,20 +118,19 @@ nlohmann::json StepReport(const Timings& timings, double images, double flops_pe
   return report;
 }
 
-// What the machine could do, measured right after the steps, and which ops are how far from it.
+// What the machine could do, right after the steps, and which ops are how far from it.
 absl::Status AddCeiling(const BenchOptions& options, BenchReplica& replica,
                         nlohmann::json& report) {
-  const int threads = replica.backend->info().threads;
-  const double flops = MeasureCeiling(replica.plan.request.precision, threads).flops_per_second;
-  report["ceiling_flops_per_second"] = flops;
-  report["ceiling_share"] = report["flops_per_second"].get<double>() / flops;
+  const std::optional<Peak> peak = PeakOf(options, replica, options.roofline);
+  if (!peak.has_value()) return absl::OkStatus();  // a card that nobody told us about
+  report["ceiling_flops_per_second"] = peak->flops_per_second;
+  report["ceiling_share"] = report["flops_per_second"].get<double>() / peak->flops_per_second;
   if (!options.roofline) return absl::OkStatus();
   constexpr int kRepetitions = 2;
   VITSCALE_ASSIGN_OR_RETURN(const StepProfile profile,
                             ProfileStep(replica, OptimizerConfigOf(options), kRepetitions));
-  const double bytes = MeasureTriadBytesPerSecond(threads);
-  report["ceiling_bytes_per_second"] = bytes;
-  report["roofline"] = RooflineJson(profile.kinds, flops, bytes);
+  report["ceiling_bytes_per_second"] = peak->bytes_per_second;
+  report["roofline"] = RooflineJson(profile.kinds, peak->flops_per_second, peak->bytes_per_second);
   return absl::OkStatus();
 }
 

@@ -73,6 +73,14 @@ std::string Sides(const json& sides) {
   return text;
 }
 
+std::string Variants(const json& counts) {
+  std::string text = "\ncount  variant\n";
+  for (const auto& [name, count] : counts.items()) {
+    absl::StrAppendFormat(&text, "%5d  %s\n", count.get<int>(), name);
+  }
+  return text;
+}
+
 std::string Roofline(const json& list) {
   constexpr double kShareMin = 0.002;  // less is not worth a line
   std::string text =
@@ -112,6 +120,7 @@ std::string TableOf(const json& report) {
   if (report.contains("sides")) text += Sides(report["sides"]);
   if (report.contains("groups")) text += Tallies(report["groups"], "as in a step");
   if (report.contains("ops")) text += Tallies(report["ops"], "each op alone, whole batch");
+  if (report.contains("variants")) text += Variants(report["variants"]);
   if (report.contains("roofline")) text += Roofline(report["roofline"]);
   return text;
 }

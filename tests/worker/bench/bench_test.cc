@@ -9,6 +9,7 @@
 #include "worker/bench/checkpoint_bench.h"
 #include "worker/bench/data_bench.h"
 #include "worker/bench/op_bench.h"
+#include "worker/bench/peak.h"
 #include "worker/bench/processes.h"
 #include "worker/bench/profile.h"
 #include "worker/bench/step_bench.h"
@@ -30,6 +31,31 @@ BenchOptions Tiny() {
   options.precision = "f32";
   options.ceiling = false;
   return options;
+}
+
+TEST(PeakTest, CardsAreKnownByTheWholeWord) {
+  const auto flops = [](const char* device, Precision precision) {
+    return PeakOfCard(device, precision).value().flops_per_second;
+  };
+  EXPECT_EQ(flops("NVIDIA H100 80GB HBM3", Precision::kBf16), 989e12);
+  EXPECT_EQ(flops("NVIDIA H100 PCIe", Precision::kBf16), 756e12);
+  EXPECT_EQ(flops("NVIDIA H200", Precision::kF32), 67e12);
+  EXPECT_EQ(flops("NVIDIA A100-SXM4-40GB", Precision::kBf16), 312e12);
+  EXPECT_EQ(flops("NVIDIA A10", Precision::kBf16), 125e12);
+  EXPECT_FALSE(PeakOfCard("NVIDIA A1000", Precision::kBf16).has_value());
+  EXPECT_FALSE(PeakOfCard("Somebody's", Precision::kBf16).has_value());
+}
+
+TEST(PeakTest, GivenPeakReplacesTheMeasuredOne) {
+  BenchOptions options = Tiny();
+  options.ceiling = true;
+  options.roofline = false;
+  options.peak_tflops = 2;
+  options.peak_gigabytes_per_second = 3;
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const json report, BenchStep(options));
+  EXPECT_EQ(report["ceiling_flops_per_second"], 2e12);
+  EXPECT_NEAR(report["ceiling_share"].get<double>(),
+              report["flops_per_second"].get<double>() / 2e12, 1e-12);
 }
 
 double Sum(const json& phases) {

@@ -10,15 +10,15 @@
 // "Column sums" run over a and are indexed [outer, mid, b, inner]; "row sums" run over b and are
 // indexed [outer, a, mid, inner].
 
-#ifndef KERNELS_CPU_FACTORED_SHAPE_H_
-#define KERNELS_CPU_FACTORED_SHAPE_H_
+#ifndef KERNELS_FACTORED_SHAPE_H_
+#define KERNELS_FACTORED_SHAPE_H_
 
 #include <algorithm>
 #include <cstdint>
 
 #include "kernels/ops.h"
 
-namespace vitscale::cpu {
+namespace vitscale {
 
 struct FactoredShape {
   int64_t outer = 1, a = 1, mid = 1, b = 1, inner = 1;
@@ -50,6 +50,6 @@ inline FactoredShape FactoredShapeOf(const Shape& shape, const Factoring& factor
   return result;
 }
 
-}  // namespace vitscale::cpu
+}  // namespace vitscale
 
-#endif  // KERNELS_CPU_FACTORED_SHAPE_H_
+#endif  // KERNELS_FACTORED_SHAPE_H_

@@ -1,0 +1,99 @@
+#include "kernels/cuda/blas_cache.h"
+
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "kernels/base/defaults.h"
+#include "kernels/base/files.h"
+#include "kernels/base/hash.h"
+#include "kernels/base/status.h"
+
+namespace vitscale::cuda {
+namespace {
+
+constexpr int64_t kFileBytesMax = int64_t{16} << 20;
+constexpr size_t kAlgorithmWords = std::size(cublasLtMatmulAlgo_t{}.data);
+
+// The first line of a file.
+std::string Head(const std::string& machine) { return absl::StrCat("algorithms 1 of ", machine); }
+
+}  // namespace
+
+AlgorithmCache& AlgorithmCache::OfProcess(const std::string& machine) {
+  static std::mutex mutex;
+  static auto* caches = new std::map<std::string, std::unique_ptr<AlgorithmCache>>;
+  const std::lock_guard lock(mutex);
+  std::unique_ptr<AlgorithmCache>& cache = (*caches)[machine];
+  if (cache == nullptr) {
+    cache = std::make_unique<AlgorithmCache>(machine);
+    (void)cache->Load(cache->DefaultPath());  // what cannot be read is measured anew
+  }
+  return *cache;
+}
+
+std::string AlgorithmCache::DefaultPath() const {
+  return absl::StrCat(DefaultStateDirectory(), "/cublaslt/", absl::Hex(Hash64(machine_)), ".txt");
+}
+
+const cublasLtMatmulAlgo_t* AlgorithmCache::Find(const MatmulKey& key) const {
+  const auto found = algorithms_.find(key);
+  return found == algorithms_.end() ? nullptr : &found->second;
+}
+
+void AlgorithmCache::Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm) {
+  algorithms_[key] = algorithm;
+  changed_ = true;
+}
+
+// The numbers of the key, then the words of the algorithm as the library's header allows to keep
+// them.
+void AlgorithmCache::AddLine(absl::string_view line) {
+  const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+  MatmulKey key;
+  if (words.size() != key.size() + kAlgorithmWords) return;
+  for (size_t i = 0; i < key.size(); ++i) {
+    if (!absl::SimpleAtoi(words[i], &key[i])) return;
+  }
+  cublasLtMatmulAlgo_t algorithm{};
+  for (size_t i = 0; i < kAlgorithmWords; ++i) {
+    uint64_t word = 0;
+    if (!absl::SimpleHexAtoi(words[key.size() + i], &word)) return;
+    algorithm.data[i] = word;
+  }
+  algorithms_.emplace(key, algorithm);
+}
+
+absl::Status AlgorithmCache::Load(const std::string& path) {
+  const absl::StatusOr<std::string> text = PosixFileSystem().ReadFile(path, kFileBytesMax);
+  if (absl::IsNotFound(text.status())) return absl::OkStatus();
+  VITSCALE_RETURN_IF_ERROR(text.status());
+  const std::vector<absl::string_view> lines = absl::StrSplit(*text, '\n');
+  if (lines.front() != Head(machine_)) return absl::OkStatus();
+  for (const absl::string_view line : lines) AddLine(line);
+  return absl::OkStatus();
+}
+
+absl::Status AlgorithmCache::SaveIfChanged(const std::string& path) {
+  if (!changed_) return absl::OkStatus();
+  (void)Load(path);
+  std::string text = absl::StrCat(Head(machine_), "\n");
+  for (const auto& [key, algorithm] : algorithms_) {
+    absl::StrAppend(&text, absl::StrJoin(key, " "));
+    for (const uint64_t word : algorithm.data) absl::StrAppend(&text, " ", absl::Hex(word));
+    text += "\n";
+  }
+  FileSystem& fs = PosixFileSystem();
+  const std::string folder = path.substr(0, path.rfind('/'));
+  VITSCALE_RETURN_IF_ERROR(fs.MakeDirectories(folder));
+  VITSCALE_RETURN_IF_ERROR(WriteFileAtomically(fs, path, text));
+  changed_ = false;
+  return absl::OkStatus();
+}
+
+}  // namespace vitscale::cuda

@@ -1,0 +1,148 @@
+// The device that the stand-in for libcudart shows: an H100 whose memory is the heap's.
+//
+// Streams are lazy: work runs when the host waits for it (or asks whether it is done), so what is
+// read too early is seen to be old. Every piece of work is checked when it is put into a stream:
+// if it touches a buffer that work of another stream touched and nothing orders the two, the layer
+// aborts and names both. Vector clocks: an event carries the clock of its stream to the stream (or
+// host) that waits for it.
+//
+// What is touched: copies and fills, their bytes; a kernel, the whole allocation of every pointer
+// among its arguments (written unless it points to const; pointers inside of a struct count as
+// written). Pointers in tables in device memory are not followed.
+
+#ifndef TESTS_CUDA_ON_CPU_DEVICE_H_
+#define TESTS_CUDA_ON_CPU_DEVICE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/dialect/host_twin.h"
+#include "tests/cuda_on_cpu/block.h"
+
+namespace vitscale::cuda_on_cpu {
+
+// ---- what tests may ask and change -------------------------------------------------------------
+
+struct DeviceCounts {
+  int64_t allocations = 0;  // cudaMalloc and cudaHostAlloc that succeeded, ever
+  int64_t live = 0;         // not freed
+  int64_t live_bytes = 0;   // of device memory
+  int64_t launches = 0;     // of kernels, ever
+};
+DeviceCounts Counts();
+
+// The n-th allocation from now (1: the next) fails with cudaErrorMemoryAllocation; 0: none.
+void FailAllocation(int n);
+
+// Memory of the device; allocations beyond it fail. Default 80 GiB.
+void SetDeviceMemory(int64_t bytes);
+
+// How many devices there are; default 1.
+void SetDeviceCount(int count);
+
+// ---- how the stand-in uses it ------------------------------------------------------------------
+
+using Clock = std::map<int, uint64_t>;  // stream -> how much of its work has happened before
+
+struct Work {
+  std::function<void()> run;
+};
+struct Stream {
+  int id = 0;
+  uint64_t put = 0, done = 0;  // pieces of work
+  std::deque<Work> pending;
+  Clock clock;
+};
+struct Event {
+  std::shared_ptr<Stream> stream;  // null: not recorded
+  uint64_t put = 0;
+  Clock clock;
+  bool asked = false;
+};
+
+// Who touches memory: a kernel or a named call.
+struct Toucher {
+  const char* call = nullptr;
+  const void* kernel = nullptr;
+};
+struct Access {
+  const std::byte* begin;
+  const std::byte* end;
+  bool writes;
+  int stream;
+  uint64_t at;
+  Toucher toucher;
+};
+struct Allocation {
+  std::byte* begin = nullptr;
+  size_t bytes = 0;
+  bool pinned = false;  // host memory
+  std::vector<Access> accesses;
+  const std::byte* end() const { return begin + bytes; }
+};
+
+class Device {
+ public:
+  static Device& Get();
+  // Held while anything here is used and while kernels run.
+  std::recursive_mutex& mutex() { return mutex_; }
+
+  cudaError_t Allocate(size_t bytes, bool pinned, void** out);
+  cudaError_t Free(void* p, bool pinned);
+  Allocation* Find(const void* p);  // null: not of the device
+
+  std::shared_ptr<Stream> Open(cudaStream_t stream);  // null handle: the default stream
+  cudaStream_t NewStream();
+  void DestroyStream(cudaStream_t stream);
+
+  struct Touch {
+    const void* begin;
+    size_t bytes;  // 0: to the whole allocation
+    bool writes;
+  };
+  void Put(Stream& stream, Toucher toucher, const std::vector<Touch>& touches,
+           std::function<void()> run);
+  void RunUntil(Stream& stream, uint64_t put);
+  void Wait(Stream& stream);  // by the host
+  void WaitAll();
+  void HostSees(const Clock& clock);
+  void RunKernel(const Launched& launched);
+  bool HasDevice(int index) const { return index >= 0 && index < device_count; }
+
+  DeviceCounts counts;
+  int fail_in = 0;
+  int64_t memory_bytes = int64_t{80} << 30;
+  int device_count = 1;
+
+ private:
+  void Check(const Stream& stream, Toucher toucher, const Touch& touch);
+  void OpenMemory(bool open);
+
+  std::recursive_mutex mutex_;
+  std::map<const std::byte*, Allocation> allocations_;  // by begin
+  std::map<cudaStream_t, std::shared_ptr<Stream>> streams_;
+  std::shared_ptr<Stream> default_stream_ = std::make_shared<Stream>();
+  int streams_made_ = 0;
+  Clock host_;
+  int running_ = 0;  // depth of RunUntil
+  bool memory_open_ = false;
+};
+
+// Bytes that AddressSanitizer may hide from the host's code.
+void CopyBytes(void* to, const void* from, size_t bytes);
+void FillBytes(void* to, int value, size_t bytes);
+
+absl::Status LaunchKernel(Launched launched, std::vector<cuda::host_twin::KernelArgument> arguments,
+                          cudaStream_t stream);
+
+}  // namespace vitscale::cuda_on_cpu
+
+#endif  // TESTS_CUDA_ON_CPU_DEVICE_H_

@@ -1,0 +1,428 @@
+// Whole steps of training on CUDA against the CPU: forward, loss, backward over two micro-batches,
+// update, preparation of weights, evaluation and digest, as worker/model builds them, for every
+// head, loss, kind of label, precision, optimizer and head dim in use.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/backend_factory.h"
+#include "kernels/base/bf16.h"
+#include "kernels/base/philox.h"
+#include "tests/cuda_on_cpu/op_pair.h"
+#include "tests/cuda_on_cpu/schedule.h"
+#include "tests/kernels/kernels_test_util.h"
+#include "tests/status_matchers.h"
+#include "worker/model/vit.h"
+#include "worker/plan/plan.h"
+#include "worker/plan/schedule.h"
+#ifdef VITSCALE_CUDA_ON_CPU
+#include "tests/cuda_on_cpu/device.h"
+#endif
+
+namespace vitscale {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+constexpr int64_t kMicroBatches = 2;
+
+struct Case {
+  const char* name;
+  int head_dim;  // of the models mu 16, s 32, Ti to L 64, So400m 72, H 80, g 88, g-opt 96, G 104, e
+                 // 112
+  PoolKind pool;
+  LossKind loss;
+  LabelKind labels = LabelKind::kClassId;
+  OptimizerKind optimizer = OptimizerKind::kAdafactor;
+  PositionKind position = PositionKind::kLearned;
+  int representation = 0;
+};
+const Case kCases[] = {
+    {"map_sigmoid_dim16", 16, PoolKind::kMap, LossKind::kSigmoid},
+    {"map_softmax_dim32", 32, PoolKind::kMap, LossKind::kSoftmax, LabelKind::kClassId,
+     OptimizerKind::kAdamW},
+    {"map_sigmoid_sparse_dim64", 64, PoolKind::kMap, LossKind::kSigmoid, LabelKind::kSparse},
+    {"map_softmax_dense_dim104", 104, PoolKind::kMap, LossKind::kSoftmax, LabelKind::kDense},
+    {"gap_sigmoid_dense_dim72", 72, PoolKind::kGap, LossKind::kSigmoid, LabelKind::kDense,
+     OptimizerKind::kSgd},
+    {"gap_softmax_representation_dim80", 80, PoolKind::kGap, LossKind::kSoftmax,
+     LabelKind::kClassId, OptimizerKind::kAdamW, PositionKind::kSincos2d, 24},
+    {"gap_sigmoid_dim112", 112, PoolKind::kGap, LossKind::kSigmoid},
+    {"cls_softmax_sparse_dim88", 88, PoolKind::kCls, LossKind::kSoftmax, LabelKind::kSparse,
+     OptimizerKind::kSgd},
+    {"cls_sigmoid_representation_dim96", 96, PoolKind::kCls, LossKind::kSigmoid,
+     LabelKind::kClassId, OptimizerKind::kAdafactor, PositionKind::kLearned, 24},
+    {"cls_softmax_dim128", 128, PoolKind::kCls, LossKind::kSoftmax},
+};
+
+PlanRequest RequestOf(const Case& c, Precision precision) {
+  PlanRequest request;
+  request.model.SetShape(
+      {.patch = 4, .width = 2 * c.head_dim, .depth = 2, .heads = 2, .mlp_width = 72});
+  request.model.image_size = 13;
+  request.model.classes = 11;
+  request.model.pool = c.pool;
+  request.model.loss = c.loss;
+  request.model.position = c.position;
+  request.model.representation_size = c.representation;
+  request.source_height = 15;
+  request.source_width = 14;
+  request.optimizer = c.optimizer;
+  request.precision = precision;
+  request.batch_micro = 3;
+  request.batch_global = kMicroBatches * request.batch_micro;
+  request.labels = c.labels;
+  request.sparse_labels_per_image = 2;
+  request.polyak = true;
+  return request;
+}
+
+OptimizerConfig OptimizerOf(const Case& c) {
+  OptimizerConfig optimizer;
+  optimizer.kind = c.optimizer;
+  optimizer.learning_rate = 1e-2;
+  optimizer.polyak_decay = 0.5;
+  return optimizer;
+}
+
+template <typename T>
+Bytes BytesOf(const std::vector<T>& values) {
+  const auto* begin = reinterpret_cast<const std::byte*>(values.data());
+  return {begin, begin + values.size() * sizeof(T)};
+}
+std::vector<float> FloatsOf(const Bytes& bytes) {
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+TensorView WholeArena(Arena arena, int64_t bytes) {
+  return {ArenaName(arena), arena, 0, DType::kU8, {bytes}};
+}
+
+// A replica on one backend.
+class Replica {
+ public:
+  Replica(const Case& c, Precision precision, const BackendMaker& make) : case_(c) {
+    plan_ = MakePlan(RequestOf(c, precision)).value();
+    auto backend = make();
+    Check(backend.status());
+    backend_ = *std::move(backend);
+    Check(backend_->Allocate(plan_.arena_bytes));
+    Check(WriteConstants(plan_.layout, *backend_));
+    for (int i = 0; i < kMicroBatches; ++i) {
+      steps_.push_back(Prepared(BuildStep(plan_.layout, {i == 0, i == kMicroBatches - 1})));
+    }
+    update_ = Prepared(BuildUpdate(plan_.layout, OptimizerOf(c)));
+    prepare_ = Prepared(BuildPrepare(plan_.layout));
+    eval_ = Prepared(BuildEval(plan_.layout, /*first=*/true));
+    digest_ = Prepared(BuildDigest(plan_.layout));
+    WriteParameters();
+  }
+
+  const Plan& plan() const { return plan_; }
+  const ParamTable& table() const { return plan_.layout.table; }
+
+  void Step(uint64_t seed, MarkerSink* sink = nullptr) {
+    for (int i = 0; i < kMicroBatches; ++i) {
+      WriteInput(seed + static_cast<uint64_t>(i));
+      Run(*steps_[i], {}, sink);
+    }
+  }
+  void Update(int64_t step, int apply = 1) {
+    StepScalars scalars;
+    scalars.step = step;
+    scalars.beta2 = AdafactorBeta2(step, 0.999);
+    scalars.gradient_scale = 1.0f / static_cast<float>(kMicroBatches * plan_.layout.batch);
+    scalars.apply = apply;
+    Run(*update_, scalars);
+    Run(*prepare_);
+  }
+  double Evaluate(uint64_t seed) {
+    WriteInput(seed);
+    Run(*eval_);
+    return Scalar<double>(plan_.layout.statistics.eval_loss_sum);
+  }
+  int64_t Digest() {
+    Run(*digest_);
+    return Scalar<int64_t>(plan_.layout.statistics.digest);
+  }
+  double LossSum() { return Scalar<double>(plan_.layout.statistics.loss_sum); }
+  int64_t Correct() { return Scalar<int64_t>(plan_.layout.statistics.correct); }
+
+  Bytes Read(const TensorView& view) {
+    Bytes bytes(view.bytes());
+    Check(backend_->Read(view, absl::MakeSpan(bytes)));
+    return bytes;
+  }
+  Bytes ReadArena(Arena arena) { return Read(WholeArena(arena, plan_.arena_bytes[int(arena)])); }
+  void WriteArena(Arena arena, const Bytes& bytes) {
+    Check(backend_->Write(WholeArena(arena, plan_.arena_bytes[int(arena)]), bytes));
+  }
+  template <typename T>
+  T Scalar(const TensorView& view) {
+    const Bytes bytes = Read(view);
+    T value;
+    std::memcpy(&value, bytes.data(), sizeof(T));
+    return value;
+  }
+
+ private:
+  static void Check(const absl::Status& status) { ASSERT_TRUE(status.ok()) << status; }
+  void Run(PreparedProgram& program, const StepScalars& scalars = {}, MarkerSink* sink = nullptr) {
+    Check(backend_->Run(program, scalars, sink));
+  }
+  std::unique_ptr<PreparedProgram> Prepared(Program program) {
+    auto prepared = backend_->Prepare(std::move(program));
+    Check(prepared.status());
+    return *std::move(prepared);
+  }
+  template <typename T>
+  void Write(const TensorView& view, const std::vector<T>& values) {
+    Check(backend_->Write(view, BytesOf(values)));
+  }
+  // As a trainer would begin, but for what it begins with as zero: heads and biases are drawn too.
+  void WriteParameters() {
+    for (size_t i = 0; i < table().parameters().size(); ++i) {
+      const Parameter& p = table().parameters()[i];
+      std::vector<float> values(p.elements());
+      InitializeParameter(table(), static_cast<int>(i), 1, absl::MakeSpan(values));
+      const Doubles more = NormalValues(p.elements(), 0.1, i);
+      for (size_t j = 0; j < values.size(); ++j) values[j] += static_cast<float>(more[j]);
+      Write(table().ParameterView(p), values);
+    }
+    Run(*prepare_);
+  }
+  void WriteInput(uint64_t seed);
+  void WriteLabels(Draws& draws);
+
+  const Case case_;
+  Plan plan_;
+  std::unique_ptr<Backend> backend_;
+  std::vector<std::unique_ptr<PreparedProgram>> steps_;
+  std::unique_ptr<PreparedProgram> update_, prepare_, eval_, digest_;
+};
+
+void Replica::WriteInput(uint64_t seed) {
+  Draws draws(seed, DrawPurpose::kTest, 0, 0);
+  const InputViews& input = plan_.layout.input;
+  std::vector<uint8_t> images(input.images.bytes());
+  for (uint8_t& pixel : images) pixel = static_cast<uint8_t>(draws.Below(256));
+  Write(input.images, images);
+  std::vector<int32_t> augment;
+  for (int64_t i = 0; i < plan_.layout.batch; ++i) {
+    for (const int64_t choices : {3, 2, 2}) {  // rows and columns that may be cut off; a flip
+      augment.push_back(static_cast<int32_t>(draws.Below(choices)));
+    }
+  }
+  Write(input.augment, augment);
+  std::vector<float> valid(plan_.layout.batch, 1.0f);
+  valid.back() = 0.0f;
+  Write(input.valid, valid);
+  WriteLabels(draws);
+}
+
+void Replica::WriteLabels(Draws& draws) {
+  const Labels& labels = plan_.layout.input.labels;
+  const int classes = plan_.layout.model.classes;
+  if (labels.kind == LabelKind::kDense) {
+    std::vector<float> dense(labels.dense.elements());
+    for (float& value : dense) value = static_cast<float>(draws.Below(4)) / 4;
+    return Write(labels.dense, dense);
+  }
+  std::vector<int32_t> ids(labels.ids.elements());
+  for (int32_t& id : ids) id = static_cast<int32_t>(draws.Below(classes));
+  Write(labels.ids, ids);
+  if (labels.kind != LabelKind::kSparse) return;
+  std::vector<int32_t> offsets = {0, 2, 3, 6};  // two labels, one, three
+  ASSERT_EQ(static_cast<int64_t>(offsets.size()), labels.offsets.elements());
+  Write(labels.offsets, offsets);
+}
+
+BackendMaker CpuMaker(Precision precision) {
+  BackendOptions options;
+  options.threads = 1;
+  options.bf16 = precision == Precision::kBf16;
+  return [options] { return CreateBackend(options); };
+}
+
+// |a - b| / |b| over all elements, both as f32; against `scale` where that is larger.
+double RelativeError(const std::vector<float>& a, const std::vector<float>& b, double scale = 0) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(double{a[i]} - double{b[i]}, 2);
+    norm += std::pow(double{b[i]}, 2);
+  }
+  const double most = std::max(std::sqrt(norm), scale);
+  return most == 0 ? std::sqrt(difference) : std::sqrt(difference) / most;
+}
+double Norm(const std::vector<float>& a) {
+  double norm = 0;
+  for (const float value : a) norm += double{value} * double{value};
+  return std::sqrt(norm);
+}
+
+using Gradients = std::map<std::string, std::vector<float>>;
+Gradients GradientsOf(Replica& replica) {
+  Gradients gradients;
+  for (const Parameter& p : replica.table().parameters()) {
+    gradients[p.name] = FloatsOf(replica.Read(replica.table().GradientView(p)));
+  }
+  return gradients;
+}
+
+class StepCudaTest : public testing::TestWithParam<std::tuple<Case, Precision>> {
+ protected:
+  const Case& test_case() const { return std::get<0>(GetParam()); }
+  Precision precision() const { return std::get<1>(GetParam()); }
+  BackendMaker Cuda() const { return CudaBackendMaker(ComputeDType(precision())); }
+};
+std::string TestName(const testing::TestParamInfo<std::tuple<Case, Precision>>& info) {
+  return absl::StrCat(std::get<0>(info.param).name, "_", PrecisionName(std::get<1>(info.param)));
+}
+INSTANTIATE_TEST_SUITE_P(EveryModel, StepCudaTest,
+                         testing::Combine(testing::ValuesIn(kCases),
+                                          testing::Values(Precision::kF32, Precision::kBf16)),
+                         TestName);
+
+// Two correct programs differ by the order of f32 sums and, in bf16, by where values are rounded.
+//   f32   a gradient is a chain of some tens of sums of up to a few hundred terms; each order is
+//   off
+//         by a few ulps: 2^-18 of the tensor's norm together.
+//   bf16  truth is the CPU in f32. CUDA may be off by twice what the CPU in bf16 is: it rounds
+//         biases where the CPU does not, and GELU's input where CUDA does not.
+// A key bias has gradient 0 (softmax is invariant to it): noise relative to the query's.
+constexpr double kF32Bound = 0x1p-18;
+constexpr double kBf16Floor = 0x1p-9;
+
+double ScaleOf(const Parameter& p, const Gradients& gradients) {
+  if (!p.is_key_bias) return 0;
+  return Norm(gradients.at(absl::StrCat(p.name.substr(0, p.name.size() - 8), "query/bias")));
+}
+
+TEST_P(StepCudaTest, LossAndEveryGradientAreThoseOfTheCpu) {
+  Replica cpu(test_case(), precision(), CpuMaker(precision()));
+  Replica cuda(test_case(), precision(), Cuda());
+  cpu.Step(7);
+  cuda.Step(7);
+  const Gradients of_cpu = GradientsOf(cpu), of_cuda = GradientsOf(cuda);
+  if (precision() == Precision::kF32) {
+    EXPECT_NEAR(cuda.LossSum(), cpu.LossSum(), 1e-6 * std::abs(cpu.LossSum()));
+    EXPECT_EQ(cuda.Correct(), cpu.Correct());
+    for (const Parameter& p : cpu.table().parameters()) {
+      EXPECT_TRUE(p.is_key_bias || Norm(of_cuda.at(p.name)) > 1e-6) << p.name;
+      EXPECT_LE(RelativeError(of_cuda.at(p.name), of_cpu.at(p.name), ScaleOf(p, of_cpu)), kF32Bound)
+          << p.name;
+    }
+    return;
+  }
+  Replica exact(test_case(), Precision::kF32, CpuMaker(Precision::kF32));
+  exact.Step(7);
+  const Gradients truth = GradientsOf(exact);
+  EXPECT_NEAR(cuda.LossSum(), exact.LossSum(),
+              2 * std::abs(cpu.LossSum() - exact.LossSum()) + 0x1p-9 * exact.LossSum());
+  for (const Parameter& p : cpu.table().parameters()) {
+    const double scale = ScaleOf(p, truth);
+    const double of_the_cpu = RelativeError(of_cpu.at(p.name), truth.at(p.name), scale);
+    EXPECT_LE(RelativeError(of_cuda.at(p.name), truth.at(p.name), scale),
+              2 * of_the_cpu + kBf16Floor)
+        << p.name;
+  }
+}
+
+// From the same gradients and the same state: optimizer, average and the weights that come of it.
+TEST_P(StepCudaTest, UpdateAndEvaluationAreThoseOfTheCpu) {
+  Replica cpu(test_case(), precision(), CpuMaker(precision()));
+  Replica cuda(test_case(), precision(), Cuda());
+  cpu.Step(7);
+  for (int64_t step = 0; step < 2; ++step) {
+    cuda.WriteArena(Arena::kGradients, cpu.ReadArena(Arena::kGradients));
+    cpu.Update(step);
+    cuda.Update(step);
+  }
+  const StatisticsViews& statistics = cpu.plan().layout.statistics;
+  for (const TensorView& sum : {statistics.gradient_square_sum, statistics.parameter_square_sum,
+                                statistics.update_square_sum}) {
+    EXPECT_NEAR(cuda.Scalar<double>(sum), cpu.Scalar<double>(sum), 1e-5 * cpu.Scalar<double>(sum))
+        << sum.name;
+  }
+  for (const Arena arena : {Arena::kParameters, Arena::kSecondMoment, Arena::kAverage}) {
+    EXPECT_LE(RelativeError(FloatsOf(cuda.ReadArena(arena)), FloatsOf(cpu.ReadArena(arena))), 1e-5)
+        << ArenaName(arena);
+  }
+  const double loss = cpu.Evaluate(11);
+  EXPECT_NEAR(cuda.Evaluate(11), loss,
+              (precision() == Precision::kF32 ? 1e-5 : 0x1p-7) * std::abs(loss));
+}
+
+TEST_P(StepCudaTest, ClosedGateChangesNoBitOfTheState) {
+  Replica cuda(test_case(), precision(), Cuda());
+  cuda.Step(7);
+  constexpr Arena kState[] = {Arena::kParameters, Arena::kMomentum, Arena::kSecondMoment,
+                              Arena::kAverage};
+  std::vector<Bytes> before;
+  for (const Arena arena : kState) before.push_back(cuda.ReadArena(arena));
+  cuda.Update(/*step=*/0, /*apply=*/0);
+  for (size_t i = 0; i < before.size(); ++i) {
+    EXPECT_TRUE(cuda.ReadArena(kState[i]) == before[i]) << ArenaName(kState[i]);
+  }
+}
+
+TEST_P(StepCudaTest, DigestOfTheSameBytesIsThatOfTheCpu) {
+  Replica cpu(test_case(), precision(), CpuMaker(precision()));
+  Replica cuda(test_case(), precision(), Cuda());
+  cpu.Step(7);
+  cpu.Update(0);
+  const int64_t before = cuda.Digest();
+  for (const Arena arena : {Arena::kParameters, Arena::kMomentum, Arena::kSecondMoment}) {
+    cuda.WriteArena(arena, cpu.ReadArena(arena));
+  }
+  EXPECT_EQ(cuda.Digest(), cpu.Digest());
+  EXPECT_NE(cuda.Digest(), before);
+}
+
+// Gradients, state and statistics of two steps and an evaluation.
+std::vector<Bytes> RunOf(const Case& c, Precision precision, const BackendMaker& make) {
+  Replica replica(c, precision, make);
+  for (int64_t step = 0; step < 2; ++step) {
+    replica.Step(static_cast<uint64_t>(10 * step));
+    replica.Update(step);
+  }
+  (void)replica.Evaluate(30);
+  std::vector<Bytes> bytes;
+  for (const Arena arena : {Arena::kGradients, Arena::kParameters, Arena::kMomentum,
+                            Arena::kSecondMoment, Arena::kAverage, Arena::kStatistics}) {
+    bytes.push_back(replica.ReadArena(arena));
+  }
+  return bytes;
+}
+
+TEST_P(StepCudaTest, TwoRunsGiveTheSameBits) {
+  const std::vector<Bytes> first = RunOf(test_case(), precision(), Cuda());
+  const cuda_on_cpu::ScopedSchedule other(0x5eed);
+  EXPECT_TRUE(RunOf(test_case(), precision(), Cuda()) == first);
+}
+
+#ifdef VITSCALE_CUDA_ON_CPU
+TEST_P(StepCudaTest, NothingIsAllocatedAfterTheFirstStep) {
+  Replica cuda(test_case(), precision(), Cuda());
+  cuda.Step(7);
+  cuda.Update(0);
+  const int64_t allocations = cuda_on_cpu::Counts().allocations;
+  cuda.Step(8);
+  cuda.Update(1);
+  (void)cuda.Evaluate(9);
+  (void)cuda.Digest();
+  EXPECT_EQ(cuda_on_cpu::Counts().allocations, allocations);
+}
+#endif
+
+}  // namespace
+}  // namespace vitscale

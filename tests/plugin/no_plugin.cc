@@ -1,0 +1,1 @@
+extern "C" int vitscale_something_else() { return 0; }
