@@ -121,6 +121,12 @@ void Core::NoteProgress(WorkerEntry& worker) {
       gang.stage() != v1::STAGE_GO || now.stage() != v1::STAGE_GO) {
     return;
   }
+  // Known only since the ranks have met.
+  const std::string& collective = now.numerics().collective();
+  if (!collective.empty() && job.row.job().numerics().collective() != collective) {
+    job.row.mutable_job()->mutable_numerics()->set_collective(collective);
+    MarkDirty(job);
+  }
   job.committed_step = std::max(job.committed_step, now.committed_step());
   if (now.step() <= job.advanced_step) return;
   const absl::Duration per_step =

@@ -38,7 +38,8 @@ class Collective {
 
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
-  // Part of the numeric class: "gloo_ring", "single".
+  // Part of the numeric class: "gloo_ring", "shared_memory_in_order", "single"; with several hosts
+  // it names who shares one. Final once Connect has returned OK.
   virtual std::string algorithm() const = 0;
 
   // Finds all ranks. Once, first. Every rank has arrived when it returns OK.

@@ -135,6 +135,21 @@ TEST(PlanTest, ActivationsPerImageOfABlockAreWhatBackwardReads) {
   }
 }
 
+// What users are told S/16 needs at batch 32 in bf16; vitscale-bench step measures it.
+TEST(PlanTest, AStepOfS16HoldsLessWithEachLevel) {
+  const auto bytes = [](RecomputeLevel level, DType residual) {
+    PlanRequest request = Request("S/16");
+    request.recompute = level;
+    request.model.residual = residual;
+    request.threads = 2;
+    return static_cast<double>(Planned(request).step_bytes());
+  };
+  EXPECT_LT(bytes(RecomputeLevel::kNone, DType::kF32), 1.6e9);
+  EXPECT_LT(bytes(RecomputeLevel::kAuto, DType::kF32), 1.25e9);
+  EXPECT_LT(bytes(RecomputeLevel::kAuto, DType::kBf16), 1.15e9);
+  EXPECT_LT(bytes(RecomputeLevel::kBlock, DType::kF32), 0.7e9);
+}
+
 TEST(PlanTest, EvaluationNeedsNoMemoryPerBlock) {
   PlanRequest shallow = Request("S/16"), deep = Request("S/16");
   shallow.model.depth = 6;

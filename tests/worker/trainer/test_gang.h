@@ -1,5 +1,5 @@
-// Whole trainers (core, shell, engine, Gloo, files) as threads of a test, and the coordinator's
-// part in a few lines.
+// Whole trainers (core, shell, engine, shared memory or Gloo, files) as threads of a test, and the
+// coordinator's part in a few lines.
 
 #ifndef TESTS_WORKER_TRAINER_TEST_GANG_H_
 #define TESTS_WORKER_TRAINER_TEST_GANG_H_
