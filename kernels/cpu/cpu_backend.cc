@@ -13,6 +13,7 @@
 #include "kernels/base/status.h"
 #include "kernels/cpu/cpu_op.h"
 #include "kernels/cpu/executor.h"
+#include "kernels/cpu/matmul.h"
 #include "kernels/cpu/packed_weights.h"
 
 namespace vitscale::cpu {
@@ -126,8 +127,8 @@ bool JoinsLast(const std::vector<Step>& steps, const CpuOp& op) {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(BackendInfo info, Isa isa, int threads)
-      : info_(std::move(info)), isa_(isa), pool_(threads), weights_(isa) {}
+  CpuBackend(BackendInfo info, Isa isa, int threads, bool packed_per_use)
+      : info_(std::move(info)), isa_(isa), pool_(threads), weights_(isa, packed_per_use) {}
 
   BackendInfo info() const override { return info_; }
   absl::Status Allocate(const ArenaBytes& bytes) override;
@@ -178,6 +179,8 @@ absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram
   for (size_t i = 0; i < program.ops().size(); ++i) {
     const Op& op = program.ops()[i];
     if (const auto* begin = std::get_if<PanelBeginArgs>(&op)) {
+      if (auto packing = weights_.BeginUses(); packing != nullptr)
+        prepared.steps.emplace_back().ops.push_back(std::move(packing));
       Step& step = prepared.steps.emplace_back();
       step.kind = Step::Kind::kGroup;
       step.batch = begin->batch;
@@ -196,6 +199,7 @@ absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram
       step.kind = Step::Kind::kPhase;
       step.phase = phase->name;
     } else {
+      std::unique_ptr<CpuOp> packing = in_group ? nullptr : weights_.BeginUses();
       CpuOpOr bound = std::visit(
           [&](const auto& args) -> CpuOpOr {
             if constexpr (requires { MakeCpuOp(args, builder); }) return MakeCpuOp(args, builder);
@@ -204,6 +208,9 @@ absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram
           op);
       VITSCALE_RETURN_IF_ERROR(Annotate(bound.status(), absl::StrCat("op ", i, " ", OpName(op))));
       VITSCALE_RETURN_IF_ERROR(builder.status());
+      builder.RequestScratch(weights_.use_blob_bytes());
+      if (packing != nullptr && packing->phases() > 0)
+        prepared.steps.emplace_back().ops.push_back(std::move(packing));
       const bool joins = in_group || JoinsLast(prepared.steps, **bound);
       if (!joins) prepared.steps.emplace_back();
       prepared.steps.back().ops.push_back(*std::move(bound));
@@ -295,9 +302,10 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& 
         absl::StrCat("threads is ", options.threads, ", want 0 to ", kThreadsMax));
   }
   VITSCALE_ASSIGN_OR_RETURN(const Isa isa, ChooseIsa(options.instruction_set));
+  (void)DnnlServes(isa);  // the first backend decides what oneDNN may use
   BackendInfo info = Describe(isa, options.threads);
   const int threads = info.threads;
-  return std::make_unique<CpuBackend>(std::move(info), isa, threads);
+  return std::make_unique<CpuBackend>(std::move(info), isa, threads, options.packed_per_use);
 }
 
 BackendInfo DescribeCpuBackend(const BackendOptions& options) {

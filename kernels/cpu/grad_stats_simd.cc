@@ -3,6 +3,9 @@
 // Four rows go together, so that a column sum is loaded and stored once for four rows. Row sums are
 // f32 over at most one tile's columns; whatever is longer is added up in f64. A square that
 // overflows f32 makes the sum infinite: such a gradient counts as not finite.
+//
+// Runs of a row are too short for a processor to guess what comes next: the next four rows are asked
+// for while four are worked on.
 
 #include "kernels/cpu/grad_stats_simd.h"
 
@@ -31,7 +34,9 @@ double RowBlock(const StatsTile& tile, const float* gradient, float* row_sums) {
     ForVectors(tile.segment, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
       F32 squares[kRows];
       for (int r = 0; r < kRows; ++r) {
-        const F32 g = Load(at + r * tile.row_stride + c, lanes) * scale;
+        const float* p = at + r * tile.row_stride + c;
+        __builtin_prefetch(p + kRows * tile.row_stride, /*write=*/0, /*locality=*/2);
+        const F32 g = Load(p, lanes) * scale;
         squares[r] = g * g;
         sums[r] = sums[r] + squares[r];
       }

@@ -72,7 +72,7 @@ class PieceMatmul {
 
   const ElementwiseKernels* elementwise_ = nullptr;
   std::unique_ptr<PackedMatmul> matmul_;
-  const void* packed_ = nullptr;
+  const PackedCopy* packed_ = nullptr;
   std::vector<std::pair<const float*, int64_t>> bias_;  // parts and their widths
   bool widen_ = false;                                  // x is bf16, multiplied as f32
   int64_t k_ = 0;
@@ -124,7 +124,7 @@ void PieceMatmul::Multiply(const RunContext& context, const std::byte* x_row, in
     elementwise_->to_f32(reinterpret_cast<const Bf16*>(x_row), wide, rows * k_);
     x = wide;
   }
-  matmul_->Multiply(context.thread, rows, x, packed_, Bias(context.scratch), y,
+  matmul_->Multiply(context.thread, rows, x, packed_->data(), Bias(context.scratch), y,
                     context.scratch + matmul_offset_);
 }
 

@@ -5,8 +5,8 @@
 namespace vitscale::cpu {
 namespace {
 
-// Measured on Zen 5 with packed weights, one thread, bf16: at 392 rows oneDNN is 3 to 10 % faster than
-// the tile kernel at any width from 64 up; at 49 rows its call (0.2 us) makes it slower.
+// Measured on Zen 5 with packed weights, one thread, bf16: at 392 rows oneDNN is 3 to 10 % faster
+// than the tile kernel at any width from 64 up; at 49 rows its call (0.2 us) makes it slower.
 constexpr int64_t kDnnlRows = 128;
 constexpr int64_t kDnnlWidth = 32;
 
@@ -60,12 +60,25 @@ std::unique_ptr<PackedMatmul> MakeTileMatmul(const MatmulShape& shape, bool tran
 }
 
 PackedMatmulOr MakePackedMatmul(const MatmulShape& shape, bool transposed, Isa isa, int threads) {
-  const bool small =
-      shape.rows.front() < kDnnlRows || std::min(shape.in, shape.out) < kDnnlWidth;
-  if (small || (shape.bf16 && isa != Isa::kAvx512Bf16)) {
+  const bool small = shape.rows.front() < kDnnlRows || std::min(shape.in, shape.out) < kDnnlWidth;
+  if (small || (shape.bf16 && isa != Isa::kAvx512Bf16) || !DnnlServes(isa)) {
     return MakeTileMatmul(shape, transposed, isa);
   }
   return MakeDnnlMatmul(shape, transposed, threads);
+}
+
+PackedLayout LayoutOf(const WeightFormat& format, Isa isa, int64_t in, int64_t out) {
+  if (format.dnnl) return DnnlLayout(format, in, out);
+  const Dims dims = DimsOf(in, out, format.transposed);
+  const TileKernels& kernels = TileKernelsFor(isa, format.bf16);
+  const int64_t vectors = kernels.PaddedColumns(dims.columns) / kernels.lanes;
+  const int64_t blocks = (vectors + kernels.block_vectors - 1) / kernels.block_vectors;
+  PackedLayout layout;
+  layout.units = kernels.Units(dims.k);
+  for (int64_t block = 0; block <= blocks; ++block) {
+    layout.edges.push_back(vectors * block / blocks * kernels.lanes);
+  }
+  return layout;
 }
 
 int64_t PackedBytes(const WeightFormat& format, Isa isa, int64_t in, int64_t out) {

@@ -3,7 +3,8 @@
 //   way    chosen when                              why
 //   dnnl   128 rows or more, not too narrow         blocks for any cache, knows more instruction
 //                                                   sets (AMX) than we do
-//   tile   otherwise, or bf16 without AVX512_BF16   no cost per call
+//   tile   otherwise; bf16 without AVX512_BF16;     no cost per call
+//          where oneDNN serves another set
 //
 // Used with W for Linear and with W^T for LinearGradInput. oneDNN 2.6 and 3 differ in
 // matmul_dnnl.cc only.
@@ -31,6 +32,14 @@ struct WeightFormat {
     return bf16 == other.bf16 && transposed == other.transposed && dnnl == other.dnnl;
   }
 };
+
+// How a packed operand lies in memory: column block by column block, each `units` unit rows
+// (tile.h) of all its columns.
+struct PackedLayout {
+  int64_t units = 0;           // k in units, padded
+  std::vector<int64_t> edges;  // where blocks begin, and the padded end; empty: oneDNN alone knows
+};
+PackedLayout LayoutOf(const WeightFormat& format, Isa isa, int64_t in, int64_t out);
 
 int64_t PackedBytes(const WeightFormat& format, Isa isa, int64_t in, int64_t out);
 // `blob` is [in, out] in bf16 or f32 as the format says.
@@ -65,8 +74,14 @@ PackedMatmulOr MakePackedMatmul(const MatmulShape& shape, bool transposed, Isa i
 std::unique_ptr<PackedMatmul> MakeTileMatmul(const MatmulShape& shape, bool transposed, Isa isa);
 PackedMatmulOr MakeDnnlMatmul(const MatmulShape& shape, bool transposed, int threads);
 
+// Whether oneDNN uses nothing above `isa`, and all that it could. It has one instruction set per
+// process, that of the first call; later calls with another give false. Backends call it when they
+// are made, before anything else uses oneDNN.
+bool DnnlServes(Isa isa);
+
 // oneDNN's layout of a weight. Failures of oneDNN after preparation abort: memory and shapes were
 // all checked then.
+PackedLayout DnnlLayout(const WeightFormat& format, int64_t in, int64_t out);
 int64_t DnnlPackedBytes(const WeightFormat& format, int64_t in, int64_t out);
 void DnnlPackWeight(const WeightFormat& format, int64_t in, int64_t out, const void* blob,
                     void* packed);

@@ -1,6 +1,10 @@
 // The oneDNN way of matmul.h. Primitives, memory objects and argument lists are made once per
 // number of rows and thread; a call sets five pointers. Works with oneDNN 2.6 and 3 (which removed
 // matmul::desc).
+//
+// oneDNN chooses its instructions once in the life of a process. A backend with a lower set than
+// the machine's best therefore limits oneDNN before the first use; one that comes too late for that
+// multiplies by tiles only.
 
 #include <omp.h>
 
@@ -28,6 +32,16 @@ const dnnl::engine& Engine() {
 
 memory::data_type Type(bool bf16) {
   return bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+}
+
+// The most that oneDNN may use beside our kernels for `isa`. The best set of the machine leaves it
+// free: it knows sets that we do not.
+bool LimitDnnl(Isa isa) {
+  if (isa == BestIsa()) return true;
+  const auto most = isa == Isa::kAvx2     ? dnnl::cpu_isa::avx2
+                    : isa == Isa::kAvx512 ? dnnl::cpu_isa::avx512_core
+                                          : dnnl::cpu_isa::avx512_core_bf16;
+  return dnnl::set_max_cpu_isa(most) == dnnl::status::success;
 }
 
 struct Descs {
@@ -171,6 +185,12 @@ class DnnlMatmulWay : public PackedMatmul {
 
 }  // namespace
 
+bool DnnlServes(Isa isa) {
+  // Used by somebody else before: then it is what it is by default.
+  static const Isa served = LimitDnnl(isa) ? isa : BestIsa();
+  return isa == served;
+}
+
 PackedMatmulOr MakeDnnlMatmul(const MatmulShape& shape, bool transposed, int threads) {
   omp_set_num_threads(1);  // a primitive remembers the number of threads that it was made with
   try {
@@ -179,6 +199,31 @@ PackedMatmulOr MakeDnnlMatmul(const MatmulShape& shape, bool transposed, int thr
     return absl::InternalError(
         absl::StrCat("oneDNN matmul [", shape.in, ", ", shape.out, "]: ", error.what()));
   }
+}
+
+PackedLayout DnnlLayout(const WeightFormat& format, int64_t in, int64_t out) {
+  using Tag = memory::format_tag;
+  struct Blocks {
+    Tag tag;
+    int64_t columns;
+  };
+  // 16 units of k and some columns; a unit of bf16 is a pair.
+  static constexpr Blocks kF32[] = {
+      {Tag::BA16a64b, 64}, {Tag::BA16a48b, 48}, {Tag::BA16a32b, 32}, {Tag::BA16a16b, 16}};
+  static constexpr Blocks kBf16[] = {
+      {Tag::BA16a64b2a, 64}, {Tag::BA16a48b2a, 48}, {Tag::BA16a32b2a, 32}, {Tag::BA16a16b2a, 16}};
+  const int64_t k = format.transposed ? out : in, columns = format.transposed ? in : out;
+  const int64_t per_unit = format.bf16 ? 2 : 1;
+  const memory::desc chosen = WeightDesc(format, in, out);
+  PackedLayout layout;
+  for (const Blocks& blocks : format.bf16 ? kBf16 : kF32) {
+    if (chosen != memory::desc({k, columns}, Type(format.bf16), blocks.tag)) continue;
+    layout.units = (k + 16 * per_unit - 1) / (16 * per_unit) * 16;
+    for (int64_t edge = 0; edge < columns; edge += blocks.columns) layout.edges.push_back(edge);
+    layout.edges.push_back(layout.edges.back() + blocks.columns);
+    break;
+  }
+  return layout;
 }
 
 int64_t DnnlPackedBytes(const WeightFormat& format, int64_t in, int64_t out) {

@@ -1,5 +1,7 @@
 #include "kernels/cpu/packed_weights.h"
 
+#include <xmmintrin.h>
+
 #include <algorithm>
 #include <cstring>
 #include <tuple>
@@ -7,9 +9,23 @@
 
 #include "kernels/base/status.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/tile.h"
+#include "kernels/cpu/weight_pack.h"
 
 namespace vitscale::cpu {
+
+// Rows and columns of a weight, [in, sum of out].
+struct PackedPiece {
+  const float* source = nullptr;
+  int64_t stride = 0;
+  int64_t row = 0, rows = 0, column = 0, columns = 0;
+};
+
 namespace {
+
+// Rows that go together into the copy for y = x W: as many rows as a processor follows, in runs of
+// a column block each, written in runs of whole lines.
+constexpr int64_t kRowsTogether = 8;
 
 // The parts side by side, rounded to bf16 or as they are.
 void FillBlob(const WeightKey& key, bool bf16, const ElementwiseKernels& kernels, std::byte* blob) {
@@ -28,17 +44,46 @@ void FillBlob(const WeightKey& key, bool bf16, const ElementwiseKernels& kernels
   }
 }
 
+// Units of 32 bits per element of k, see tile.h.
+int64_t PerUnit(const WeightFormat& format, Isa isa) {
+  return TileKernelsFor(isa, format.bf16).units_per_lane;
+}
+
+// Calls pack(rectangle) for each column block that the packed operand's columns [column, +columns)
+// touch; source and k are the caller's.
+template <typename Pack>
+void ForBlocks(const PackedLayout& layout, int64_t column, int64_t columns, const Pack& pack) {
+  auto edge = std::upper_bound(layout.edges.begin(), layout.edges.end(), column);
+  for (int64_t at = column; at < column + columns; at = *edge, ++edge) {
+    const int64_t begin = *(edge - 1), width = *edge - begin;
+    pack(at, std::min(*edge, column + columns) - at, begin, width);
+  }
+}
+
+// An item is a slab of a weight.
 class PrepareWeightsOp : public CpuOp {
  public:
   PrepareWeightsOp(std::vector<WeightKey> keys, const PackedWeights& weights)
-      : keys_(std::move(keys)), weights_(weights) {}
-  int64_t items(int /*phase*/) const override { return static_cast<int64_t>(keys_.size()); }
+      : keys_(std::move(keys)), weights_(weights) {
+    for (size_t i = 0; i < keys_.size(); ++i) {
+      for (int64_t slab = 0; slab < PackedWeights::Slabs(keys_[i]); ++slab)
+        slabs_.push_back({i, slab});
+    }
+  }
+  int64_t items(int /*phase*/) const override { return static_cast<int64_t>(slabs_.size()); }
   void Run(const RunContext& context, int /*phase*/, int64_t begin, int64_t end) override {
-    for (int64_t i = begin; i < end; ++i) weights_.Pack(keys_[i], context.scratch);
+    for (int64_t i = begin; i < end; ++i)
+      weights_.Pack(keys_[slabs_[i].key], slabs_[i].slab, context.scratch);
+    _mm_sfence();
   }
 
  private:
+  struct Slab {
+    size_t key;
+    int64_t slab;
+  };
   std::vector<WeightKey> keys_;
+  std::vector<Slab> slabs_;
   const PackedWeights& weights_;
 };
 
@@ -68,57 +113,217 @@ int64_t PackedWeights::BlobBytes(const WeightKey& key) {
   return key.in * key.out() * static_cast<int64_t>(sizeof(float));
 }
 
-absl::StatusOr<const void*> PackedWeights::Get(const WeightKey& key, const WeightFormat& format) {
-  Copies& copies = weights_[key];
-  for (const auto& copy : copies) {
-    if (copy->format == format) return copy->memory.data();
-  }
-  auto copy = std::make_unique<Copy>();
-  copy->format = format;
-  VITSCALE_ASSIGN_OR_RETURN(
-      copy->memory,
-      Memory::Allocate(PackedBytes(format, isa_, key.in, key.out()), "packed weight"));
-  copies.push_back(std::move(copy));
-  any_new_ = true;
-  return copies.back()->memory.data();
-}
+// Packs what one step reads. Phase 0: copies with padding are cleared, since the buffer held other
+// weights. Phase 1: an item is a slab of a weight.
+class PackedWeights::UsesOp : public CpuOp {
+ public:
+  explicit UsesOp(const PackedWeights& weights) : weights_(weights) {}
 
-int64_t PackedWeights::bytes() const {
-  int64_t bytes = 0;
-  for (const auto& [key, copies] : weights_) {
-    for (const auto& copy : copies) bytes += copy->memory.bytes();
+  PackedCopy* Find(const WeightKey& key, const WeightFormat& format) const {
+    const auto found = uses_.find(key);
+    return found == uses_.end() ? nullptr : PackedWeights::Find(found->second, format);
   }
-  return bytes;
-}
+  PackedCopy* Add(const WeightKey& wanted, std::unique_ptr<PackedCopy> copy) {
+    copy->offset = bytes_;
+    bytes_ += AlignUp(copy->bytes);
+    auto& [key, copies] = *uses_.try_emplace(wanted).first;
+    for (int64_t slab = 0; copies.empty() && slab < Slabs(key); ++slab)
+      slabs_.emplace_back(&key, slab);
+    if (IsPadded(key, *copy)) padded_.push_back(copy.get());
+    copies.push_back(std::move(copy));
+    return copies.back().get();
+  }
+  int64_t bytes() const { return bytes_; }
 
-void PackedWeights::PackCopies(const WeightKey& key, const Copies& copies, bool only_new,
-                               std::byte* scratch) const {
-  for (bool bf16 : {false, true}) {
-    bool blob_made = false;
-    for (const auto& copy : copies) {
-      if (copy->format.bf16 != bf16 || (only_new && copy->made)) continue;
-      if (!std::exchange(blob_made, true)) {
-        FillBlob(key, bf16, ElementwiseKernelsFor(isa_), scratch);
+  int phases() const override { return uses_.empty() ? 0 : 2; }
+  int64_t items(int phase) const override {
+    return static_cast<int64_t>(phase == 0 ? padded_.size() : slabs_.size());
+  }
+  void Run(const RunContext& context, int phase, int64_t begin, int64_t end) override {
+    for (int64_t i = begin; i < end; ++i) {
+      if (phase == 0) {
+        std::memset(padded_[i]->data(), 0, padded_[i]->bytes);
+      } else {
+        const auto& [key, slab] = slabs_[i];
+        weights_.PackCopies(*key, uses_.at(*key), slab, /*only_new=*/false, context.scratch);
       }
-      PackWeight(copy->format, isa_, key.in, key.out(), scratch, copy->memory.data());
-      copy->made = true;
+    }
+  }
+
+ private:
+  bool IsPadded(const WeightKey& key, const PackedCopy& copy) const {
+    const PackedLayout& layout = copy.layout;
+    if (layout.edges.empty()) return false;  // a blob is packed with its padding
+    const int64_t units = layout.units * PerUnit(copy.format, weights_.isa_);
+    return copy.format.transposed ? units != key.out() || layout.edges.back() != key.in
+                                  : units != key.in || layout.edges.back() != key.out();
+  }
+
+  const PackedWeights& weights_;
+  std::map<WeightKey, Copies> uses_;
+  std::vector<std::pair<const WeightKey*, int64_t>> slabs_;
+  std::vector<const PackedCopy*> padded_;
+  int64_t bytes_ = 0;
+};
+
+PackedCopy* PackedWeights::Find(const Copies& copies, const WeightFormat& format) {
+  for (const auto& copy : copies) {
+    if (copy->format == format) return copy.get();
+  }
+  return nullptr;
+}
+
+std::unique_ptr<PackedCopy> PackedWeights::NewCopy(const WeightKey& key,
+                                                   const WeightFormat& format) const {
+  auto copy = std::make_unique<PackedCopy>();
+  copy->format = format;
+  copy->bytes = PackedBytes(format, isa_, key.in, key.out());
+  copy->layout = LayoutOf(format, isa_, key.in, key.out());
+  int64_t part_begin = 0;
+  for (const int64_t out : key.outs) {
+    if (part_begin % PerUnit(format, isa_) != 0) copy->layout.edges.clear();
+    part_begin += out;
+  }
+  return copy;
+}
+
+absl::StatusOr<const PackedCopy*> PackedWeights::Get(const WeightKey& key,
+                                                     const WeightFormat& format) {
+  if (per_use_) {
+    if (const PackedCopy* known = uses_->Find(key, format)) return known;
+    PackedCopy* copy = uses_->Add(key, NewCopy(key, format));
+    copy->block = &shared_;
+    shared_bytes_ = std::max(shared_bytes_, uses_->bytes());
+    if (copy->layout.edges.empty()) use_blob_bytes_ = std::max(use_blob_bytes_, BlobBytes(key));
+    return copy;
+  }
+  Copies& copies = weights_[key];
+  if (const PackedCopy* known = Find(copies, format)) return known;
+  auto copy = NewCopy(key, format);
+  VITSCALE_RETURN_IF_ERROR(Place(*copy));
+  copies.push_back(std::move(copy));
+  bytes_ += copies.back()->bytes;
+  any_new_ = true;
+  return copies.back().get();
+}
+
+absl::Status PackedWeights::Place(PackedCopy& copy) {
+  const int64_t bytes = AlignUp(copy.bytes);
+  if (blocks_.empty() || block_used_ + bytes > blocks_.back().bytes()) {
+    VITSCALE_ASSIGN_OR_RETURN(Memory block,
+                              Memory::Allocate(std::max(bytes, kBlockBytes), "packed weights"));
+    blocks_.push_back(std::move(block));
+    block_used_ = 0;
+  }
+  copy.block = &blocks_.back();
+  copy.offset = block_used_;
+  block_used_ += bytes;
+  return absl::OkStatus();
+}
+
+std::unique_ptr<CpuOp> PackedWeights::BeginUses() {
+  if (!per_use_) return nullptr;
+  auto op = std::make_unique<UsesOp>(*this);
+  uses_ = op.get();
+  return op;
+}
+
+// The slab is read from memory for the first copy and from the cache for the second. Padding is
+// zero from the start and stays so.
+void PackedWeights::PackSlab(const WeightKey& key, int64_t slab,
+                             const std::vector<const PackedCopy*>& copies) const {
+  PackedPiece all;
+  all.row = slab * kSlabRows;
+  all.rows = std::min(kSlabRows, key.in - all.row);
+  for (size_t part = 0; part < key.parts.size(); all.column += key.outs[part], ++part) {
+    all.stride = all.columns = key.outs[part];
+    all.source = key.parts[part] + all.row * all.stride;
+    for (const PackedCopy* copy : copies) {
+      if (copy->format.transposed) {
+        PackPiece(all, *copy);
+        continue;
+      }
+      for (int64_t row = 0; row < all.rows; row += kRowsTogether) {
+        PackedPiece few = all;
+        few.source += row * all.stride;
+        few.row += row;
+        few.rows = std::min(kRowsTogether, all.rows - row);
+        PackPiece(few, *copy);
+      }
     }
   }
 }
 
-void PackedWeights::Pack(const WeightKey& key, std::byte* scratch) const {
+void PackedWeights::PackPiece(const PackedPiece& r, const PackedCopy& copy) const {
+  const WeightFormat& format = copy.format;
+  const WeightPackKernels& kernels = WeightPackKernelsFor(isa_, format.bf16);
+  const int64_t per_unit = PerUnit(format, isa_);
+  auto* to = reinterpret_cast<float*>(copy.data());
+  PackRectangle out;
+  out.stride = r.stride;
+  out.stream = streams();
+  if (!format.transposed) {
+    out.k = r.rows;
+    ForBlocks(copy.layout, r.column, r.columns,
+              [&](int64_t at, int64_t columns, int64_t begin, int64_t width) {
+                out.source = r.source + (at - r.column);
+                out.columns = columns;
+                out.to = to + begin * copy.layout.units + r.row / per_unit * width + (at - begin);
+                out.to_stride = width;
+                kernels.rows(out);
+              });
+    return;
+  }
+  out.k = r.columns;
+  ForBlocks(copy.layout, r.row, r.rows,
+            [&](int64_t at, int64_t columns, int64_t begin, int64_t width) {
+              out.source = r.source + (at - r.row) * r.stride;
+              out.columns = columns;
+              out.to = to + begin * copy.layout.units + r.column / per_unit * width + (at - begin);
+              out.to_stride = width;
+              kernels.transposed(out);
+            });
+}
+
+void PackedWeights::PackFromBlob(const WeightKey& key, const PackedCopy& copy,
+                                 std::byte* scratch) const {
+  FillBlob(key, copy.format.bf16, ElementwiseKernelsFor(isa_), scratch);
+  PackWeight(copy.format, isa_, key.in, key.out(), scratch, copy.data());
+}
+
+void PackedWeights::PackCopies(const WeightKey& key, const Copies& copies, int64_t slab,
+                               bool only_new, std::byte* scratch) const {
+  std::vector<const PackedCopy*> by_slabs;
+  for (const auto& copy : copies) {
+    if (only_new && copy->made) continue;
+    if (!copy->layout.edges.empty()) {
+      by_slabs.push_back(copy.get());
+    } else if (slab == 0) {
+      PackFromBlob(key, *copy, scratch);
+    }
+  }
+  if (!by_slabs.empty()) PackSlab(key, slab, by_slabs);
+}
+
+void PackedWeights::Pack(const WeightKey& key, int64_t slab, std::byte* scratch) const {
   const auto found = weights_.find(key);
-  if (found != weights_.end()) PackCopies(key, found->second, /*only_new=*/false, scratch);
+  if (found != weights_.end()) PackCopies(key, found->second, slab, /*only_new=*/false, scratch);
 }
 
 absl::Status PackedWeights::PackNew() {
+  if (shared_bytes_ > shared_.bytes()) {
+    VITSCALE_ASSIGN_OR_RETURN(shared_, Memory::Allocate(shared_bytes_, "packed weights"));
+  }
   if (!any_new_) return absl::OkStatus();
   int64_t bytes = 0;
   for (const auto& [key, copies] : weights_) bytes = std::max(bytes, BlobBytes(key));
   VITSCALE_ASSIGN_OR_RETURN(const Memory scratch, Memory::Allocate(bytes, "weight packing"));
   for (const auto& [key, copies] : weights_) {
-    PackCopies(key, copies, /*only_new=*/true, scratch.data());
+    for (int64_t slab = 0; slab < Slabs(key); ++slab)
+      PackCopies(key, copies, slab, /*only_new=*/true, scratch.data());
+    for (const auto& copy : copies) copy->made = true;
   }
+  _mm_sfence();
   any_new_ = false;
   return absl::OkStatus();
 }

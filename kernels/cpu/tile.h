@@ -41,6 +41,7 @@ struct TileMatmul {
 struct TileKernels {
   int64_t units_per_lane = 1;  // elements that a unit holds: 2 for bf16 with AVX512_BF16, else 1
   int64_t lanes = 8;           // columns are padded to a multiple of it
+  int64_t block_vectors = 2;   // a column block of B has at most as many
 
   // Units of a packed operand of `columns` columns and k elements.
   int64_t PackedUnits(int64_t columns, int64_t k) const {

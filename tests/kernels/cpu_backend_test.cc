@@ -265,5 +265,55 @@ TEST(PackedWeightsTest, AreCopiesThatOnlyPrepareWeightsRenews) {
   }
 }
 
+// A group that reads two weights, then one outside that reads a padded one: each finds its own in
+// the buffer, whatever lay there before.
+TEST(PackedWeightsTest, PackedPerUseGivesTheSameBitsInLessMemory) {
+  constexpr int64_t batch = 4, tokens = 160, rows = batch * tokens, width = 64, odd = 37;
+  for (const bool bf16 : {false, true}) {
+    const DType dtype = bf16 ? DType::kBf16 : DType::kF32;
+    std::vector<std::vector<std::byte>> results;
+    std::vector<int64_t> bytes_used;
+    for (const bool per_use : {false, true}) {
+      const auto backend = Create({.threads = 2, .bf16 = bf16, .packed_per_use = per_use});
+      ArenaBytes bytes{};
+      bytes[static_cast<int>(Arena::kParameters)] = (2 * width * width + width * odd) * 4;
+      bytes[static_cast<int>(Arena::kActivations)] = 4 * rows * width * 4;
+      ASSERT_THAT(backend->Allocate(bytes), IsOk());
+      const auto weight = [&](int64_t at, int64_t out) {
+        return WeightParts{{"w", Arena::kParameters, at * 4, DType::kF32, {width, out}}};
+      };
+      const auto activation = [&](int64_t i, int64_t columns) {
+        return TensorView{"a", Arena::kActivations, i * rows * width * 4, dtype, {rows, columns}};
+      };
+      Program program;
+      const auto linear = [&](int64_t from, int64_t to, int64_t at, int64_t out) {
+        LinearArgs args;
+        args.x = activation(from, width);
+        args.weight = weight(at, out);
+        args.y = activation(to, out);
+        program.Add(args);
+      };
+      program.Add(PanelBeginArgs{batch});
+      linear(0, 1, 0, width);
+      linear(1, 2, width * width, width);
+      program.Add(PanelEndArgs{});
+      linear(2, 3, 2 * width * width, odd);
+      const auto parameters = backend->HostBytes(Arena::kParameters);
+      const auto activations = backend->HostBytes(Arena::kActivations);
+      const Doubles w = NormalValues(static_cast<int64_t>(parameters.size()) / 4, 0.1, 1);
+      auto* to = reinterpret_cast<float*>(parameters.data());
+      for (size_t i = 0; i < w.size(); ++i) to[i] = static_cast<float>(w[i]);
+      std::fill_n(activations.data(), rows * width * DTypeBytes(dtype), std::byte{0x3c});
+      auto prepared = backend->Prepare(program);
+      ASSERT_THAT(prepared, IsOk());
+      for (int run = 0; run < 2; ++run) ASSERT_THAT(backend->Run(**prepared, {}, nullptr), IsOk());
+      results.emplace_back(activations.begin(), activations.end());
+      bytes_used.push_back(backend->memory().compute_weights);
+    }
+    EXPECT_EQ(results[0], results[1]) << bf16;
+    EXPECT_LT(bytes_used[1], bytes_used[0]);
+  }
+}
+
 }  // namespace
 }  // namespace vitscale

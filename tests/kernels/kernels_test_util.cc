@@ -10,6 +10,7 @@
 #include "kernels/base/bf16.h"
 #include "kernels/base/random.h"
 #include "kernels/base/status.h"
+#include "kernels/cpu/matmul.h"
 
 namespace vitscale {
 namespace {
@@ -75,6 +76,10 @@ int64_t ChangedBytes(const std::vector<std::byte>& before, absl::Span<const std:
   for (size_t i = 0; i < before.size(); ++i) changed += !owned[i] && before[i] != after[i];
   return changed;
 }
+
+// oneDNN has one instruction set per process, that of the first backend; this program wants to see
+// it with the best, and makes backends of every kind.
+[[maybe_unused]] const bool kDnnlIsFree = cpu::DnnlServes(cpu::BestIsa());
 
 }  // namespace
 
