@@ -3,6 +3,7 @@
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
 #include "worker/bench/ceiling.h"
+#include "worker/bench/optimizer_floor.h"
 #include "worker/bench/profile.h"
 
 namespace vitscale {
@@ -22,6 +23,7 @@ absl::StatusOr<nlohmann::json> BenchOps(const BenchOptions& options) {
   report["ceiling_flops_per_second"] = flops;
   report["ceiling_bytes_per_second"] = bytes;
   report["roofline"] = RooflineJson(profile.kinds, flops, bytes);
+  report.update(OptimizerReport(replica.plan, OptimizerConfigOf(options), profile.kinds, bytes));
   return report;
 }
 
