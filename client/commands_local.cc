@@ -1,6 +1,7 @@
 // plan, validate, completion, version: what needs no coordinator.
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -16,6 +17,8 @@
 #include "proto/spec/message_text.h"
 #include "proto/spec/units.h"
 #include "worker/config/job_config.h"
+#include "worker/plan/machine_rates.h"
+#include "worker/plan/predict.h"
 
 namespace vitscale {
 namespace {
@@ -23,11 +26,12 @@ namespace {
 // ---- plan ---------------------------------------------------------------------------------------
 
 struct PlanFlags {
-  std::string file, memory;
+  std::string file, memory, rates, wire;
   std::vector<std::string> set;
   std::vector<int> workers;
   bool variants = false;
   int classes = 1000, image_size = 224;
+  int64_t train_images = 0;
 };
 
 absl::StatusOr<JobConfig> ReadJob(Context& context, const std::string& file,
@@ -45,6 +49,30 @@ std::vector<int> WorkerCounts(const PlanFlags& flags, const JobConfig& job) {
   return counts;
 }
 
+absl::StatusOr<int64_t> SizeFlag(const char* name, const std::string& text) {
+  if (text.empty()) return 0;
+  const auto size = ParseSize(text);
+  if (!size.ok()) return FlagError(name, size.status().message());
+  return *size;
+}
+
+// Steps of the whole schedule; 0 where that takes the number of training images and nobody knows
+// it.
+absl::StatusOr<int64_t> TotalSteps(const JobConfig& job, int64_t train_images) {
+  const int64_t images = train_images > 0 ? train_images : job.train.synthetic_images;
+  if (images == 0 && job.schedule.total.unit == LengthUnit::kEpochs) return 0;
+  return LengthInSteps(job.schedule.total, job.batch_global, images);
+}
+
+// What the report knows of machines. A file that was asked for must be there.
+absl::StatusOr<std::optional<MachineRates>> RatesOf(const PlanFlags& flags) {
+  auto rates = ReadRates(flags.rates.empty() ? DefaultRatesPath() : flags.rates);
+  if (rates.ok()) return std::optional(*std::move(rates));
+  if (flags.rates.empty() && absl::IsNotFound(rates.status())) return std::nullopt;
+  if (flags.rates.empty()) return rates.status();
+  return FlagError("--rates", rates.status().message());
+}
+
 absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
   using enum OutputFormat;
   const std::vector<OutputFormat> known =
@@ -58,20 +86,23 @@ absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
   }
   if (flags.file.empty())
     return absl::InvalidArgumentError("plan: wanted a job file, or --variants");
-  int64_t memory = 0;
-  if (!flags.memory.empty()) {
-    const auto size = ParseSize(flags.memory);
-    if (!size.ok()) return FlagError("--memory", size.status().message());
-    memory = *size;
-  }
+  ReportOptions report;
+  VITSCALE_ASSIGN_OR_RETURN(report.memory_bytes, SizeFlag("--memory", flags.memory));
+  VITSCALE_ASSIGN_OR_RETURN(const int64_t wire, SizeFlag("--wire-bytes-per-second", flags.wire));
+  report.wire_bytes_per_second = static_cast<double>(wire);
   VITSCALE_ASSIGN_OR_RETURN(const JobConfig job, ReadJob(context, flags.file, flags.set));
-  VITSCALE_ASSIGN_OR_RETURN(const Plan plan, PlanJob(job, memory));
+  VITSCALE_ASSIGN_OR_RETURN(const Plan plan, PlanJob(job, report.memory_bytes));
+  VITSCALE_ASSIGN_OR_RETURN(report.total_steps, TotalSteps(job, flags.train_images));
+  VITSCALE_ASSIGN_OR_RETURN(const std::optional<MachineRates> rates, RatesOf(flags));
+  report.rates = rates ? &*rates : nullptr;
   if (context.format == OutputFormat::kJson) {
-    context.out << PlanJson(plan, WorkerCounts(flags, job)) << "\n";
-  } else {
-    MeasuredRates rates;
-    rates.memory_bytes = memory;
-    context.out << PlanText(plan, WorkerCounts(flags, job), rates);
+    context.out << PlanJson(plan, WorkerCounts(flags, job), report) << "\n";
+    return kExitOk;
+  }
+  context.out << PlanText(plan, WorkerCounts(flags, job), report);
+  if (!rates) {
+    context.out << "predicted step         not known: measure a worker's machine once with "
+                   "`vitscale-bench probe`\n";
   }
   return kExitOk;
 }
@@ -79,14 +110,25 @@ absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
 void AddPlan(Cli& cli) {
   AddCommand<PlanFlags>(
       cli, cli.app, "plan",
-      "Say what a job takes, without running it: parameters, FLOPs, memory, bytes on the wire.",
+      "Say what a job takes, without running it: parameters, FLOPs, memory, bytes on the wire, and "
+      "the time, by rates that `vitscale-bench probe` measured.",
       "  vitscale plan job.yaml\n  vitscale plan job.yaml --memory 16Gi --set model.variant=B/16\n"
+      "  vitscale plan job.yaml --workers 1,2,4,8 --wire-bytes-per-second 1.2G\n"
       "  vitscale plan --variants --classes 29593",
       [](CLI::App& app, PlanFlags& f) {
         app.add_option("file", f.file, "Job file, or - for standard input");
         app.add_option("--set", f.set, "Override a field: path=value")->expected(1)->take_all();
         app.add_option("--memory", f.memory,
                        "Of one worker (16Gi): chooses the micro-batch, refuses what cannot fit");
+        app.add_option("--rates", f.rates,
+                       "What vitscale-bench probe wrote on a worker; default: rates.txt of the "
+                       "state directory, where there is one");
+        app.add_option("--wire-bytes-per-second", f.wire,
+                       "Of one worker's link (1G); default: what the probe saw between two "
+                       "processes");
+        app.add_option("--train-images", f.train_images,
+                       "Images of the training set, where the schedule is given in epochs")
+            ->check(WholeNumber(1, int64_t{1} << 40));
         app.add_option("--workers", f.workers, "Numbers of workers to show")
             ->delimiter(',')
             ->check(WholeNumber(1, 1024));

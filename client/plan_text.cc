@@ -10,6 +10,7 @@
 #include "proto/spec/message_text.h"
 #include "proto/spec/units.h"
 #include "worker/plan/cost.h"
+#include "worker/plan/predict.h"
 
 namespace vitscale {
 namespace {
@@ -25,6 +26,23 @@ std::string VariantJson(const VariantRow& row) {
                       ", \"body_parameters\": ", row.body_parameters,
                       ", \"paper_flops_224\": ", ShortestDouble(row.paper_flops_224),
                       ", \"paper_flops_384\": ", ShortestDouble(row.paper_flops_384), "}");
+}
+
+// Further keys of one number of workers; none where the time is not known.
+std::string StepJson(const StepPrediction& step, int64_t total_steps) {
+  if (step.seconds <= 0) return "";
+  std::string text =
+      absl::StrCat(", \"step_seconds\": ", ShortestDouble(step.seconds),
+                   ", \"images_per_second\": ", ShortestDouble(step.images_per_second),
+                   ", \"efficiency\": ", ShortestDouble(step.efficiency),
+                   ", \"micro_batch_seconds\": ", ShortestDouble(step.micro_batch_seconds),
+                   ", \"update_seconds\": ", ShortestDouble(step.update_seconds),
+                   ", \"exposed_wire_seconds\": ", ShortestDouble(step.exposed_seconds));
+  if (total_steps > 0) {
+    absl::StrAppend(&text, ", \"total_steps\": ", total_steps, ", \"total_seconds\": ",
+                    ShortestDouble(step.seconds * static_cast<double>(total_steps)));
+  }
+  return text;
 }
 
 constexpr char kVariantsNote[] =
@@ -51,15 +69,22 @@ absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes) {
   }
   if (job.precision == Precision::kAuto) request.precision = Precision::kBf16;
   VITSCALE_ASSIGN_OR_RETURN(request.recompute, ChooseRecompute(request, memory_bytes));
+  VITSCALE_ASSIGN_OR_RETURN(request.packing, ChoosePacking(request, memory_bytes));
   VITSCALE_ASSIGN_OR_RETURN(Plan plan, MakePlan(request));
   if (memory_bytes > 0) VITSCALE_RETURN_IF_ERROR(CheckFits(plan, memory_bytes));
   return plan;
 }
 
-std::string PlanJson(const Plan& plan, const std::vector<int>& workers) {
+std::string PlanJson(const Plan& plan, const std::vector<int>& workers,
+                     const ReportOptions& options) {
   const ModelConfig& model = plan.request.model;
-  std::string wire = absl::StrJoin(workers, ", ", [&](std::string* out, int n) {
+  absl::StatusOr<StepPredictor> predictor = absl::NotFoundError("no rates");
+  if (options.rates != nullptr) predictor = StepPredictor::Create(plan, *options.rates);
+  const std::string by_workers = absl::StrJoin(workers, ", ", [&](std::string* out, int n) {
     absl::StrAppend(out, "{\"workers\": ", n, ", \"wire_bytes_per_step\": ", plan.WireBytes(n),
+                    predictor.ok() ? StepJson(predictor->Predict(n, options.wire_bytes_per_second),
+                                              options.total_steps)
+                                   : "",
                     "}");
   });
   return absl::StrCat(
@@ -76,9 +101,14 @@ std::string PlanJson(const Plan& plan, const std::vector<int>& workers) {
       ", \"batch_micro\": ", plan.request.batch_micro, ", \"memory_bytes\": ", plan.memory_bytes(),
       ", \"step_activation_bytes\": ", plan.step_activation_bytes,
       ", \"compute_weight_bytes\": ", plan.compute_weight_bytes,
+      ", \"weight_packing\": ", JsonQuote(WeightPackingName(plan.request.packing)),
+      ", \"persistent_weight_bytes\": ", plan.persistent_weight_bytes,
+      ", \"per_use_weight_bytes\": ", plan.per_use_weight_bytes,
       ", \"gradient_bytes\": ", plan.gradient_bytes,
       ", \"checkpoint_bytes\": ", plan.checkpoint_bytes, ", \"hash\": \"",
-      absl::Hex(plan.hash, absl::kZeroPad16), "\", \"workers\": [", wire, "]}");
+      absl::Hex(plan.hash, absl::kZeroPad16), "\"",
+      predictor.ok() ? absl::StrCat(", \"rates_of\": ", JsonQuote(options.rates->device)) : "",
+      ", \"workers\": [", by_workers, "]}");
 }
 
 absl::StatusOr<std::vector<VariantRow>> PlanVariants(int classes, int image_size) {

@@ -18,7 +18,9 @@ namespace vitscale {
 // cannot fit.
 absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes);
 
-std::string PlanJson(const Plan& plan, const std::vector<int>& workers);  // one line
+// One line. Times only where the rates tell.
+std::string PlanJson(const Plan& plan, const std::vector<int>& workers,
+                     const ReportOptions& options);
 
 struct VariantRow {
   std::string name;

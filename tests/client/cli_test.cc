@@ -699,6 +699,32 @@ TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
   EXPECT_EQ(Run({"plan"}), 2);
 }
 
+TEST_F(CliTest, PlanTellsTimesFromTheRatesOfAProbe) {
+  const TemporaryDirectory folder;
+  const std::string rates = folder.path() + "/rates.txt";
+  std::ofstream(rates) << "vitscale-rates 1\ndevice some CPU\nthreads 2\n"
+                          "memory_bytes_per_second 1e10\nceiling bf16 1e11\n"
+                          "op bf16 Linear 32 1e10\nwire_bytes_per_second 1e9\n";
+  ASSERT_EQ(Run({"plan", "-", "--rates", rates.c_str(), "--workers", "1,2"}, kJob), 0) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("some CPU, 2 threads"), HasSubstr("efficiency 100.0 %"),
+                           HasSubstr("20 steps in ")));
+  ASSERT_EQ(Run({"plan", "-", "-o", "json", "--rates", rates.c_str(), "--workers", "1,2",
+                 "--wire-bytes-per-second", "1k"},
+                kJob),
+            0)
+      << err();
+  const auto json = nlohmann::json::parse(out());
+  EXPECT_EQ(json["rates_of"], "some CPU");
+  EXPECT_EQ(json["workers"][0]["total_steps"], 20);
+  EXPECT_GT(json["workers"][0]["step_seconds"], 0);
+  EXPECT_LT(json["workers"][1]["efficiency"], 0.5);  // a thousand bytes a second
+  EXPECT_EQ(Run({"plan", "-", "--rates", "/no/such/rates"}, kJob), 2);
+  EXPECT_THAT(err(), AllOf(HasSubstr("--rates"), HasSubstr("vitscale-bench probe")));
+  std::ofstream(rates) << "nonsense";
+  EXPECT_EQ(Run({"plan", "-", "--rates", rates.c_str()}, kJob), 2);
+  EXPECT_THAT(err(), HasSubstr("line 1"));
+}
+
 // Table 2 of arXiv 2106.04560: parameters in millions, GFLOPs of one image at 224 and 384.
 TEST_F(CliTest, PlanVariantsPrintsThePapersTableToTheDigit) {
   constexpr struct {

@@ -100,6 +100,11 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
   memory->needs(tflops);
   command.add_option("--isa", o.instruction_set,
                      "Instruction set to force: avx2, avx512, avx512_bf16");
+  command
+      .add_option("--packed-weights", o.packed_weights,
+                  "Packed once per step and kept, or before each use; compare (step): both")
+      ->check(OneOfWords({"persistent", "per_use", "compare"}))
+      ->capture_default_str();
   command.add_option("--batch", o.batch, "Images of a micro-batch")
       ->check(WholeNumber(1, 1'000'000))
       ->capture_default_str();
@@ -156,6 +161,8 @@ absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
                       : o.recompute == "gelu_layernorm" ? RecomputeLevel::kGeluAndLayerNorm
                                                         : RecomputeLevel::kAuto;
   request.batch_micro = o.batch;
+  request.packing =
+      o.packed_weights == "per_use" ? WeightPacking::kPerUse : WeightPacking::kPersistent;
   return request;
 }
 
@@ -169,6 +176,7 @@ absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
   backend.threads = options.threads;
   backend.bf16 = request.precision == Precision::kBf16;
   backend.instruction_set = options.instruction_set;
+  backend.packed_per_use = request.packing == WeightPacking::kPerUse;
   VITSCALE_ASSIGN_OR_RETURN(replica.backend, CreateBackend(backend));
   VITSCALE_RETURN_IF_ERROR(replica.backend->Allocate(replica.plan.arena_bytes));
   VITSCALE_RETURN_IF_ERROR(WriteParameters(replica.plan.layout, *replica.backend));
@@ -189,6 +197,7 @@ nlohmann::json Describe(const BenchOptions& o, const BenchReplica& replica) {
       {"batch", o.batch},
       {"precision", o.precision},
       {"residual", o.residual},
+      {"packed_weights", WeightPackingName(replica.plan.request.packing)},
       {"recompute", RecomputeName(replica.plan.request.recompute)},
       {"optimizer", o.optimizer},
       {"parameters", replica.plan.layout.table.parameter_count()},

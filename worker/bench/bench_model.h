@@ -29,6 +29,7 @@ struct BenchOptions {
   int64_t batch = 32;
   int threads = 0;
   int steps = 10;
+  std::string packed_weights = "persistent";  // "per_use"; step: "compare" both
   bool json = false;
   bool ceiling = true;  // measure what the machine could do, for the shares
   double peak_tflops = 0,

@@ -1,6 +1,7 @@
 #include "worker/bench/ceiling.h"
 
 #include <immintrin.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -102,6 +103,24 @@ double RatePerSecond(const Loop& loop, int threads, double seconds) {
   return sum;
 }
 
+// Memory of one thread as the backend has its own: in huge pages where the system gives them. Null
+// when there is none.
+struct Block {
+  explicit Block(int64_t count) : bytes(count * sizeof(float)) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return;
+    (void)madvise(memory, bytes, MADV_HUGEPAGE);
+    floats = static_cast<float*>(memory);
+    std::fill_n(floats, count, 1.0f);
+  }
+  ~Block() {
+    if (floats != nullptr) (void)munmap(floats, bytes);
+  }
+  Block(const Block&) = delete;
+  size_t bytes;
+  float* floats = nullptr;
+};
+
 // Seconds of a pass over arrays of `floats` each, a multiple of 4.
 double TriadSeconds(float* a, const float* b, const float* c, int64_t floats) {
   const __m128 s = _mm_set1_ps(0.5f);
@@ -122,17 +141,17 @@ double MeasureTriadBytesPerSecond(int threads, int64_t bytes) {
   std::vector<std::thread> pool;
   for (int i = 0; i < threads; ++i) {
     pool.emplace_back([&, i] {
-      // One block: std::vector aligns to 16, and a thread's pages are its own.
-      std::vector<float> block(3 * floats, 1.0f);
+      const Block block(3 * floats);
       waiting.fetch_sub(1);
       while (waiting.load() > 0) std::this_thread::yield();
+      if (block.floats == nullptr) return;
       std::vector<double> seconds;
       for (int round = 0; round < 5; ++round) {
-        float* a = block.data();
+        float* a = block.floats;
         seconds.push_back(TriadSeconds(a, a + floats, a + 2 * floats, floats));
       }
       rates[i] = 12.0 * static_cast<double>(floats) / Median(seconds);
-      g_sink = block[floats / 2];
+      g_sink = block.floats[floats / 2];
     });
   }
   double sum = 0;

@@ -13,6 +13,7 @@
 #include "worker/bench/checkpoint_bench.h"
 #include "worker/bench/data_bench.h"
 #include "worker/bench/op_bench.h"
+#include "worker/bench/probe.h"
 #include "worker/bench/step_bench.h"
 #include "worker/bench/tables.h"
 #include "worker/bench/workers_bench.h"
@@ -31,6 +32,7 @@ Examples:
   vitscale-bench data --folder /data/flowers/train --threads 1,2,4
   vitscale-bench checkpoint --variant S/16 --dir /mnt/checkpoints
   vitscale-bench ceiling --precision bf16 --threads 2
+  vitscale-bench probe --threads 2
 
 --json prints one object; all values in seconds, bytes and FLOPs. Use a release build.
 Exit codes: 0, 1 failed, 2 usage.)";
@@ -41,6 +43,7 @@ struct Options {
   WorkersOptions workers;
   DataOptions data;
   CheckpointOptions checkpoint;
+  ProbeOptions probe;
 };
 
 json CeilingReport(const BenchOptions& options) {
@@ -101,6 +104,9 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
       add("checkpoint", "Saving a model's state: how long training stalls, write, sync and verify");
   CLI::App* ceiling =
       add("ceiling", "What the machine does at most: multiplies from registers, bytes from memory");
+  CLI::App* probe = add(
+      "probe", "What `vitscale plan` predicts step times from: a few seconds, stored in a file");
+  AddProbeFlags(*probe, o.probe);
   AddModelFlags(*step, o.model);
   step->add_flag("--roofline,!--no-roofline", o.model.roofline,
                  "Time each kind of op after the steps (default on; takes about 5 steps)");
@@ -116,7 +122,8 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
           {workers, &o.workers.run.json, [&o] { return BenchWorkers(o.workers); }},
           {data, &o.data.json, [&o] { return BenchData(o.data); }},
           {checkpoint, &o.checkpoint.run.json, [&o] { return BenchCheckpoint(o.checkpoint); }},
-          {ceiling, &o.model.json, [&o] { return absl::StatusOr<json>(CeilingReport(o.model)); }}};
+          {ceiling, &o.model.json, [&o] { return absl::StatusOr<json>(CeilingReport(o.model)); }},
+          {probe, &o.probe.json, [&o] { return BenchProbe(o.probe); }}};
 }
 
 // CLI11 alone would only say that a command is missing.

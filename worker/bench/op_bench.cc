@@ -7,6 +7,7 @@
 
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
+#include "worker/bench/optimizer_floor.h"
 #include "worker/bench/peak.h"
 #include "worker/bench/profile.h"
 #include "worker/model/vit.h"
@@ -49,6 +50,8 @@ absl::StatusOr<nlohmann::json> BenchOps(const BenchOptions& options) {
   report["ceiling_flops_per_second"] = peak->flops_per_second;
   report["ceiling_bytes_per_second"] = peak->bytes_per_second;
   report["roofline"] = RooflineJson(profile.kinds, peak->flops_per_second, peak->bytes_per_second);
+  report.update(OptimizerReport(replica.plan, OptimizerConfigOf(options), profile.kinds,
+                                peak->bytes_per_second));
   return report;
 }
 

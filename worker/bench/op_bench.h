@@ -10,7 +10,8 @@
 namespace vitscale {
 
 // Keys: those of Describe, `groups` and `ops` as TalliesJson gives them, and peak_rss_bytes. With
-// options.ceiling also ceiling_flops_per_second, ceiling_bytes_per_second and `roofline`.
+// options.ceiling also ceiling_flops_per_second, ceiling_bytes_per_second, `roofline` and the keys
+// of OptimizerReport.
 absl::StatusOr<nlohmann::json> BenchOps(const BenchOptions& options);
 
 }  // namespace vitscale

@@ -164,6 +164,20 @@ absl::StatusOr<StepProfile> ProfileStep(BenchReplica& replica, const OptimizerCo
   return profiler.Take();
 }
 
+absl::StatusOr<std::vector<Tally>> ProfileUpdate(BenchReplica& replica,
+                                                 const OptimizerConfig& optimizer,
+                                                 int repetitions) {
+  const ModelLayout& layout = replica.plan.layout;
+  // Names all weights, so that there is something to copy.
+  VITSCALE_ASSIGN_OR_RETURN(auto step, replica.backend->Prepare(BuildStep(layout, {})));
+  Program all = BuildPrepare(layout);
+  const Program update = BuildUpdate(layout, optimizer);
+  for (const Op& op : update.ops()) all.mutable_ops().push_back(op);
+  Profiler profiler(*replica.backend, repetitions);
+  for (const Program& piece : Pieces(all)) VITSCALE_RETURN_IF_ERROR(profiler.Time(piece));
+  return profiler.Take().kinds;
+}
+
 nlohmann::json TalliesJson(const std::vector<Tally>& tallies) {
   const double total = SumOfSeconds(tallies);
   nlohmann::json list = nlohmann::json::array();

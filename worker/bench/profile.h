@@ -37,6 +37,10 @@ struct StepProfile {          // each list slowest first
 absl::StatusOr<StepProfile> ProfileStep(BenchReplica& replica, const OptimizerConfig& optimizer,
                                         int repetitions);
 
+// The update and the weight copies alone, by kind.
+absl::StatusOr<std::vector<Tally>> ProfileUpdate(BenchReplica& replica,
+                                                 const OptimizerConfig& optimizer, int repetitions);
+
 // {name, count, seconds, share (of all seconds), flops_per_second, bytes_per_second} of each.
 nlohmann::json TalliesJson(const std::vector<Tally>& tallies);
 

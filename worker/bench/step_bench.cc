@@ -6,6 +6,7 @@
 
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
+#include "worker/bench/optimizer_floor.h"
 #include "worker/bench/peak.h"
 #include "worker/bench/profile.h"
 #include "worker/model/vit.h"
@@ -131,6 +132,8 @@ absl::Status AddCeiling(const BenchOptions& options, BenchReplica& replica,
                             ProfileStep(replica, OptimizerConfigOf(options), kRepetitions));
   report["ceiling_bytes_per_second"] = peak->bytes_per_second;
   report["roofline"] = RooflineJson(profile.kinds, peak->flops_per_second, peak->bytes_per_second);
+  report.update(OptimizerReport(replica.plan, OptimizerConfigOf(options), profile.kinds,
+                                peak->bytes_per_second));
   return absl::OkStatus();
 }
 
@@ -153,9 +156,36 @@ void AddMemory(const BenchReplica& replica, int64_t process_bytes, nlohmann::jso
   memory["process"] = process_bytes;
 }
 
+// Both ways in turns, so that a machine that slows down slows both.
+absl::StatusOr<nlohmann::json> ComparePacking(BenchOptions options) {
+  constexpr int kTurns = 3;
+  options.ceiling = false;
+  std::map<std::string, std::vector<double>> seconds;
+  nlohmann::json report;
+  for (int turn = 0; turn < kTurns; ++turn) {
+    for (const char* way : {"persistent", "per_use"}) {
+      options.packed_weights = way;
+      VITSCALE_ASSIGN_OR_RETURN(report, BenchStep(options));
+      seconds[way].push_back(report["step_seconds"].get<double>());
+    }
+  }
+  VITSCALE_ASSIGN_OR_RETURN(const PlanRequest request, RequestOf(options));
+  VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
+  const double persistent = Median(seconds["persistent"]), per_use = Median(seconds["per_use"]);
+  return nlohmann::json{{"model", report["model"]},
+                        {"batch", report["batch"]},
+                        {"precision", report["precision"]},
+                        {"persistent_step_seconds", persistent},
+                        {"per_use_step_seconds", per_use},
+                        {"per_use_extra_share", per_use / persistent - 1},
+                        {"persistent_weight_bytes", plan.persistent_weight_bytes},
+                        {"per_use_weight_bytes", plan.per_use_weight_bytes}};
+}
+
 }  // namespace
 
 absl::StatusOr<nlohmann::json> BenchStep(const BenchOptions& options) {
+  if (options.packed_weights == "compare") return ComparePacking(options);
   const int64_t process_bytes = ResidentBytes();
   VITSCALE_ASSIGN_OR_RETURN(Stepper stepper, Stepper::Create(options));
   VITSCALE_ASSIGN_OR_RETURN(const Timings timings, TimeSteps(stepper, options.steps));

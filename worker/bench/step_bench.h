@@ -13,7 +13,10 @@ namespace vitscale {
 // Keys: those of Describe, and step_seconds (median), step_seconds_min, _max, images_per_second,
 // flops_per_second, phases (seconds by phase, medians), loss, peak_rss_bytes (of the process when
 // the last step was done). With options.ceiling also ceiling_flops_per_second and ceiling_share,
-// and with options.roofline ceiling_bytes_per_second and `roofline` (RooflineJson in profile.h).
+// and with options.roofline ceiling_bytes_per_second `roofline` (RooflineJson in profile.h) and the
+// keys of OptimizerReport (optimizer_floor.h).
+// With options.packed_weights "compare": only persistent_step_seconds, per_use_step_seconds,
+// per_use_extra_share and the bytes of both.
 absl::StatusOr<nlohmann::json> BenchStep(const BenchOptions& options);
 
 }  // namespace vitscale

@@ -282,6 +282,7 @@ PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
   request.model = job.model;
   request.optimizer = job.optimizer.kind;
   request.precision = precision;
+  request.packing = WeightPacking::kAuto;
   request.batch_micro = job.batch_micro;
   request.batch_global = job.batch_global;
   request.range_min = job.preprocess.range_min;

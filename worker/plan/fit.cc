@@ -31,7 +31,11 @@ bool DealsOut(int64_t micro_batches, int64_t batch_global, int workers) {
 absl::StatusOr<bool> Fits(const PlanRequest& request, int64_t memory_bytes) {
   if (memory_bytes == 0) return true;
   VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(request));
-  return plan.memory_bytes() <= memory_bytes;
+  if (plan.memory_bytes() <= memory_bytes) return true;
+  if (request.packing != WeightPacking::kAuto) return false;
+  PlanRequest least = request;
+  least.packing = WeightPacking::kPerUse;
+  return Fits(least, memory_bytes);
 }
 
 // The first of `micro_batches` that fits; 0 if none does.
@@ -166,6 +170,17 @@ absl::StatusOr<RecomputeLevel> ChooseRecompute(const PlanRequest& request, int64
     if (fits) break;
   }
   return trial.recompute;
+}
+
+absl::StatusOr<WeightPacking> ChoosePacking(const PlanRequest& request, int64_t memory_bytes) {
+  if (request.packing != WeightPacking::kAuto) return request.packing;
+  PlanRequest trial = request;
+  trial.packing = WeightPacking::kPersistent;
+  VITSCALE_ASSIGN_OR_RETURN(const bool persistent, Fits(trial, memory_bytes));
+  if (persistent) return trial.packing;
+  trial.packing = WeightPacking::kPerUse;
+  VITSCALE_ASSIGN_OR_RETURN(const bool per_use, Fits(trial, memory_bytes));
+  return per_use ? WeightPacking::kPerUse : WeightPacking::kPersistent;
 }
 
 absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers,

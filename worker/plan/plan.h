@@ -23,6 +23,14 @@ namespace vitscale {
 // What auto means where memory does not decide; see README.md for what each level costs.
 inline constexpr RecomputeLevel kRecomputeDefault = RecomputeLevel::kGeluAndLayerNorm;
 
+// When a backend makes its packed copies of weights: once per step, kept until the next, or before
+// each use, into a buffer for the weights of one block. The same bits.
+enum class WeightPacking : uint8_t { kPersistent, kPerUse, kAuto };
+constexpr const char* WeightPackingName(WeightPacking packing) {
+  constexpr const char* kNames[] = {"persistent", "per use", "auto"};
+  return kNames[static_cast<int>(packing)];
+}
+
 struct PlanRequest {
   ModelConfig model;
   OptimizerKind optimizer = OptimizerKind::kAdafactor;
@@ -37,7 +45,8 @@ struct PlanRequest {
   int64_t sparse_labels_per_image = 16;  // kSparse: capacity, averaged over a micro-batch
   bool training = true;  // false: an evaluation, which has no gradients, moments and step
   int threads = 1;       // of the backend; each has its scratch
-  RecomputeLevel recompute = RecomputeLevel::kAuto;  // kAuto: kRecomputeDefault
+  RecomputeLevel recompute = RecomputeLevel::kAuto;    // kAuto: kRecomputeDefault
+  WeightPacking packing = WeightPacking::kPersistent;  // kAuto: per use only where that fits
 };
 
 // Multiplications and additions of matmuls (2 per multiply-accumulate), attention included, for one
@@ -66,6 +75,8 @@ struct Plan {
   int64_t update_activation_bytes = 0;  // of BuildUpdate
   int64_t eval_activation_bytes = 0;    // of BuildEval
   int64_t compute_weight_bytes = 0;     // estimate: a backend's copies of matmul weights
+  int64_t persistent_weight_bytes = 0;  // what they would be, packed once per step
+  int64_t per_use_weight_bytes = 0;     // and before each use
   int64_t workspace_bytes = 0;          // estimate: its scratch and partial sums
   int64_t staged_input_bytes = 0;       // micro-batches that the loader has ready
   int64_t checkpoint_bytes = 0;         // parameters, momentum, second moment, average
@@ -89,6 +100,10 @@ absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 // default if it fits, else the first of what keeps less that does, else the one that keeps least.
 absl::StatusOr<RecomputeLevel> ChooseRecompute(const PlanRequest& request, int64_t memory_bytes);
 
+// The same for packed weights, once everything else is chosen: per use only if that fits and
+// persistent does not.
+absl::StatusOr<WeightPacking> ChoosePacking(const PlanRequest& request, int64_t memory_bytes);
+
 // The greatest micro-batch that divides batch_global, leaves every one of `workers` the same number
 // of micro-batches (where `workers` divides batch_global), is at most kMicroBatchMax and fits into
 // `memory_bytes` (0: not limited). Where recompute is auto, a level that keeps less is used only if
@@ -104,24 +119,26 @@ absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers
 // another optimizer or model).
 absl::Status CheckFits(const Plan& plan, int64_t memory_bytes);
 
-// What the report can say only when somebody measured it.
-struct MeasuredRates {
-  double train_flops_per_second = 0;  // of one worker, achieved; 0: unknown
-  double wire_bytes_per_second = 0;   // of one worker's link, achieved; 0: unknown
-  int64_t memory_bytes = 0;           // of one worker; 0: unknown
+class MachineRates;  // machine_rates.h
+
+// What the report can say only when somebody knows it.
+struct ReportOptions {
+  const MachineRates* rates = nullptr;  // of one worker; null: no times
+  double wire_bytes_per_second = 0;     // 0: as in the rates
+  int64_t memory_bytes = 0;             // of one worker; 0: unknown
+  int64_t total_steps = 0;              // of the schedule; 0: unknown
 };
 
-// Seconds of one step of `workers` workers with nothing overlapped: an upper bound by the given
-// rates. 0: unknown.
-double PredictedStepSeconds(const Plan& plan, int workers, const MeasuredRates& rates);
-
 // The text of `vitscale plan`, lines with a closing newline: model, parameters, FLOPs, memory by
-// kind, wire, checkpoint; step time and efficiency for each of `workers` only if `rates` are known.
+// kind, wire, checkpoint; step time, images/s, efficiency and time to finish for each of `workers`
+// where the rates tell.
 std::string PlanText(const Plan& plan, absl::Span<const int> workers,
-                     const MeasuredRates& rates = {});
+                     const ReportOptions& options = {});
 
 // "1.25 GiB", "33.15 MiB", "512 B": four digits.
 std::string HumanBytes(int64_t bytes);
+// "1.5 s", "3.2 min", "5.1 h", "12.5 days".
+std::string HumanSeconds(double seconds);
 
 }  // namespace vitscale
 

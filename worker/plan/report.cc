@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "worker/plan/machine_rates.h"
 #include "worker/plan/plan.h"
+#include "worker/plan/predict.h"
 
 namespace vitscale {
 namespace {
@@ -63,18 +65,37 @@ void MemoryLines(std::string& text, const Plan& plan) {
       Memory(text, ArenaName(static_cast<Arena>(i)), plan.arena_bytes[i]);
   }
   Memory(text, "compute weights", plan.compute_weight_bytes);
+  absl::StrAppendFormat(&text, "    %s; persistent %s, packed per use %s\n",
+                        WeightPackingName(plan.request.packing == WeightPacking::kPerUse
+                                              ? WeightPacking::kPerUse
+                                              : WeightPacking::kPersistent),
+                        HumanBytes(plan.persistent_weight_bytes),
+                        HumanBytes(plan.per_use_weight_bytes));
   Memory(text, "workspace", plan.workspace_bytes);
   Memory(text, "staged input", plan.staged_input_bytes);
   if (plan.request.training) Memory(text, "copy while saving", plan.checkpoint_bytes);
   Memory(text, "process", kProcessBytes + kRunningBytes);
 }
 
-std::string Rates(const Plan& plan, int workers, const MeasuredRates& rates) {
-  const double seconds = PredictedStepSeconds(plan, workers, rates);
-  if (seconds == 0) return "";
-  const double efficiency = PredictedStepSeconds(plan, 1, rates) / (workers * seconds);
-  return absl::StrFormat(", step %.4g s, %.5g images/s, efficiency %.1f %%", seconds,
-                         plan.request.batch_global / seconds, 100 * efficiency);
+std::string Times(const StepPrediction& step, int64_t total_steps) {
+  if (step.seconds <= 0) return ", how fast: not known (no rate of the wire)";
+  std::string text = absl::StrFormat(", step %.4g s, %.5g images/s, efficiency %.1f %%",
+                                     step.seconds, step.images_per_second, 100 * step.efficiency);
+  if (total_steps > 0) {
+    absl::StrAppend(&text, ", ", total_steps, " steps in ",
+                    HumanSeconds(step.seconds * static_cast<double>(total_steps)));
+  }
+  return text;
+}
+
+void StepLines(std::string& text, const StepPredictor& predictor, const MachineRates& rates) {
+  const StepPrediction one = predictor.Predict(1);
+  Line(text, "predicted for",
+       absl::StrCat(rates.device, ", ", rates.threads, " threads per worker",
+                    rates.measured.empty() ? "" : ", measured ", rates.measured));
+  Line(text, "predicted step",
+       absl::StrFormat("%.4g s per micro-batch (backward %.4g), %.4g s update",
+                       one.micro_batch_seconds, one.backward_seconds, one.update_seconds));
 }
 
 }  // namespace
@@ -90,35 +111,39 @@ std::string HumanBytes(int64_t bytes) {
   return unit == 0 ? absl::StrCat(bytes, " B") : absl::StrFormat("%.4g %s", value, kUnits[unit]);
 }
 
-double PredictedStepSeconds(const Plan& plan, int workers, const MeasuredRates& rates) {
-  if (rates.train_flops_per_second <= 0 || workers < 1) return 0;
-  if (workers > 1 && rates.wire_bytes_per_second <= 0) return 0;
-  // The slowest worker has the most micro-batches.
-  const int64_t micro_batches = plan.request.batch_global / plan.request.batch_micro;
-  const int64_t images = (micro_batches + workers - 1) / workers * plan.request.batch_micro;
-  double seconds =
-      static_cast<double>(images) * plan.flops.training() / rates.train_flops_per_second;
-  if (workers > 1)
-    seconds += static_cast<double>(plan.WireBytes(workers)) / rates.wire_bytes_per_second;
-  return seconds;
+std::string HumanSeconds(double seconds) {
+  if (seconds < 120) return absl::StrFormat("%.3g s", seconds);
+  if (seconds < 7200) return absl::StrFormat("%.3g min", seconds / 60);
+  if (seconds < 172800) return absl::StrFormat("%.3g h", seconds / 3600);
+  return absl::StrFormat("%.4g days", seconds / 86400);
 }
 
-std::string PlanText(const Plan& plan, absl::Span<const int> workers, const MeasuredRates& rates) {
+std::string PlanText(const Plan& plan, absl::Span<const int> workers,
+                     const ReportOptions& options) {
   std::string text;
   ModelLines(text, plan);
   MemoryLines(text, plan);
-  if (rates.memory_bytes > 0) {
-    const absl::Status fits = CheckFits(plan, rates.memory_bytes);
+  if (options.memory_bytes > 0) {
+    const absl::Status fits = CheckFits(plan, options.memory_bytes);
     Line(text, "fits",
-         fits.ok() ? absl::StrCat("yes, of ", HumanBytes(rates.memory_bytes))
+         fits.ok() ? absl::StrCat("yes, of ", HumanBytes(options.memory_bytes))
                    : absl::StrCat("no: ", std::string(fits.message())));
   }
   Line(text, "checkpoint", HumanBytes(plan.checkpoint_bytes));
   Line(text, "gradient buckets", absl::StrCat(plan.layout.buckets.size()));
+  absl::StatusOr<StepPredictor> predictor = absl::NotFoundError("");
+  if (options.rates != nullptr) {
+    predictor = StepPredictor::Create(plan, *options.rates);
+    if (predictor.ok()) StepLines(text, *predictor, *options.rates);
+    if (!predictor.ok()) Line(text, "predicted step", predictor.status().message());
+  }
   for (int n : workers) {
+    const std::string times =
+        predictor.ok()
+            ? Times(predictor->Predict(n, options.wire_bytes_per_second), options.total_steps)
+            : "";
     Line(text, absl::StrCat(n, n == 1 ? " worker" : " workers"),
-         absl::StrCat(HumanBytes(plan.WireBytes(n)), " sent per worker and step",
-                      Rates(plan, n, rates)));
+         absl::StrCat(HumanBytes(plan.WireBytes(n)), " sent per worker and step", times));
   }
   Line(text, "plan hash", absl::StrFormat("%016x", plan.hash));
   return text;

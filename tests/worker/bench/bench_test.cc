@@ -9,7 +9,9 @@
 #include "worker/bench/checkpoint_bench.h"
 #include "worker/bench/data_bench.h"
 #include "worker/bench/op_bench.h"
+#include "worker/bench/optimizer_floor.h"
 #include "worker/bench/peak.h"
+#include "worker/bench/probe.h"
 #include "worker/bench/processes.h"
 #include "worker/bench/profile.h"
 #include "worker/bench/step_bench.h"
@@ -280,6 +282,44 @@ TEST(BenchTest, RefusesAModelThatDoesNotValidate) {
   custom.variant = "";
   EXPECT_THAT(BenchStep(custom),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no model: want --variant")));
+}
+
+TEST(ProbeTest, WritesRatesThatThePlannerReads) {
+  TemporaryDirectory directory;
+  ProbeOptions options;
+  options.samples = {{32, 2, 4, 8, 1, 2}};
+  options.update_depth = 1;
+  options.threads = 1;
+  options.out = directory.path() + "/new/rates.txt";
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const json report, BenchProbe(options));
+  EXPECT_EQ(report["out"], options.out);
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const MachineRates rates, ReadRates(options.out));
+  EXPECT_EQ(rates.threads, 1);
+  EXPECT_GT(rates.memory_bytes_per_second, 0);
+  EXPECT_GT(rates.wire_bytes_per_second, 0);
+  for (const Precision precision : {Precision::kBf16, Precision::kF32}) {
+    EXPECT_TRUE(rates.Knows(precision));
+    for (const char* op : {"Linear", "SelfAttentionGrad", "LayerNormGrad", "AdamWApply"}) {
+      EXPECT_THAT(rates.ToText(), HasSubstr(absl::StrCat("op ", PrecisionName(precision), " ", op)));
+    }
+  }
+}
+
+TEST(OptimizerFloorTest, CountsGradientsTwiceAndTheStateInAndOut) {
+  BenchOptions options = Tiny();
+  options.precision = "f32";
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const BenchReplica replica, MakeBenchReplica(options));
+  const Plan& plan = replica.plan;
+  const double n = static_cast<double>(plan.layout.table.parameter_count());
+  const double moments = static_cast<double>(plan.layout.table.second_moment_count());
+  // 4 + 4 for gradients, 4 + 4 for parameters, 2 + 2 for momentum; packed weights on top.
+  EXPECT_DOUBLE_EQ(OptimizerFloorBytes(plan, OptimizerConfigOf(options)),
+                   20 * n + 8 * moments + static_cast<double>(plan.compute_weight_bytes));
+  std::vector<Tally> kinds = {{"GradStats", 1, 1.0, {}}, {"Linear", 1, 5.0, {}},
+                              {"PrepareWeights", 1, 2.0, {}}};
+  const json report = OptimizerReport(plan, OptimizerConfigOf(options), kinds, 1e3);
+  EXPECT_EQ(report["optimizer_seconds"], 3);
+  EXPECT_GT(report["optimizer_floor_share"], 0);
 }
 
 TEST(CeilingTest, TellsTheInstructionItMeasured) {

@@ -85,7 +85,7 @@ TEST(BenchCommandsTest, WithoutJsonThereIsATable) {
 TEST(BenchCommandsTest, HelpShowsHowEachCommandIsCalled) {
   const Outcome outcome = RunLine("--help");
   EXPECT_EQ(outcome.code, 0);
-  for (const char* name : {"step", "op", "allreduce", "data", "checkpoint", "ceiling"}) {
+  for (const char* name : {"step", "op", "allreduce", "data", "checkpoint", "ceiling", "probe"}) {
     EXPECT_THAT(outcome.out, HasSubstr(std::string("  vitscale-bench ") + name + " --"));
     const Outcome one = RunLine(std::string(name) + " --help");
     EXPECT_EQ(one.code, 0);

@@ -364,18 +364,6 @@ TEST(PlanTextTest, SaysCountsMemoryAndWireAndNoTimeWithoutMeasuredRates) {
   EXPECT_THAT(text, Not(HasSubstr("efficiency")));
 }
 
-TEST(PlanTextTest, EfficiencyComesFromTheGivenRates) {
-  PlanRequest request = Request("S/16", 1000, 32);
-  request.batch_global = 128;
-  const Plan plan = Planned(request);
-  const MeasuredRates rates{
-      .train_flops_per_second = 128 * plan.flops.training(),  // one worker: a second per step
-      .wire_bytes_per_second = double(plan.gradient_bytes) / 0.5};
-  EXPECT_DOUBLE_EQ(PredictedStepSeconds(plan, 1, rates), 1);
-  EXPECT_DOUBLE_EQ(PredictedStepSeconds(plan, 2, rates), 0.5 + 0.5);
-  EXPECT_THAT(PlanText(plan, {2}, rates), HasSubstr("efficiency 50.0 %"));
-}
-
 TEST(HumanBytesTest, HasFourDigits) {
   EXPECT_EQ(HumanBytes(512), "512 B");
   EXPECT_EQ(HumanBytes(1536), "1.5 KiB");

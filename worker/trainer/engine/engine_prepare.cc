@@ -151,6 +151,10 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   auto recompute = ChooseRecompute(request, memory);
   if (!recompute.ok()) return Fails(recompute.status(), Fault::kConfiguration);
   request.recompute = *recompute;
+  auto packing = ChoosePacking(request, memory);
+  if (!packing.ok()) return Fails(packing.status(), Fault::kConfiguration);
+  request.packing = *packing;
+  backend.packed_per_use = *packing == WeightPacking::kPerUse;
   auto plan = MakePlan(request);
   if (!plan.ok()) return Fails(plan.status(), Fault::kConfiguration);
   if (absl::Status fits = CheckFits(*plan, memory); !fits.ok())
