@@ -2,10 +2,10 @@
 // kernels/cpu/embed.cc.
 //
 //   variant             chosen when     memory traffic per element (embedding in bf16)
-//   forward,  simple    width % 4 != 0  read 2 B, write 4 B; an element at a time
-//   forward,  vector    otherwise       the same, four elements at a time
-//   backward, simple    width % 4 != 0  read 4 B, write 2 B
-//   backward, vector    otherwise       the same, four elements at a time
+//   forward,  simple    width % 4 != 0  read 2 B, write 4 B (bf16 tokens: 2 B); an element at a
+//   time forward,  vector    otherwise       the same, four elements at a time backward, simple
+//   width % 4 != 0  read 4 B, write 2 B backward, vector    otherwise       the same, four elements
+//   at a time
 //
 // A thread owns kVec neighbouring elements of the plane [tokens, width] and walks the images of its
 // group. So a position is read once per group, and its gradient is summed while grad_tokens passes
@@ -46,10 +46,10 @@ __device__ inline int64_t GroupEnd(const Plane& plane) {
 
 // ---- forward ------------------------------------------------------------------------------------
 
-template <int kVec, typename T>
+template <int kVec, typename T, typename Tokens>
 __global__ void __launch_bounds__(kThreads)
     Forward(Plane plane, const T* __restrict__ embedding, const float* __restrict__ position,
-            const float* __restrict__ class_token, float* __restrict__ tokens) {
+            const float* __restrict__ class_token, Tokens* __restrict__ tokens) {
   const int64_t at = PlaneElement(kVec);
   if (at >= plane.elements) return;
   const bool is_class = at < plane.class_elements;
@@ -118,18 +118,22 @@ CudaOpOr MakeCudaOp(const EmbedTokensArgs& args, CudaOpBuilder& builder) {
   const int64_t class_elements = args.class_token.present() ? width : 0;
   const Plane plane{args.batch, args.position.elements() + class_elements, class_elements,
                     std::max(kImagesPerGroup, CeilDivide(args.batch, 65535))};
-  return WithType(args.embedding.dtype, [&](auto type) {
-    using T = decltype(type);
-    const bool vector = width % 4 == 0;
-    return MakeOp(VariantOf(width),
-                  [=, kernel = vector ? Forward<4, T> : Forward<1, T>,
-                   embedding = builder.Memory<const T>(args.embedding),
-                   position = builder.Memory<const float>(args.position),
-                   class_token = builder.Memory<const float>(args.class_token),
-                   tokens = builder.Memory<float>(args.tokens)](const RunContext& context) {
-                    return Launch(kernel, GridOf(plane, vector ? 4 : 1), dim3(kThreads), 0,
-                                  context.stream, plane, embedding, position, class_token, tokens);
-                  });
+  const bool vector = width % 4 == 0;
+  return WithType(args.embedding.dtype, [&](auto embedding_type) {
+    return WithType(args.tokens.dtype, [&](auto tokens_type) {
+      using T = decltype(embedding_type);
+      using Tokens = decltype(tokens_type);
+      return MakeOp(VariantOf(width),
+                    [=, kernel = vector ? Forward<4, T, Tokens> : Forward<1, T, Tokens>,
+                     embedding = builder.Memory<const T>(args.embedding),
+                     position = builder.Memory<const float>(args.position),
+                     class_token = builder.Memory<const float>(args.class_token),
+                     tokens = builder.Memory<Tokens>(args.tokens)](const RunContext& context) {
+                      return Launch(kernel, GridOf(plane, vector ? 4 : 1), dim3(kThreads), 0,
+                                    context.stream, plane, embedding, position, class_token,
+                                    tokens);
+                    });
+    });
   });
 }
 

@@ -6,6 +6,7 @@
 //            wide (above kWidthMax)    of shares to and from cache
 //   vector   otherwise                 read 2 B grad_y, 4 B x, 4 B grad_residual (if there is one),
 //                                      write 4 B grad_x, 2 B cast: 16 B
+//   A bf16 x takes 2 B. y once more costs its 2 B written; its operands are in registers.
 //
 // A block walks a tile of rows. Vector: a thread owns two times four columns for the whole tile, so
 // its shares of grad_gamma and grad_beta stay in registers; kRows rows share one barrier, at which
@@ -21,6 +22,7 @@
 #include "kernels/cuda/dialect/block.h"
 #include "kernels/cuda/dialect/launch.h"
 #include "kernels/cuda/floats.h"
+#include "kernels/cuda/layernorm.h"
 
 namespace vitscale::cuda {
 namespace {
@@ -33,13 +35,16 @@ constexpr int kWarpsPerMultiprocessor = 16;  // up to 128 registers a thread
 
 struct GradRows {
   const void* grad_y;          // [rows, width]
-  const float* x;              // [rows, width]
+  const void* x;               // [rows, width]
   const float* mean;           // [rows]
   const float* inv_std;        // [rows]
   const float* gamma;          // [width]
   const float* grad_residual;  // [rows, width], or null; may be grad_x
   float* grad_x;               // [rows, width]
   void* grad_x_cast;           // [rows, width], or null
+  const float* beta;           // [width], with y
+  void* y;                     // [rows, width], or null
+  bool y_is_bf16;              // else f32
   float* shares;               // [tiles, 2, width]: of grad_gamma, of grad_beta
   int64_t rows, rows_per_tile;
   int width;
@@ -50,13 +55,24 @@ __device__ inline float GradX(float e, float h, float mean_e, float mean_eh, flo
   return (e - mean_e - h * mean_eh) * inv_std;
 }
 
+// Forward's y from element `at` on. The type is looked up here rather than compiled for: it is the
+// same for every thread.
+template <int N>
+__device__ inline void StoreY(const GradRows& rows, int64_t at, const Floats<N>& y) {
+  if (rows.y_is_bf16) {
+    StoreFloats(static_cast<Bf16*>(rows.y) + at, y);
+  } else {
+    StoreFloats(static_cast<float*>(rows.y) + at, y);
+  }
+}
+
 // ---- simple -------------------------------------------------------------------------------------
 
 struct SimpleShared {
   WarpSlots<float> slots;
 };
 
-template <typename GradY, typename Cast>
+template <typename X, typename GradY, typename Cast>
 __global__ void __launch_bounds__(kThreadsMax) BackwardSimple(GradRows rows) {
   auto& shared = SharedMemory<SimpleShared>();
   const int width = rows.width, first_column = static_cast<int>(threadIdx.x);
@@ -68,11 +84,11 @@ __global__ void __launch_bounds__(kThreadsMax) BackwardSimple(GradRows rows) {
   for (int c = first_column; c < width; c += kThreadsMax) gamma_share[c] = beta_share[c] = 0.0f;
   for (int64_t row = first; row < end; ++row) {
     const GradY* grad_y = static_cast<const GradY*>(rows.grad_y) + row * width;
-    const float* x = rows.x + row * width;
+    const X* x = static_cast<const X*>(rows.x) + row * width;
     const float mean = rows.mean[row], inv_std = rows.inv_std[row];
     float e_sum = 0.0f, eh_sum = 0.0f;
     for (int c = first_column; c < width; c += kThreadsMax) {
-      const float gradient = ToFloat(grad_y[c]), h = (x[c] - mean) * inv_std;
+      const float gradient = ToFloat(grad_y[c]), h = Normalised(ToFloat(x[c]), mean, inv_std);
       e_sum += gradient * rows.gamma[c];
       eh_sum += gradient * rows.gamma[c] * h;
       gamma_share[c] += gradient * h;
@@ -82,11 +98,14 @@ __global__ void __launch_bounds__(kThreadsMax) BackwardSimple(GradRows rows) {
     const float mean_eh = BlockSum(eh_sum, shared.slots) / static_cast<float>(width);
     for (int c = first_column; c < width; c += kThreadsMax) {
       const int64_t at = row * width + c;
-      float gradient = GradX(ToFloat(grad_y[c]) * rows.gamma[c], (x[c] - mean) * inv_std, mean_e,
-                             mean_eh, inv_std);
+      const float h = Normalised(ToFloat(x[c]), mean, inv_std);
+      float gradient = GradX(ToFloat(grad_y[c]) * rows.gamma[c], h, mean_e, mean_eh, inv_std);
       if (rows.grad_residual != nullptr) gradient += rows.grad_residual[at];
       rows.grad_x[at] = gradient;
       if constexpr (kIsPresent<Cast>) FromFloat(gradient, static_cast<Cast*>(rows.grad_x_cast)[at]);
+      if (rows.y != nullptr) {
+        StoreY<1>(rows, at, {ScaleAndShift(h, rows.gamma[c], rows.beta[c])});
+      }
     }
   }
 }
@@ -109,7 +128,7 @@ __device__ inline int Column(int k) {
   return 4 * (k * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x));
 }
 
-template <typename GradY>
+template <typename X, typename GradY>
 __device__ inline ThreadRow LoadRow(const GradRows& rows, int64_t row, bool inside) {
   ThreadRow to;
   const float mean = inside ? rows.mean[row] : 0.0f;
@@ -118,12 +137,12 @@ __device__ inline ThreadRow LoadRow(const GradRows& rows, int64_t row, bool insi
   for (int k = 0; k < kVectors; ++k) {
     const int64_t at = row * rows.width + Column(k);
     const bool load = inside && Column(k) < rows.width;
-    to.h[k] = load ? LoadFloats<4>(rows.x + at) : ZeroFloats<4>();
+    to.h[k] = load ? LoadFloats<4>(static_cast<const X*>(rows.x) + at) : ZeroFloats<4>();
     to.e[k] = load ? LoadFloats<4>(static_cast<const GradY*>(rows.grad_y) + at) : ZeroFloats<4>();
     to.residual[k] = load && rows.grad_residual != nullptr ? LoadFloats<4>(rows.grad_residual + at)
                                                            : ZeroFloats<4>();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to.h[k][i] = (to.h[k][i] - mean) * to.inv_std;
+    for (int i = 0; i < 4; ++i) to.h[k][i] = Normalised(to.h[k][i], mean, to.inv_std);
   }
   return to;
 }
@@ -178,6 +197,17 @@ struct ThreadColumns {
       }
     }
   }
+  __device__ void StoreRowOfY(const GradRows& rows, int64_t row, const ThreadRow& from) const {
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k) {
+      if (Column(k) >= rows.width) continue;
+      const Floats<4> beta = LoadFloats<4>(rows.beta + Column(k));  // from cache
+      Floats<4> y;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) y[i] = ScaleAndShift(from.h[k][i], gamma[k][i], beta[i]);
+      StoreY(rows, row * rows.width + Column(k), y);
+    }
+  }
   __device__ void StoreShares(const GradRows& rows) const {
     float* share = rows.shares + int64_t{blockIdx.x} * 2 * rows.width;
 #pragma unroll
@@ -210,7 +240,7 @@ __device__ inline RowSums MeansOverBlock(const RowSums& lane, int buffer, int wi
   return total;
 }
 
-template <typename GradY, typename Cast>
+template <typename X, typename GradY, typename Cast>
 __global__ void __launch_bounds__(kThreadsMax, 2) BackwardVector(GradRows rows) {
   auto& shared = SharedMemory<VectorShared>();
   const int64_t first = int64_t{blockIdx.x} * rows.rows_per_tile;
@@ -222,7 +252,7 @@ __global__ void __launch_bounds__(kThreadsMax, 2) BackwardVector(GradRows rows) 
     ThreadRow part[kRows];
     RowSums sums;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) part[r] = LoadRow<GradY>(rows, row + r, row + r < end);
+    for (int r = 0; r < kRows; ++r) part[r] = LoadRow<X, GradY>(rows, row + r, row + r < end);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) columns.AddRow(part[r], sums[2 * r], sums[2 * r + 1]);
     const RowSums means = MeansOverBlock(sums, buffer, rows.width, shared);
@@ -230,6 +260,7 @@ __global__ void __launch_bounds__(kThreadsMax, 2) BackwardVector(GradRows rows) 
     for (int r = 0; r < kRows; ++r) {
       if (row + r >= end) continue;
       StoreRow<Cast>(rows, row + r, part[r], means[2 * r], means[2 * r + 1]);
+      if (rows.y != nullptr) columns.StoreRowOfY(rows, row + r, part[r]);
     }
   }
   columns.StoreShares(rows);
@@ -244,16 +275,16 @@ struct GradVariant {
   size_t shared_bytes;
 };
 
-template <typename GradY, typename Cast>
+template <typename X, typename GradY, typename Cast>
 GradVariant ChooseVariant(int width) {
   if (width % 4 != 0 || width > kWidthMax) {
-    return {BackwardSimple<GradY, Cast>,
+    return {BackwardSimple<X, GradY, Cast>,
             width % 4 != 0 ? absl::StrCat("simple: width ", width, " is no multiple of 4")
                            : absl::StrCat("simple: width ", width, " is above ", kWidthMax),
             kThreadsMax, sizeof(SimpleShared)};
   }
   const int64_t warps = CeilDivide(width, kWarpLanes * kVectors * 4);
-  return {BackwardVector<GradY, Cast>, "vector", static_cast<int>(warps) * kWarpLanes,
+  return {BackwardVector<X, GradY, Cast>, "vector", static_cast<int>(warps) * kWarpLanes,
           sizeof(VectorShared)};
 }
 
@@ -269,19 +300,24 @@ int64_t RowsPerTile(int64_t rows, int threads, const DeviceLimits& limits) {
 
 CudaOpOr MakeCudaOp(const LayerNormGradArgs& args, CudaOpBuilder& builder) {
   const int width = static_cast<int>(args.x.columns());
-  const GradVariant variant = WithType(args.grad_y.dtype, [&](auto grad_y) {
-    return WithType(args.grad_x_cast, [&](auto cast) {
-      return ChooseVariant<decltype(grad_y), decltype(cast)>(width);
+  const GradVariant variant = WithType(args.x.dtype, [&](auto x) {
+    return WithType(args.grad_y.dtype, [&](auto grad_y) {
+      return WithType(args.grad_x_cast, [&](auto cast) {
+        return ChooseVariant<decltype(x), decltype(grad_y), decltype(cast)>(width);
+      });
     });
   });
   GradRows rows{.grad_y = builder.Memory<const void>(args.grad_y),
-                .x = builder.Memory<const float>(args.x),
+                .x = builder.Memory<const void>(args.x),
                 .mean = builder.Memory<const float>(args.mean),
                 .inv_std = builder.Memory<const float>(args.inv_std),
                 .gamma = builder.Memory<const float>(args.gamma),
                 .grad_residual = builder.Memory<const float>(args.grad_residual),
                 .grad_x = builder.Memory<float>(args.grad_x),
                 .grad_x_cast = builder.Memory<void>(args.grad_x_cast),
+                .beta = builder.Memory<const float>(args.beta),
+                .y = builder.Memory<void>(args.y),
+                .y_is_bf16 = args.y.dtype == DType::kBf16,
                 .shares = nullptr,
                 .rows = args.x.rows(),
                 .rows_per_tile = RowsPerTile(args.x.rows(), variant.threads, builder.limits()),

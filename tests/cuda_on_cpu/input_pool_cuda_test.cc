@@ -92,6 +92,9 @@ TEST(EmbedTokensCudaTest, ForwardIsTheBitsOfTheCpu) {
       ASSERT_THAT(pair.Run(args), IsOk());
       pair.ExpectSameBits(args.tokens);
       EXPECT_THAT(pair.variant(), StartsWith(e.width % 4 == 0 ? "vector" : "simple: width "));
+      args.tokens = pair.Output("bf16", DType::kBf16, {e.batch * e.tokens(), e.width});
+      ASSERT_THAT(pair.Run(args), IsOk());  // added in f32, rounded once
+      pair.ExpectSameBits(args.tokens);
     }
   }
 }
