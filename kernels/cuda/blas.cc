@@ -16,9 +16,11 @@ namespace {
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 constexpr int64_t kWorkspaceBytesBeforeHopper = int64_t{4} << 20;
 constexpr int kCandidates = 8;
-constexpr uintptr_t kAlignmentMost = 256;
+constexpr uintptr_t kAlignmentMost = kTensorAlignment;
 
-// The largest power of two up to 256 that divides the address.
+// The largest power of two that divides the address, up to what every tensor has: the choice must
+// not depend on where a plan put a tensor. Plans of other levels of recompute put them elsewhere
+// and are to give the same bits.
 uint32_t AlignmentOf(const void* memory) {
   const uintptr_t bits = reinterpret_cast<uintptr_t>(memory) | kAlignmentMost;
   return static_cast<uint32_t>(bits & (~bits + 1));

@@ -29,12 +29,8 @@ namespace vitscale::cuda {
 // What happens to a product before it is stored. Source: cublasLtEpilogue_t. GELU is the tanh form.
 enum class BlasEpilogue : uint8_t {
   kNone,
-  kBias,  // + bias [columns], in d's dtype
-  kGelu,  // gelu(…)
-  kBiasGelu,
-  kGeluAux,  // aux = …; gelu(…). aux [rows, columns], in d's dtype, columns a multiple of 8
-  kBiasGeluAux,
-  kGeluGrad,  // … * gelu'(aux)
+  kBias,      // + bias [columns], in d's dtype
+  kGeluGrad,  // … * gelu'(aux). aux [rows, columns], in d's dtype, columns a multiple of 8
 };
 
 // d [rows, columns] = epilogue(a [rows, inner] b [inner, columns] + (add ? c : 0)).

@@ -14,14 +14,6 @@ cublasLtEpilogue_t Epilogue(BlasEpilogue epilogue) {
       return CUBLASLT_EPILOGUE_DEFAULT;
     case BlasEpilogue::kBias:
       return CUBLASLT_EPILOGUE_BIAS;
-    case BlasEpilogue::kGelu:
-      return CUBLASLT_EPILOGUE_GELU;
-    case BlasEpilogue::kBiasGelu:
-      return CUBLASLT_EPILOGUE_GELU_BIAS;
-    case BlasEpilogue::kGeluAux:
-      return CUBLASLT_EPILOGUE_GELU_AUX;
-    case BlasEpilogue::kBiasGeluAux:
-      return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
     case BlasEpilogue::kGeluGrad:
       return CUBLASLT_EPILOGUE_DGELU;
   }

@@ -1,8 +1,7 @@
 // Linear and its gradients on CUDA against the CPU.
 //
 // Bounds: each side is within Error of the exact result, so the two are within twice that. What
-// cuBLASLt does differently is added: a bias in the dtype of the output, GELU of a value that is
-// not rounded yet.
+// cuBLASLt does differently is added: a bias in the dtype of the output.
 
 #include <cmath>
 #include <string>
@@ -24,6 +23,7 @@ namespace {
 
 using ::testing::Contains;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 struct Problem {
   int64_t rows, in;
@@ -141,6 +141,7 @@ TEST_P(LinearCudaTest, ProductPlusBiasIsFusedForEveryShapeAndOutput) {
 
 TEST_P(LinearCudaTest, GeluKeepsThePreActivationUnlessItIsAbsent) {
   for (const Problem& p : {Problem{65, 64, {256}}, {17, 16, {12}}, {9, 40, {7}}}) {
+    Doubles kept;
     for (const bool keep : {true, false}) {
       SCOPED_TRACE(absl::StrCat(Text(p), keep ? ", kept" : ""));
       OpPair pair(dtype());
@@ -151,9 +152,7 @@ TEST_P(LinearCudaTest, GeluKeepsThePreActivationUnlessItIsAbsent) {
       args.epilogue = LinearEpilogue::kGelu;
       if (keep) args.pre_activation = pair.Output("pre", dtype(), {p.rows, p.out()});
       ASSERT_THAT(pair.Run(args), IsOk());
-      const bool fused = !keep || p.out() % 8 == 0;
-      EXPECT_THAT(pair.variant(),
-                  HasSubstr(fused ? "bias and GELU, fused" : "is no multiple of 8"));
+      EXPECT_EQ(pair.variant(), "bias and GELU, fused");
       Doubles bound = forward.Bound(HalfUlp(dtype()));
       if (keep) pair.ExpectWithin(args.pre_activation, bound);
       for (size_t i = 0; i < bound.size(); ++i) {  // |gelu'| <= 1.13; its own error on two sides
@@ -161,6 +160,8 @@ TEST_P(LinearCudaTest, GeluKeepsThePreActivationUnlessItIsAbsent) {
         bound[i] = 1.13 * bound[i] + 2 * HalfUlp(dtype()) * std::abs(y) + 8e-7;
       }
       pair.ExpectWithin(args.y, bound);
+      if (keep) kept = pair.Cuda(args.y);
+      EXPECT_TRUE(pair.Cuda(args.y) == kept) << "bits depend on whether the pre-activation is kept";
     }
   }
 }
@@ -224,6 +225,24 @@ TEST_P(LinearCudaTest, WhatTheLibraryCannotFuseIsDoneBehindTheProduct) {
     ExpectResidualIsAdded(pair, forward, /*in_place=*/true,
                           "bias and residual, unfused: cuBLASLt: look for algorithms: no algorithm "
                           "with this epilogue (CUBLAS_STATUS_NOT_SUPPORTED)");
+  }
+  for (const bool keep : {true, false}) {
+    OpPair pair(dtype());
+    Forward forward(pair, p, dtype(), dtype(), dtype());
+    LinearArgs& args = forward.args;
+    args.weight = Parts(pair, "w", p.in, p, forward.w, Arena::kParameters);
+    forward.AddBias(Parts(pair, "b", 1, p, forward.b, Arena::kParameters), DType::kF32);
+    args.epilogue = LinearEpilogue::kGelu;
+    if (keep) args.pre_activation = pair.Output("pre", dtype(), {p.rows, p.out()});
+    ASSERT_THAT(pair.Run(args), IsOk());
+    EXPECT_THAT(pair.variant(), StartsWith("bias and GELU, unfused: cuBLASLt"));
+    Doubles bound = forward.Bound(HalfUlp(dtype()));
+    if (keep) pair.ExpectWithin(args.pre_activation, bound);
+    for (size_t i = 0; i < bound.size(); ++i) {
+      const double y = reference::Gelu(forward.z.value[i]);
+      bound[i] = 1.13 * bound[i] + 2 * HalfUlp(dtype()) * std::abs(y) + 8e-7;
+    }
+    pair.ExpectWithin(args.y, bound);
   }
   cuda_on_cpu::RefuseEpilogue(0);
 }
@@ -292,6 +311,41 @@ TEST_P(LinearCudaTest, GradInputWithPreActivationMultipliesByTheSlopeOfGelu) {
       bound[i] = 1.13 * (bound[i] + 2 * HalfUlp(dtype()) * z) + 8e-7 * z;
     }
     pair.ExpectWithin(backward.args.grad_x, bound);
+  }
+}
+
+// The GELU that backward computes again is forward's, the gradient is what it is without, and the
+// value may take the place of what it is made of.
+TEST_P(LinearCudaTest, GradInputGivesTheGeluOfForwardAgainToTheBit) {
+  for (const Problem& p : {Problem{50, 48, {40}}, {20, 16, {12}}, {9, 24, {7}}}) {
+    for (const bool in_place : {false, true}) {
+      SCOPED_TRACE(absl::StrCat(Text(p), in_place ? ", in place" : ""));
+      const Shape hidden = {p.rows, p.out()};
+      OpPair pair(dtype());
+      Forward first(pair, p, dtype(), dtype(), dtype());
+      LinearArgs& forward = first.args;
+      forward.weight = Parts(pair, "w", p.in, p, first.w, Arena::kParameters);
+      forward.epilogue = LinearEpilogue::kGelu;
+      forward.pre_activation = pair.Output("pre", dtype(), hidden);
+      const Problem back{p.rows, p.out(), {p.in}};
+      Backward second(pair, back, dtype(), dtype(), dtype());
+      LinearGradInputArgs& grad = second.args;
+      grad.weight = Parts(pair, "back", back.in, back, second.w, Arena::kParameters);
+      grad.pre_activation = forward.pre_activation;
+      LinearGradInputArgs again = grad;
+      again.grad_x = pair.Output("grad_x again", dtype(), hidden);
+      again.activation =
+          in_place ? forward.pre_activation : pair.Output("y again", dtype(), hidden);
+      Program program;
+      program.Add(forward);
+      program.Add(grad);
+      program.Add(again);
+      ASSERT_THAT(pair.RunProgram(program), IsOk());
+      const char* fused = p.out() % 8 == 0 ? "GELU again, fused" : "GELU again, unfused";
+      EXPECT_THAT(pair.variants(), Contains(HasSubstr(fused)));
+      EXPECT_TRUE(pair.Cuda(again.activation) == pair.Cuda(forward.y));
+      EXPECT_TRUE(pair.Cuda(again.grad_x) == pair.Cuda(grad.grad_x));
+    }
   }
 }
 
