@@ -1,6 +1,7 @@
 // Whole steps of training on CUDA against the CPU: forward, loss, backward over two micro-batches,
 // update, preparation of weights, evaluation and digest, as worker/model builds them, for every
-// head, loss, kind of label, precision, optimizer and head dim in use.
+// head, loss, kind of label, precision, optimizer and head dim in use, type of the residual stream
+// and level of recompute.
 
 #include <algorithm>
 #include <cmath>
@@ -43,6 +44,8 @@ struct Case {
   OptimizerKind optimizer = OptimizerKind::kAdafactor;
   PositionKind position = PositionKind::kLearned;
   int representation = 0;
+  DType residual = DType::kF32;
+  RecomputeLevel recompute = RecomputeLevel::kAuto;
 };
 const Case kCases[] = {
     {"map_sigmoid_dim16", 16, PoolKind::kMap, LossKind::kSigmoid},
@@ -72,6 +75,8 @@ PlanRequest RequestOf(const Case& c, Precision precision) {
   request.model.loss = c.loss;
   request.model.position = c.position;
   request.model.representation_size = c.representation;
+  request.model.residual = c.residual;
+  request.recompute = c.recompute;
   request.source_height = 15;
   request.source_width = 14;
   request.optimizer = c.optimizer;
@@ -297,7 +302,8 @@ INSTANTIATE_TEST_SUITE_P(EveryModel, StepCudaTest,
 //   off
 //         by a few ulps: 2^-18 of the tensor's norm together.
 //   bf16  truth is the CPU in f32. CUDA may be off by twice what the CPU in bf16 is: it rounds
-//         biases where the CPU does not, and GELU's input where CUDA does not.
+//         biases where the CPU does not, and where sums differ by an ulp, roundings go either way.
+//         The same where only the residual stream is bf16.
 // A key bias has gradient 0 (softmax is invariant to it): noise relative to the query's.
 constexpr double kF32Bound = 0x1p-18;
 constexpr double kBf16Floor = 0x1p-9;
@@ -307,24 +313,19 @@ double ScaleOf(const Parameter& p, const Gradients& gradients) {
   return Norm(gradients.at(absl::StrCat(p.name.substr(0, p.name.size() - 8), "query/bias")));
 }
 
-TEST_P(StepCudaTest, LossAndEveryGradientAreThoseOfTheCpu) {
-  Replica cpu(test_case(), precision(), CpuMaker(precision()));
-  Replica cuda(test_case(), precision(), Cuda());
-  cpu.Step(7);
-  cuda.Step(7);
+void ExpectF32StepOfTheCpu(Replica& cuda, Replica& cpu) {
   const Gradients of_cpu = GradientsOf(cpu), of_cuda = GradientsOf(cuda);
-  if (precision() == Precision::kF32) {
-    EXPECT_NEAR(cuda.LossSum(), cpu.LossSum(), 1e-6 * std::abs(cpu.LossSum()));
-    EXPECT_EQ(cuda.Correct(), cpu.Correct());
-    for (const Parameter& p : cpu.table().parameters()) {
-      EXPECT_TRUE(p.is_key_bias || Norm(of_cuda.at(p.name)) > 1e-6) << p.name;
-      EXPECT_LE(RelativeError(of_cuda.at(p.name), of_cpu.at(p.name), ScaleOf(p, of_cpu)), kF32Bound)
-          << p.name;
-    }
-    return;
+  EXPECT_NEAR(cuda.LossSum(), cpu.LossSum(), 1e-6 * std::abs(cpu.LossSum()));
+  EXPECT_EQ(cuda.Correct(), cpu.Correct());
+  for (const Parameter& p : cpu.table().parameters()) {
+    EXPECT_TRUE(p.is_key_bias || Norm(of_cuda.at(p.name)) > 1e-6) << p.name;
+    EXPECT_LE(RelativeError(of_cuda.at(p.name), of_cpu.at(p.name), ScaleOf(p, of_cpu)), kF32Bound)
+        << p.name;
   }
-  Replica exact(test_case(), Precision::kF32, CpuMaker(Precision::kF32));
-  exact.Step(7);
+}
+
+void ExpectBf16StepOfTheCpu(Replica& cuda, Replica& cpu, Replica& exact) {
+  const Gradients of_cpu = GradientsOf(cpu), of_cuda = GradientsOf(cuda);
   const Gradients truth = GradientsOf(exact);
   EXPECT_NEAR(cuda.LossSum(), exact.LossSum(),
               2 * std::abs(cpu.LossSum() - exact.LossSum()) + 0x1p-9 * exact.LossSum());
@@ -334,6 +335,46 @@ TEST_P(StepCudaTest, LossAndEveryGradientAreThoseOfTheCpu) {
     EXPECT_LE(RelativeError(of_cuda.at(p.name), truth.at(p.name), scale),
               2 * of_the_cpu + kBf16Floor)
         << p.name;
+  }
+}
+
+// `cuda` has made Step(7).
+void ExpectStepOfTheCpu(Replica& cuda, Case c, Precision precision) {
+  Replica cpu(c, precision, CpuMaker(precision));
+  cpu.Step(7);
+  if (precision == Precision::kF32 && c.residual == DType::kF32) {
+    return ExpectF32StepOfTheCpu(cuda, cpu);
+  }
+  c.residual = DType::kF32;
+  Replica exact(c, Precision::kF32, CpuMaker(Precision::kF32));
+  exact.Step(7);
+  ExpectBf16StepOfTheCpu(cuda, cpu, exact);
+}
+
+TEST_P(StepCudaTest, LossAndEveryGradientAreThoseOfTheCpu) {
+  Replica cuda(test_case(), precision(), Cuda());
+  cuda.Step(7);
+  ExpectStepOfTheCpu(cuda, test_case(), precision());
+}
+
+// For either type of the residual stream. What backward computes again is what forward had, so what
+// holds for one level holds for all.
+TEST_P(StepCudaTest, EveryLevelOfRecomputeGivesTheSameBitsAndTheyAreNearTheCpu) {
+  for (const DType residual : {DType::kF32, DType::kBf16}) {
+    Case c = test_case();
+    c.residual = residual;
+    c.recompute = RecomputeLevel::kNone;
+    Replica keeps_all(c, precision(), Cuda());
+    keeps_all.Step(7);
+    ExpectStepOfTheCpu(keeps_all, c, precision());
+    for (const auto level : {RecomputeLevel::kGeluAndLayerNorm, RecomputeLevel::kBlock}) {
+      SCOPED_TRACE(absl::StrCat(RecomputeName(level), ", residual ", DTypeName(residual)));
+      c.recompute = level;
+      Replica again(c, precision(), Cuda());
+      again.Step(7);
+      EXPECT_EQ(again.LossSum(), keeps_all.LossSum());
+      EXPECT_TRUE(GradientsOf(again) == GradientsOf(keeps_all));
+    }
   }
 }
 
