@@ -31,7 +31,8 @@ awk -F'"' '/"test"/ { n[$8]++ } END { printf "tests:"; for (o in n) printf " %d 
 awk -F'[:,]' '/"test"/ { p += $6; f += $8 } END { printf "       %d tests passed, %d failed\n", p, f }' /dev/null "$results"/test-*.json 2>/dev/null
 grep -h '"failed", \|"over ' "$results"/test-*.json 2>/dev/null
 ceiling=$(number "$results/ceiling.json" matmul_tflops)
-echo "ceiling: ${ceiling:--} TFLOP/s (cuBLASLt, 8192 cubed, bf16), $(number "$results/ceiling.json" copy_gigabytes_per_second) GB/s (copy)"
+copy=$(number "$results/ceiling.json" copy_gigabytes_per_second)
+echo "ceiling: ${ceiling:--} TFLOP/s (cuBLASLt, 8192 cubed, bf16), ${copy:--} GB/s (copy)"
 printf '%-7s %6s %9s %7s %6s %9s %8s %8s %9s %9s %6s\n' model batch ms/step img/s MFU% ceiling% GB plan_GB eager_img/s compile ratio
 for row in $rows; do
   variant=${row%:*} key=${row%:*}

@@ -136,6 +136,7 @@ peer() {
 # Every row once before any gets more.
 for row in $rows; do bench 1 "${row%:*}" "${row#*:}"; done
 for row in $rows; do
+  [[ -n $device ]] || break
   peer eager "${row%:*}" "${row#*:}"
   bench 2 "${row%:*}" "${row#*:}"
 done
