@@ -8,7 +8,7 @@ if(NOT vitscale_cuda MATCHES "^(auto|on|off)$")
 endif()
 
 set(VITSCALE_HAS_CUDA OFF)
-set(cuda_missing "")
+set(cuda_missing "VITSCALE_CUDA is off")
 if(NOT vitscale_cuda STREQUAL "off")
   # Without this CMake would take sm_75; "native" fails where there is no device.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)

@@ -9,7 +9,7 @@
 //                                       rows of a head find the other side in the L2 cache.
 //
 // sm_90, padded head dim 16, 32, ... 128, no spills, two blocks a multiprocessor or more:
-//   query pass   136 to 254 registers, 25 to 104 KB of shared memory
+//   query pass   139 to 254 registers, 25 to 104 KB of shared memory
 //   key pass     153 to 250 registers, 25 to 75 KB
 //
 // Two passes and no atomics: a block of the first owns query rows and goes over the keys, a block

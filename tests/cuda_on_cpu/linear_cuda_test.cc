@@ -51,6 +51,18 @@ Doubles Error(const reference::Product<double>& product, int64_t terms, double u
   }
   return error;
 }
+// A device's library may have no algorithm where the stand-in has one; the other variant takes
+// over.
+void ExpectVariant(const OpPair& pair, const std::string& name, const std::string& how) {
+#ifdef VITSCALE_CUDA_ON_CPU
+  EXPECT_EQ(pair.variant(), absl::StrCat(name, ", ", how));
+#else
+  EXPECT_THAT(pair.variant(), StartsWith(absl::StrCat(name, ", ")));
+#endif
+}
+std::string UnfusedWidth(int64_t width) {
+  return absl::StrCat("unfused: width ", width, " is no multiple of 8");
+}
 Doubles Twice(Doubles values) {
   for (double& value : values) value *= 2;
   return values;
@@ -132,7 +144,7 @@ TEST_P(LinearCudaTest, ProductPlusBiasIsFusedForEveryShapeAndOutput) {
           forward.AddBias(Parts(pair, "b", 1, p, forward.b, Arena::kParameters), y_type);
         }
         ASSERT_THAT(pair.Run(forward.args), IsOk());
-        EXPECT_EQ(pair.variant(), bias ? "bias, fused" : "product, fused");
+        ExpectVariant(pair, bias ? "bias" : "product", "fused");
         pair.ExpectWithin(forward.args.y, forward.Bound(HalfUlp(y_type)));
       }
     }
@@ -152,7 +164,7 @@ TEST_P(LinearCudaTest, GeluKeepsThePreActivationUnlessItIsAbsent) {
       args.epilogue = LinearEpilogue::kGelu;
       if (keep) args.pre_activation = pair.Output("pre", dtype(), {p.rows, p.out()});
       ASSERT_THAT(pair.Run(args), IsOk());
-      EXPECT_EQ(pair.variant(), "bias and GELU, fused");
+      ExpectVariant(pair, "bias and GELU", "fused");
       Doubles bound = forward.Bound(HalfUlp(dtype()));
       if (keep) pair.ExpectWithin(args.pre_activation, bound);
       for (size_t i = 0; i < bound.size(); ++i) {  // |gelu'| <= 1.13; its own error on two sides
@@ -166,8 +178,7 @@ TEST_P(LinearCudaTest, GeluKeepsThePreActivationUnlessItIsAbsent) {
   }
 }
 
-void ExpectResidualIsAdded(OpPair& pair, Forward& forward, bool in_place,
-                           const std::string& variant) {
+void ExpectResidualIsAdded(OpPair& pair, Forward& forward, bool in_place, const std::string& how) {
   LinearArgs& args = forward.args;
   const Doubles residual =
       Rounded(NormalValues(forward.p.rows * forward.p.out(), 3, 4), DType::kF32);
@@ -175,7 +186,7 @@ void ExpectResidualIsAdded(OpPair& pair, Forward& forward, bool in_place,
   args.residual = pair.Input("residual", DType::kF32, {forward.p.rows, forward.p.out()}, residual);
   if (in_place) args.y = args.residual;
   ASSERT_THAT(pair.Run(args), IsOk());
-  EXPECT_EQ(pair.variant(), variant);
+  ExpectVariant(pair, "bias and residual", how);
   for (size_t i = 0; i < residual.size(); ++i) {
     forward.z.value[i] += residual[i];
     forward.z.magnitude[i] += std::abs(residual[i]);
@@ -190,7 +201,7 @@ TEST_P(LinearCudaTest, ResidualIsAddedInF32EvenInPlace) {
     Forward forward(pair, p, dtype(), dtype(), DType::kF32);
     forward.args.weight = Parts(pair, "w", p.in, p, forward.w, Arena::kParameters);
     forward.AddBias(Parts(pair, "b", 1, p, forward.b, Arena::kParameters), DType::kF32);
-    ExpectResidualIsAdded(pair, forward, in_place, "bias and residual, fused");
+    ExpectResidualIsAdded(pair, forward, in_place, "fused");
   }
 }
 
@@ -205,8 +216,8 @@ TEST_P(LinearCudaTest, FullPrecisionMultipliesInF32WhateverTheOperands) {
         forward.AddBias(Parts(pair, "b", 1, p, forward.b, Arena::kParameters), DType::kF32);
         forward.args.full_precision = true;
         ASSERT_THAT(pair.Run(forward.args), IsOk());
-        EXPECT_EQ(pair.variant(),
-                  y_type == DType::kF32 ? "bias, fused" : "bias, unfused: f32 products into bf16");
+        ExpectVariant(pair, "bias",
+                      y_type == DType::kF32 ? "fused" : "unfused: f32 products into bf16");
         pair.ExpectWithin(forward.args.y, forward.Bound(HalfUlp(y_type)));
       }
     }
@@ -223,7 +234,7 @@ TEST_P(LinearCudaTest, WhatTheLibraryCannotFuseIsDoneBehindTheProduct) {
     forward.AddBias(Parts(pair, "b", 1, p, forward.b, Arena::kParameters), DType::kF32);
     cuda_on_cpu::RefuseEpilogue(CUBLASLT_EPILOGUE_BIAS);
     ExpectResidualIsAdded(pair, forward, /*in_place=*/true,
-                          "bias and residual, unfused: cuBLASLt: look for algorithms: no algorithm "
+                          "unfused: cuBLASLt: look for algorithms: no algorithm "
                           "with this epilogue (CUBLAS_STATUS_NOT_SUPPORTED)");
   }
   for (const bool keep : {true, false}) {
@@ -273,7 +284,7 @@ TEST_P(LinearCudaTest, GradInputIsTheProductWithTheTransposedWeight) {
       Backward backward(pair, p, dtype(), dtype(), x_type);
       backward.args.weight = Parts(pair, "w", p.in, p, backward.w, Arena::kParameters);
       ASSERT_THAT(pair.Run(backward.args), IsOk());
-      EXPECT_EQ(pair.variant(), "product, fused");
+      ExpectVariant(pair, "product", "fused");
       pair.ExpectWithin(backward.args.grad_x, Twice(Error(backward.z, p.out(), HalfUlp(x_type))));
     }
   }
@@ -302,7 +313,8 @@ TEST_P(LinearCudaTest, GradInputWithPreActivationMultipliesByTheSlopeOfGelu) {
     backward.args.weight = Parts(pair, "w", p.in, p, backward.w, Arena::kParameters);
     backward.args.pre_activation = pair.Input("pre", dtype(), {p.rows, p.in}, pre);
     ASSERT_THAT(pair.Run(backward.args), IsOk());
-    EXPECT_THAT(pair.variant(), HasSubstr(p.in % 8 == 0 ? "gradient, fused" : "gradient, unfused"));
+    ExpectVariant(pair, "product and GELU's gradient",
+                  p.in % 8 == 0 ? "fused" : UnfusedWidth(p.in));
     // The CPU rounds the product before it multiplies by the slope (at most 1.13, exact to 4e-7),
     // and both round at the end.
     Doubles bound = Twice(Error(backward.z, p.out(), HalfUlp(dtype())));

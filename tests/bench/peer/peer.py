@@ -16,7 +16,7 @@ import time
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", default="S/16", help="Ti/16, S/16, B/16, L/16, or small (28x28, patch 4)")
+    parser.add_argument("--variant", default="S/16", help="Ti/16, S/16, B/16, L/16, g/14, or small (28x28, patch 4)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16", help="bf16: autocast")
     parser.add_argument("--threads", type=int, default=2)
