@@ -120,16 +120,22 @@ StatisticsViews StatisticsLayout(ArenaLayout& arena) {
 }
 
 // Whole tensors in the order of the gradient arena, as many as fit; a tensor above the limit has a
-// bucket of its own.
+// bucket of its own. Backward hides the sums of all but the last bucket, so buckets shrink towards
+// the end: each holds at most half of what is still to come, down to a size below which the
+// beginning of a sum costs more than its bytes.
 std::vector<Bucket> MakeBuckets(const ParamTable& table, int64_t limit) {
+  constexpr int64_t kLastBytes = int64_t{2} << 20;
   std::vector<Bucket> buckets;
   const auto& parameters = table.parameters();
+  int64_t to_come = table.arena_elements() * DTypeBytes(DType::kF32), most = 0;
   for (auto p = parameters.rbegin(); p != parameters.rend(); ++p) {
     const int64_t bytes = AlignUp(p->elements(), kParameterAlignment) * DTypeBytes(DType::kF32);
-    if (buckets.empty() || buckets.back().bytes + bytes > limit) {
+    if (buckets.empty() || buckets.back().bytes + bytes > most) {
       buckets.push_back({p->gradient_offset * DTypeBytes(DType::kF32), 0});
+      most = std::min(limit, std::max(to_come / 2, kLastBytes));
     }
     buckets.back().bytes += bytes;
+    to_come -= bytes;
   }
   return buckets;
 }

@@ -34,10 +34,10 @@ constexpr const char* WeightPackingName(WeightPacking packing) {
 struct PlanRequest {
   ModelConfig model;
   OptimizerKind optimizer = OptimizerKind::kAdafactor;
-  Precision precision = Precision::kF32;    // kAuto is refused: resolve it first
-  int64_t batch_micro = 0;                  // images that go through the network at once
-  int64_t batch_global = 0;                 // images per step over all workers; 0: batch_micro
-  int64_t bucket_bytes = int64_t{2} << 20;  // the last one is not hidden by backward
+  Precision precision = Precision::kF32;     // kAuto is refused: resolve it first
+  int64_t batch_micro = 0;                   // images that go through the network at once
+  int64_t batch_global = 0;                  // images per step over all workers; 0: batch_micro
+  int64_t bucket_bytes = int64_t{32} << 20;  // of gradients, at most: summed as one
   bool polyak = false;
   int source_height = 0, source_width = 0;  // of the images as read; 0: image_size
   float range_min = -1.0f, range_max = 1.0f;

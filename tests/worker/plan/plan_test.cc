@@ -208,6 +208,15 @@ TEST(PlanTest, BucketsCoverTheGradientArenaWithWholeTensors) {
   EXPECT_GT(plan.layout.buckets.size(), 10u);
 }
 
+// The sum of the last bucket is the one that backward cannot hide.
+TEST(PlanTest, TheLastBucketIsSmallHoweverLargeBucketsMayBe) {
+  const Plan plan = Planned(Request("S/16", 32));
+  const std::vector<Bucket>& buckets = plan.layout.buckets;
+  ASSERT_GT(buckets.size(), 3u);
+  EXPECT_GT(buckets.front().bytes, int64_t{16} << 20);
+  EXPECT_LE(buckets.back().bytes, int64_t{4} << 20);
+}
+
 TEST(PlanTest, ATensorAboveTheBucketSizeHasABucketOfItsOwn) {
   PlanRequest request = Request("mu/16", 1000, 1);
   request.bucket_bytes = 64;
