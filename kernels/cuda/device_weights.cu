@@ -216,7 +216,6 @@ absl::Status DeviceWeights::MakeNew(const RunContext& context) {
 }
 
 absl::Status CheckKernelsFit(const Device& device) {
-#ifndef VITSCALE_CUDA_ON_CPU
   cudaFuncAttributes attributes{};
   const cudaError_t error =
       cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(CopyTiles));
@@ -227,9 +226,6 @@ absl::Status CheckKernelsFit(const Device& device) {
                      ", this build has no kernels for it (CMAKE_CUDA_ARCHITECTURES)"));
   }
   return CudaStatus(error, "look for kernels");
-#else
-  return absl::OkStatus();
-#endif
 }
 
 CudaOpOr MakeCudaOp(const PrepareWeightsArgs& args, CudaOpBuilder& builder) {

@@ -72,7 +72,7 @@ const std::vector<SourceFile>& Tree() {
     for (const char* folder : {"kernels", "proto", "server", "worker", "client", "tests"}) {
       for (const auto& entry : std::filesystem::recursive_directory_iterator(root / folder)) {
         const std::string extension = entry.path().extension();
-        if (extension == ".h" || extension == ".cc")
+        if (extension == ".h" || extension == ".cc" || extension == ".cu")
           result->push_back(ReadSource(root, entry.path()));
       }
     }
@@ -100,7 +100,11 @@ std::vector<std::string> FaultyIncludes(const Check& check) {
   return faults;
 }
 
-TEST(ArchitectureTest, TheTreeIsFound) { EXPECT_GT(Tree().size(), 100u); }
+TEST(ArchitectureTest, TheTreeIsFound) {
+  EXPECT_GT(Tree().size(), 100u);
+  EXPECT_TRUE(std::any_of(Tree().begin(), Tree().end(),
+                          [](const SourceFile& file) { return absl::EndsWith(file.path, ".cu"); }));
+}
 
 TEST(ArchitectureTest, LayersIncludeOnlyWhatTheTableAllows) {
   EXPECT_THAT(FaultyIncludes([](const SourceFile& file, const Include& include) -> std::string {
@@ -201,7 +205,9 @@ TEST(ArchitectureTest, EveryHeaderBeginsByWhatItIs) {
 TEST(IncludeRulesTest, PathsAreSortedIntoLayers) {
   EXPECT_EQ(LayerOf("kernels/base/files.h"), Layer::kBase);
   EXPECT_EQ(LayerOf("kernels/tensor.h"), Layer::kProgram);
-  EXPECT_EQ(LayerOf("kernels/cpu/isa.h"), Layer::kKernels);
+  EXPECT_EQ(LayerOf("kernels/check.cc"), Layer::kKernels);
+  EXPECT_EQ(LayerOf("kernels/cpu/isa.h"), Layer::kCpu);
+  EXPECT_EQ(LayerOf("kernels/cuda/dialect/warp.h"), Layer::kCuda);
   EXPECT_EQ(LayerOf("vitscale/v1/job.pb.h"), Layer::kMessages);
   EXPECT_EQ(LayerOf("vitscale/v1/control_service.grpc.pb.h"), Layer::kRpc);
   EXPECT_EQ(LayerOf("worker/agent/core/agent_core.h"), Layer::kAgent);
@@ -221,6 +227,8 @@ TEST(IncludeRulesTest, TheTableSaysNoWhereItMatters) {
   EXPECT_EQ(MayInclude(Layer::kClient).count(Layer::kEngine), 0u);
   EXPECT_EQ(MayInclude(Layer::kFileFormats).count(Layer::kEngine), 0u);
   EXPECT_EQ(MayInclude(Layer::kFileFormats).count(Layer::kFactory), 0u);
+  EXPECT_EQ(MayInclude(Layer::kCuda).count(Layer::kCpu), 0u);
+  EXPECT_EQ(MayInclude(Layer::kKernels).count(Layer::kCuda), 0u);
   EXPECT_EQ(MayInclude(Layer::kBase).size(), 1u);
 }
 

@@ -22,7 +22,9 @@ enum class Layer {
   kBase,         // kernels/base
   kProgram,      // what a model is built from: kernels/{backend,tensor,program,ops}.h
   kFactory,      // kernels/backend_factory.h
-  kKernels,      // the rest of kernels/
+  kKernels,      // the rest of kernels/: what both backends share
+  kCpu,          // kernels/cpu
+  kCuda,         // kernels/cuda: a plugin, so nothing includes it
   kMessages,     // generated messages and protobuf itself
   kRpc,          // generated services, gRPC, proto/rpc
   kMetrics,      // proto/metrics

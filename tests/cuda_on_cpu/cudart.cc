@@ -75,8 +75,14 @@ cudaError_t Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
     CopyBytes(snapshot.get(), from, bytes);
     source = snapshot.get();
   }
+  if (to_device && !from_device) device.last_copied_to = to;
+  const bool hide = Pinned(to);  // until the copy is done
+  if (hide) Poison(to, bytes);
   device.Put(*stream, {kCall, nullptr}, {{from, bytes, false}, {to, bytes, true}},
-             [to, source, bytes, snapshot] { CopyBytes(to, source, bytes); });
+             [to, source, bytes, hide, snapshot] {
+               if (hide) Unpoison(to, bytes);
+               CopyBytes(to, source, bytes);
+             });
   if (!to_device && !Pinned(to)) device.Wait(*stream);
   return cudaSuccess;
 }
@@ -251,6 +257,12 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const auto lock = Lock();
   *total = static_cast<size_t>(Device::Get().memory_bytes);
   *free = *total - static_cast<size_t>(Device::Get().counts.live_bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  std::memset(attributes, 0, sizeof(*attributes));
+  attributes->maxThreadsPerBlock = 1024;
+  attributes->binaryVersion = attributes->ptxVersion = 90;
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {

@@ -16,6 +16,8 @@ constexpr size_t kAlignment = 256;
 constexpr size_t kHiddenBytesMax = size_t{8} << 20;
 constexpr size_t kSharedBytesMax = 227 * 1024;
 constexpr int kGarbage = 0xff;  // NaN in f32 and bf16
+constexpr size_t kPinnedGarbage =
+    64 * 1024;  // staging buffers are large and made for every backend
 
 bool Hidden(const Allocation& a) { return !a.pinned && a.bytes <= kHiddenBytesMax; }
 
@@ -51,9 +53,9 @@ cudaError_t Device::Allocate(size_t bytes, bool pinned, void** out) {
   const auto live_bytes = counts.live_bytes + static_cast<int64_t>(bytes);
   if (!pinned && live_bytes > memory_bytes) return cudaErrorMemoryAllocation;
   if (posix_memalign(out, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
-  FillBytes(*out, kGarbage, bytes);
+  FillBytes(*out, kGarbage, pinned ? std::min(bytes, kPinnedGarbage) : bytes);
   Allocation& made = allocations_[static_cast<const std::byte*>(*out)];
-  made = {static_cast<std::byte*>(*out), bytes, pinned, {}};
+  made = {static_cast<std::byte*>(*out), bytes, pinned, {}, {}};
   if (!memory_open_ && Hidden(made)) Poison(made.begin, bytes);
   ++counts.allocations;
   ++counts.live;
@@ -90,10 +92,24 @@ void Device::OpenMemory(bool open) {
     if (!Hidden(allocation)) continue;
     if (open) {
       Unpoison(begin, allocation.bytes);
+      PoisonGuards(allocation);
     } else {
       Poison(begin, allocation.bytes);
     }
   }
+}
+
+void Device::PoisonGuards(const Allocation& allocation) {
+  for (const Guard& guard : allocation.guards) Poison(allocation.begin + guard.begin, guard.bytes);
+}
+
+void GuardLastCopied(const std::vector<Guard>& guards) {
+  Device& device = Device::Get();
+  std::lock_guard lock(device.mutex());
+  Allocation* allocation = device.Find(device.last_copied_to);
+  if (allocation == nullptr) Fault("GuardLastCopied: nothing was copied to the device");
+  allocation->guards = guards;
+  device.PoisonGuards(*allocation);
 }
 
 // ---- streams -----------------------------------------------------------------------------------

@@ -48,6 +48,13 @@ void SetDeviceMemory(int64_t bytes);
 // How many devices there are; default 1.
 void SetDeviceCount(int count);
 
+// Bytes of the device's memory that kernels must not touch; the allocation is the one that the last
+// copy from the host went to. Until that is freed.
+struct Guard {
+  size_t begin, bytes;
+};
+void GuardLastCopied(const std::vector<Guard>& guards);
+
 // ---- how the stand-in uses it ------------------------------------------------------------------
 
 using Clock = std::map<int, uint64_t>;  // stream -> how much of its work has happened before
@@ -85,6 +92,7 @@ struct Allocation {
   std::byte* begin = nullptr;
   size_t bytes = 0;
   bool pinned = false;  // host memory
+  std::vector<Guard> guards;
   std::vector<Access> accesses;
   const std::byte* end() const { return begin + bytes; }
 };
@@ -117,14 +125,17 @@ class Device {
   void RunKernel(const Launched& launched);
   bool HasDevice(int index) const { return index >= 0 && index < device_count; }
 
+  const void* last_copied_to = nullptr;  // from the host
   DeviceCounts counts;
   int fail_in = 0;
   int64_t memory_bytes = int64_t{80} << 30;
   int device_count = 1;
 
  private:
+  friend void GuardLastCopied(const std::vector<Guard>& guards);
   void Check(const Stream& stream, Toucher toucher, const Touch& touch);
   void OpenMemory(bool open);
+  void PoisonGuards(const Allocation& allocation);
 
   std::recursive_mutex mutex_;
   std::map<const std::byte*, Allocation> allocations_;  // by begin

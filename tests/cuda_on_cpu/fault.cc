@@ -52,8 +52,9 @@ bool SamePlace(CodePlace a, CodePlace b) {
   return Frames(a) == Frames(b);
 }
 
+// The symbolizer takes a program counter for a return address and looks a byte before it.
 std::string FunctionName(const void* function) {
-  const std::vector<std::string> frames = Symbolized(function, "%f");
+  const std::vector<std::string> frames = Symbolized(static_cast<const char*>(function) + 1, "%f");
   return frames.empty() ? "?" : frames.back();
 }
 

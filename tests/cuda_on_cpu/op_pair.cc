@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "tests/cuda_on_cpu/guards.h"
 #include "tests/cuda_on_cpu/schedule.h"
 
 namespace vitscale {
@@ -20,7 +21,9 @@ BackendMaker CudaBackendMaker(DType compute) {
 }
 
 OpPair::OpPair(DType compute)
-    : cpu_(Variant{AllInstructionSets().back(), compute}), cuda_(CudaBackendMaker(compute)) {}
+    : cpu_(Variant{AllInstructionSets().back(), compute}), cuda_(CudaBackendMaker(compute)) {
+  cuda_.set_arena_written(&cuda_on_cpu::GuardArena);
+}
 
 TensorView OpPair::Input(absl::string_view name, DType dtype, Shape shape, const Doubles& values,
                          Arena arena) {

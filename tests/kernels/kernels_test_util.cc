@@ -146,7 +146,9 @@ absl::Status OpBench::RunProgram(Program program, StepScalars scalars, MarkerSin
   for (int i = 0; i < kArenaCount; ++i) bytes[i] = static_cast<int64_t>(memory_[i].size());
   VITSCALE_RETURN_IF_ERROR(backend->Allocate(bytes));
   for (int i = 0; i < kArenaCount; ++i) {
-    if (bytes[i] > 0) VITSCALE_RETURN_IF_ERROR(backend->Write(WholeArena(i, bytes[i]), memory_[i]));
+    if (bytes[i] == 0) continue;
+    VITSCALE_RETURN_IF_ERROR(backend->Write(WholeArena(i, bytes[i]), memory_[i]));
+    if (arena_written_ != nullptr) arena_written_(owned_[i]);
   }
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<PreparedProgram> prepared,
                             backend->Prepare(std::move(program)));
@@ -155,8 +157,7 @@ absl::Status OpBench::RunProgram(Program program, StepScalars scalars, MarkerSin
   for (int i = 0; i < kArenaCount; ++i) {
     after_[i].resize(bytes[i]);
     if (bytes[i] > 0) {
-      VITSCALE_RETURN_IF_ERROR(
-          backend->Read(WholeArena(i, bytes[i]), absl::MakeSpan(after_[i])));
+      VITSCALE_RETURN_IF_ERROR(backend->Read(WholeArena(i, bytes[i]), absl::MakeSpan(after_[i])));
     }
     const int64_t changed = ChangedBytes(memory_[i], after_[i], owned_[i]);
     if (changed > 0) {

@@ -53,6 +53,10 @@ class OpBench {
   // On whatever backend `maker` makes, a new one for every run.
   explicit OpBench(BackendMaker maker) : maker_(std::move(maker)) {}
 
+  // Called before a run when an arena has been written: which of its bytes belong to a tensor.
+  using ArenaWritten = std::function<void(const std::vector<bool>& owned)>;
+  void set_arena_written(ArenaWritten written) { arena_written_ = std::move(written); }
+
   // An input holds `values`; an output holds garbage (0xA5 bytes) until an op writes it.
   TensorView Input(absl::string_view name, DType dtype, Shape shape, const Doubles& values,
                    Arena arena = Arena::kActivations);
@@ -82,6 +86,7 @@ class OpBench {
 
   Variant variant_;
   BackendMaker maker_;
+  ArenaWritten arena_written_;
   std::vector<std::string> chosen_;
   std::array<std::vector<std::byte>, kArenaCount>
       memory_;                                        // what the test asked for, sentinels between
