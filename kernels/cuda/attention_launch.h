@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
 #include "kernels/cuda/attention_choice.h"
 #include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/cuda_op.h"
@@ -72,6 +73,17 @@ std::string WhySimple(DType dtype, int64_t head_dim, const CudaOpBuilder& builde
   const int64_t shared_bytes =
       WithPaddedHeadDim(head_dim, [](auto dim) { return int64_t{sizeof(Shared<dim()>)}; });
   return WhySimpleAttention(dtype, head_dim, shared_bytes, builder.limits().shared_bytes_per_block);
+}
+
+// The op by tensor cores (`mma`, whose blocks have Shared<kDim>) where that can be, else simply.
+template <template <int> class Shared, typename Args>
+CudaOpOr MakeSelfAttention(const Args& args, CudaOpBuilder& builder,
+                           CudaOpOr (*mma)(const Args&, CudaOpBuilder&, AttentionShape)) {
+  VITSCALE_RETURN_IF_ERROR(CheckAttentionSize(args.batch, args.tokens, args.heads));
+  const AttentionShape shape =
+      ShapeOfAttention(args.tokens, args.heads, args.out.columns() / args.heads);
+  const std::string why = WhySimple<Shared>(args.out.dtype, shape.head_dim, builder);
+  return why.empty() ? mma(args, builder, shape) : SimpleSelfAttention(args, builder, shape, why);
 }
 
 }  // namespace vitscale::cuda

@@ -117,6 +117,22 @@ __device__ inline void StoreWarpColumns(const Group<kLanes>& group, const Column
   }
 }
 
+// This lane's columns of k and v of the group's tokens; zeros beyond the last token and column.
+template <typename T, int kLanes>
+__device__ inline void LoadTokens(const Group<kLanes>& group, const HeadRows<const T>& keys,
+                                  const HeadRows<const T>& values, int first,
+                                  const AttentionShape& shape, Columns (&k)[kInFlight],
+                                  Columns (&v)[kInFlight]) {
+#pragma unroll
+  for (int i = 0; i < kInFlight; ++i) {
+    k[i] = v[i] = ZeroFloats<kLaneColumns>();
+    const int token = group.Token(first, i);
+    if (!group.has_columns || token >= shape.tokens) continue;
+    k[i] = LoadFloats<kLaneColumns>(keys.Row(token) + group.column);
+    v[i] = LoadFloats<kLaneColumns>(values.Row(token) + group.column);
+  }
+}
+
 // Groups of fewer lanes than columns / 8 leave columns out; more idle.
 constexpr int GroupLanes(int head_dim) {
   int lanes = 2;
@@ -142,14 +158,7 @@ __device__ inline void AddTokens(const Group<kLanes>& group, const HeadRows<cons
                                  const HeadRows<const T>& values, const Columns& query, int first,
                                  const AttentionShape& shape, Running& running) {
   Columns k[kInFlight], v[kInFlight];
-#pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
-    k[i] = v[i] = ZeroFloats<kLaneColumns>();
-    const int token = group.Token(first, i);
-    if (!group.has_columns || token >= shape.tokens) continue;
-    k[i] = LoadFloats<kLaneColumns>(keys.Row(token) + group.column);
-    v[i] = LoadFloats<kLaneColumns>(values.Row(token) + group.column);
-  }
+  LoadTokens(group, keys, values, first, shape, k, v);
   float score[kInFlight], max = running.max;
 #pragma unroll
   for (int i = 0; i < kInFlight; ++i) {
@@ -242,14 +251,7 @@ __device__ inline void AddTokens(const Group<kLanes>& group, const HeadRows<cons
                                  const AttentionShape& shape, Vec<float, 2>* weights,
                                  RunningGrad& running) {
   Columns k[kInFlight], v[kInFlight];
-#pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
-    k[i] = v[i] = ZeroFloats<kLaneColumns>();
-    const int token = group.Token(first, i);
-    if (!group.has_columns || token >= shape.tokens) continue;
-    k[i] = LoadFloats<kLaneColumns>(keys.Row(token) + group.column);
-    v[i] = LoadFloats<kLaneColumns>(values.Row(token) + group.column);
-  }
+  LoadTokens(group, keys, values, first, shape, k, v);
 #pragma unroll
   for (int i = 0; i < kInFlight; ++i) {
     const float score = WarpSum<kLanes>(DotColumns(query, k[i])) * shape.scale;

@@ -248,11 +248,7 @@ CudaOpOr Mma(const SelfAttentionArgs& args, CudaOpBuilder& builder, AttentionSha
 }  // namespace
 
 CudaOpOr MakeCudaOp(const SelfAttentionArgs& args, CudaOpBuilder& builder) {
-  VITSCALE_RETURN_IF_ERROR(CheckAttentionSize(args.batch, args.tokens, args.heads));
-  const AttentionShape shape =
-      ShapeOfAttention(args.tokens, args.heads, args.out.columns() / args.heads);
-  const std::string why = WhySimple<ForwardShared>(args.out.dtype, shape.head_dim, builder);
-  return why.empty() ? Mma(args, builder, shape) : SimpleSelfAttention(args, builder, shape, why);
+  return MakeSelfAttention<ForwardShared>(args, builder, Mma);
 }
 
 }  // namespace vitscale::cuda

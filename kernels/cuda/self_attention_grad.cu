@@ -350,8 +350,7 @@ absl::Status RunPasses(const GradArgs& args, AttentionShape shape, int64_t heads
                 dim3(kAttentionThreads), sizeof(KeyShared<kDim>), stream, args, shape);
 }
 
-CudaOpOr Mma(const SelfAttentionGradArgs& args, CudaOpBuilder& builder,
-             const AttentionShape& shape) {
+CudaOpOr Mma(const SelfAttentionGradArgs& args, CudaOpBuilder& builder, AttentionShape shape) {
   GradArgs to{builder.Memory<const Bf16>(args.grad_out), builder.Memory<const Bf16>(args.qkv),
               builder.Memory<const Bf16>(args.out), builder.Memory<const float>(args.log_sum_exp),
               builder.Memory<Bf16>(args.grad_qkv)};
@@ -369,11 +368,7 @@ CudaOpOr Mma(const SelfAttentionGradArgs& args, CudaOpBuilder& builder,
 }  // namespace
 
 CudaOpOr MakeCudaOp(const SelfAttentionGradArgs& args, CudaOpBuilder& builder) {
-  VITSCALE_RETURN_IF_ERROR(CheckAttentionSize(args.batch, args.tokens, args.heads));
-  const AttentionShape shape =
-      ShapeOfAttention(args.tokens, args.heads, args.out.columns() / args.heads);
-  const std::string why = WhySimple<EitherShared>(args.out.dtype, shape.head_dim, builder);
-  return why.empty() ? Mma(args, builder, shape) : SimpleSelfAttention(args, builder, shape, why);
+  return MakeSelfAttention<EitherShared>(args, builder, Mma);
 }
 
 }  // namespace vitscale::cuda
