@@ -64,6 +64,7 @@ class Builder : public CpuOpBuilder {
   int64_t batch() const override { return batch_; }
   int64_t panel_items() const override { return panel_items_; }
   PackedWeights& weights() override { return weights_; }
+  const Op* next() const override { return next_; }
   void RequestScratch(int64_t bytes) override {
     program_.scratch_bytes = std::max(program_.scratch_bytes, bytes);
   }
@@ -73,6 +74,7 @@ class Builder : public CpuOpBuilder {
     panel_items_ = panel_items;
   }
   void EndGroup() { BeginGroup(0, 1); }
+  void SetNext(const Op* next) { next_ = next; }
   absl::Status status() const { return status_; }
 
  protected:
@@ -98,6 +100,7 @@ class Builder : public CpuOpBuilder {
   CpuProgram& program_;
   int64_t batch_ = 0;
   int64_t panel_items_ = 1;
+  const Op* next_ = nullptr;
   absl::Status status_;
 };
 
@@ -180,6 +183,7 @@ absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram
   bool in_group = false;
   for (size_t i = 0; i < program.ops().size(); ++i) {
     const Op& op = program.ops()[i];
+    builder.SetNext(i + 1 < program.ops().size() ? &program.ops()[i + 1] : nullptr);
     if (const auto* begin = std::get_if<PanelBeginArgs>(&op)) {
       if (auto packing = weights_.BeginUses(); packing != nullptr)
         prepared.steps.emplace_back().ops.push_back(std::move(packing));
@@ -224,6 +228,7 @@ absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram
 absl::StatusOr<std::unique_ptr<PreparedProgram>> CpuBackend::DoPrepare(Program program) {
   VITSCALE_RETURN_IF_ERROR(CheckBounds(program, bytes_));
   auto prepared = std::make_unique<CpuProgram>();
+  (void)weights_.TakeLeftRows();  // of a program that could not be bound to its end
   Builder builder(isa_, pool_.size(), arenas_, weights_, *prepared);
   VITSCALE_RETURN_IF_ERROR(AddSteps(program, builder, *prepared));
   VITSCALE_RETURN_IF_ERROR(GrowScratch(prepared->scratch_bytes));

@@ -41,6 +41,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/ops.h"
+#include "kernels/program.h"
 
 namespace vitscale::cpu {
 
@@ -89,6 +90,8 @@ class CpuOpBuilder {
   virtual int64_t batch() const = 0;
   virtual int64_t panel_items() const = 0;
   virtual PackedWeights& weights() = 0;
+  // The op that follows in the program, null at its end.
+  virtual const Op* next() const = 0;
 
   // For ops that work row by row and have no batch of their own.
   RowTiling TileRows(int64_t rows) const {

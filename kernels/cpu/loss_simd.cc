@@ -5,7 +5,8 @@
 //   sigmoid(z) = 1 / (1 + t) for z >= 0, else t / (1 + t)
 // For a right answer (y = 1, z >> 0) the first two terms cancel exactly and the loss keeps its
 // relative precision; so does the gradient, which is not taken as sigmoid(z) - 1. Every sum over
-// classes is in f64, one partial sum per lane.
+// classes is in f64, one partial sum per lane. A logit of -inf is a class that cannot be: where it
+// is no target, y z counts as 0.
 
 #include <cmath>
 
@@ -47,6 +48,11 @@ Greatest FindGreatest(const float* values, int64_t count) {
   return {value[winner], static_cast<int64_t>(lane_index[winner])};
 }
 
+// z where y is not 0, else `other`: 0 * -inf would be NaN.
+VITSCALE_INLINE F32 WhereLabel(F32 y, F32 z, F32 other) {
+  return Select(Zero() < Abs(y), z, other);
+}
+
 // ---- sigmoid ------------------------------------------------------------------------------------
 
 template <typename Grad, typename Y>
@@ -57,7 +63,7 @@ double SigmoidPiece(const float* logits, const Y* labels, float weight, Grad* gr
     const F32 y = Load(Advance(labels, c), lanes);
     const F32 t = Exp(Zero() - Abs(z));
     F32 loss = Max(Zero(), z);
-    if constexpr (kPresent<Y>) loss = NegMulAdd(y, z, loss);
+    if constexpr (kPresent<Y>) loss = NegMulAdd(y, WhereLabel(y, z, Zero()), loss);
     loss = loss + Log1pUnit(t);
     total = total + Widen(Keep(loss, lanes, Zero()));
     if constexpr (kPresent<Grad>) {
@@ -115,9 +121,11 @@ void LabelSums(const float* logits, const float* labels, float maximum, int64_t 
                double* label_sum, double* gap_sum) {
   F64 sum = ZeroDouble(), gap = ZeroDouble();
   ForVectors(count, [&](int64_t c, auto lanes, int) VITSCALE_BODY {
-    const F64 y = Widen(Load(labels + c, lanes));
+    const F32 label = Load(labels + c, lanes);
+    const F64 y = Widen(label);
     sum = sum + y;
-    gap = gap + y * (WideSet(maximum) - Widen(Keep(Load(logits + c, lanes), lanes, Set(maximum))));
+    const F32 z = WhereLabel(label, Load(logits + c, lanes), Set(maximum));
+    gap = gap + y * (WideSet(maximum) - Widen(z));
   });
   *label_sum = ReduceAdd(sum);
   *gap_sum = ReduceAdd(gap);

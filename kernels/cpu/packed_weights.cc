@@ -60,33 +60,6 @@ void ForBlocks(const PackedLayout& layout, int64_t column, int64_t columns, cons
   }
 }
 
-// An item is a slab of a weight.
-class PrepareWeightsOp : public CpuOp {
- public:
-  PrepareWeightsOp(std::vector<WeightKey> keys, const PackedWeights& weights)
-      : keys_(std::move(keys)), weights_(weights) {
-    for (size_t i = 0; i < keys_.size(); ++i) {
-      for (int64_t slab = 0; slab < PackedWeights::Slabs(keys_[i]); ++slab)
-        slabs_.push_back({i, slab});
-    }
-  }
-  int64_t items(int /*phase*/) const override { return static_cast<int64_t>(slabs_.size()); }
-  void Run(const RunContext& context, int /*phase*/, int64_t begin, int64_t end) override {
-    for (int64_t i = begin; i < end; ++i)
-      weights_.Pack(keys_[slabs_[i].key], slabs_[i].slab, context.scratch);
-    _mm_sfence();
-  }
-
- private:
-  struct Slab {
-    size_t key;
-    int64_t slab;
-  };
-  std::vector<WeightKey> keys_;
-  std::vector<Slab> slabs_;
-  const PackedWeights& weights_;
-};
-
 }  // namespace
 
 int64_t WeightKey::out() const {
@@ -228,28 +201,27 @@ std::unique_ptr<CpuOp> PackedWeights::BeginUses() {
   return op;
 }
 
-// The slab is read from memory for the first copy and from the cache for the second. Padding is
-// zero from the start and stays so.
-void PackedWeights::PackSlab(const WeightKey& key, int64_t slab,
+// Rows are read from memory for the first copy and from the cache for the second. Padding is zero
+// from the start and stays so.
+void PackedWeights::PackPart(const WeightKey& key, size_t part, int64_t row, int64_t rows,
                              const std::vector<const PackedCopy*>& copies) const {
   PackedPiece all;
-  all.row = slab * kSlabRows;
-  all.rows = std::min(kSlabRows, key.in - all.row);
-  for (size_t part = 0; part < key.parts.size(); all.column += key.outs[part], ++part) {
-    all.stride = all.columns = key.outs[part];
-    all.source = key.parts[part] + all.row * all.stride;
-    for (const PackedCopy* copy : copies) {
-      if (copy->format.transposed) {
-        PackPiece(all, *copy);
-        continue;
-      }
-      for (int64_t row = 0; row < all.rows; row += kRowsTogether) {
-        PackedPiece few = all;
-        few.source += row * all.stride;
-        few.row += row;
-        few.rows = std::min(kRowsTogether, all.rows - row);
-        PackPiece(few, *copy);
-      }
+  all.stride = all.columns = key.outs[part];
+  all.source = key.parts[part] + row * all.stride;
+  all.row = row;
+  all.rows = rows;
+  for (size_t i = 0; i < part; ++i) all.column += key.outs[i];
+  for (const PackedCopy* copy : copies) {
+    if (copy->format.transposed) {
+      PackPiece(all, *copy);
+      continue;
+    }
+    for (int64_t done = 0; done < rows; done += kRowsTogether) {
+      PackedPiece few = all;
+      few.source += done * all.stride;
+      few.row += done;
+      few.rows = std::min(kRowsTogether, rows - done);
+      PackPiece(few, *copy);
     }
   }
 }
@@ -285,29 +257,50 @@ void PackedWeights::PackPiece(const PackedPiece& r, const PackedCopy& copy) cons
             });
 }
 
+void PackedWeights::PackCopies(const WeightKey& key, const Copies& copies, int64_t slab,
+                               bool only_new, std::byte* scratch) const {
+  std::vector<const PackedCopy*> by_rows;
+  for (const auto& copy : copies) {
+    if (only_new && copy->made) continue;
+    if (!copy->layout.edges.empty()) {
+      by_rows.push_back(copy.get());
+    } else if (slab == 0) {
+      PackFromBlob(key, *copy, scratch);
+    }
+  }
+  const int64_t row = slab * kSlabRows;
+  for (size_t part = 0; part < key.parts.size() && !by_rows.empty(); ++part)
+    PackPart(key, part, row, std::min(kSlabRows, key.in - row), by_rows);
+}
+
 void PackedWeights::PackFromBlob(const WeightKey& key, const PackedCopy& copy,
                                  std::byte* scratch) const {
   FillBlob(key, copy.format.bf16, ElementwiseKernelsFor(isa_), scratch);
   PackWeight(copy.format, isa_, key.in, key.out(), scratch, copy.data());
 }
 
-void PackedWeights::PackCopies(const WeightKey& key, const Copies& copies, int64_t slab,
-                               bool only_new, std::byte* scratch) const {
-  std::vector<const PackedCopy*> by_slabs;
-  for (const auto& copy : copies) {
-    if (only_new && copy->made) continue;
-    if (!copy->layout.edges.empty()) {
-      by_slabs.push_back(copy.get());
-    } else if (slab == 0) {
-      PackFromBlob(key, *copy, scratch);
-    }
-  }
-  if (!by_slabs.empty()) PackSlab(key, slab, by_slabs);
+const PackedWeights::Copies& PackedWeights::CopiesOf(const WeightKey& key) const {
+  static const auto* none = new Copies;
+  const auto found = weights_.find(key);
+  return found == weights_.end() ? *none : found->second;
 }
 
 void PackedWeights::Pack(const WeightKey& key, int64_t slab, std::byte* scratch) const {
-  const auto found = weights_.find(key);
-  if (found != weights_.end()) PackCopies(key, found->second, slab, /*only_new=*/false, scratch);
+  PackCopies(key, CopiesOf(key), slab, /*only_new=*/false, scratch);
+}
+
+void PackedWeights::PackRows(const WeightKey& key, size_t part, int64_t row, int64_t rows) const {
+  std::vector<const PackedCopy*> by_rows;
+  for (const auto& copy : CopiesOf(key)) {
+    if (!copy->layout.edges.empty()) by_rows.push_back(copy.get());
+  }
+  if (!by_rows.empty()) PackPart(key, part, row, rows, by_rows);
+}
+
+void PackedWeights::PackBlobs(const WeightKey& key, std::byte* scratch) const {
+  for (const auto& copy : CopiesOf(key)) {
+    if (copy->layout.edges.empty()) PackFromBlob(key, *copy, scratch);
+  }
 }
 
 absl::Status PackedWeights::PackNew() {
@@ -326,15 +319,6 @@ absl::Status PackedWeights::PackNew() {
   _mm_sfence();
   any_new_ = false;
   return absl::OkStatus();
-}
-
-CpuOpOr MakeCpuOp(const PrepareWeightsArgs& args, CpuOpBuilder& builder) {
-  std::vector<WeightKey> keys;
-  for (const WeightParts& weight : args.weights) {
-    keys.push_back(BindWeight(weight, builder));
-    builder.RequestScratch(PackedWeights::BlobBytes(keys.back()));
-  }
-  return std::make_unique<PrepareWeightsOp>(std::move(keys), builder.weights());
 }
 
 }  // namespace vitscale::cpu

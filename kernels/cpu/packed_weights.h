@@ -3,7 +3,8 @@
 // the backend, so that a program that updates parameters and another that uses them share them.
 //
 // A weight is known by the memory of its parts. Slabs of kSlabRows of its rows are packed into all
-// its copies at once, straight from the f32 parameters, which are read once. Where oneDNN keeps its
+// its copies at once, straight from the f32 parameters, which are read once; an optimizer that
+// comes right before PrepareWeights packs the rows that it has just written. Where oneDNN keeps its
 // layout to itself, or a part begins in the middle of a unit, a copy is made from a blob [in, sum
 // of out] in the compute dtype instead. A copy that was never made is made before the first run
 // that needs it.
@@ -16,6 +17,8 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -69,6 +72,18 @@ class PackedWeights {
   void Pack(const WeightKey& key, int64_t slab, std::byte* scratch) const;
   static int64_t BlobBytes(const WeightKey& key);
 
+  // Makes rows [row, row + rows) of one part anew in all copies that are packed by rows. `row` is a
+  // multiple of kRowGrain; `rows` too, unless they are the last.
+  static constexpr int64_t kRowGrain = 2;
+  void PackRows(const WeightKey& key, size_t part, int64_t row, int64_t rows) const;
+  // Makes the copies anew that are not packed by rows.
+  void PackBlobs(const WeightKey& key, std::byte* scratch) const;
+
+  // The op that is bound says that it packs the rows of these weights itself; the PrepareWeights
+  // that follows takes them over and makes the blobs alone.
+  void LeaveRows(std::set<WeightKey> keys) { rows_left_ = std::move(keys); }
+  std::set<WeightKey> TakeLeftRows() { return std::exchange(rows_left_, {}); }
+
   // Of all copies, or of the buffer.
   int64_t bytes() const { return per_use_ ? shared_bytes_ : bytes_; }
   // The blob of the largest weight that BeginUses' ops pack from one.
@@ -82,11 +97,12 @@ class PackedWeights {
   using Copies = std::vector<std::unique_ptr<PackedCopy>>;
 
   absl::Status Place(PackedCopy& copy);
+  const Copies& CopiesOf(const WeightKey& key) const;
   static PackedCopy* Find(const Copies& copies, const WeightFormat& format);
   std::unique_ptr<PackedCopy> NewCopy(const WeightKey& key, const WeightFormat& format) const;
   void PackCopies(const WeightKey& key, const Copies& copies, int64_t slab, bool only_new,
                   std::byte* scratch) const;
-  void PackSlab(const WeightKey& key, int64_t slab,
+  void PackPart(const WeightKey& key, size_t part, int64_t row, int64_t rows,
                 const std::vector<const PackedCopy*>& copies) const;
   void PackPiece(const PackedPiece& piece, const PackedCopy& copy) const;
   void PackFromBlob(const WeightKey& key, const PackedCopy& copy, std::byte* scratch) const;
@@ -100,6 +116,7 @@ class PackedWeights {
   const Isa isa_;
   const bool per_use_;
   std::map<WeightKey, Copies> weights_;  // those that persist
+  std::set<WeightKey> rows_left_;
   std::deque<Memory> blocks_;
   int64_t block_used_ = 0;  // of the last
   int64_t bytes_ = 0;

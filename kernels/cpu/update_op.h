@@ -1,16 +1,19 @@
-// What the three optimizers share: the gate, the clip, tiles of elements, and norms in a fixed
-// order.
+// What the three optimizers share: the gate, the clip, tiles of elements, norms in a fixed order,
+// and, when the program goes on with PrepareWeights, the packing of rows while they are in cache.
 
 #ifndef KERNELS_CPU_UPDATE_OP_H_
 #define KERNELS_CPU_UPDATE_OP_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <set>
 #include <vector>
 
 #include "kernels/base/bf16.h"
 #include "kernels/cpu/cpu_op.h"
-#include "kernels/factored_shape.h"
 #include "kernels/cpu/optimizer.h"
+#include "kernels/cpu/packed_weights.h"
+#include "kernels/factored_shape.h"
 
 namespace vitscale::cpu {
 
@@ -21,6 +24,13 @@ struct UpdateTensor {
   double weight_decay = 0.0;
   bool factored = false;
   FactoredShape shape;  // when factored
+  // The weight that it is a part of, when its rows are packed here: [in, columns].
+  const WeightKey* weight = nullptr;
+  size_t part = 0;
+  int64_t columns = 0;
+
+  // Elements that one unit of UpdateTile's begin and end stands for.
+  int64_t unit() const { return factored ? shape.row_length() : 1; }
 };
 
 // A piece of one tensor: elements, or rows along axis a (counted over outer * a) of a factored one.
@@ -66,6 +76,8 @@ class UpdateOp : public CpuOp {
 
  private:
   void SumTiles();
+  void TakeRows(const PrepareWeightsArgs& next, CpuOpBuilder& builder);
+  void PackTile(const UpdateTile& tile) const;
 
   float clip_norm_;
   const double* square_sum_;
@@ -76,6 +88,8 @@ class UpdateOp : public CpuOp {
   int64_t prepare_items_;
   std::vector<UpdateTile> tiles_;
   UpdateSums* sums_ = nullptr;  // one per tile
+  std::set<WeightKey> packed_;  // weights whose rows are packed here
+  const PackedWeights& weights_;
 };
 
 }  // namespace vitscale::cpu
