@@ -42,8 +42,9 @@ absl::Status Dump(const std::string& path, int64_t steps) {
   std::vector<NamedTensor> tensors;
   for (const StateTensor& t : run->replica().State()) {
     if (t.name.rfind("params/", 0) != 0) continue;
-    initial.emplace_back(t.bytes.begin(), t.bytes.end());
-    tensors.push_back({t.name, t.dtype, t.shape, {}});
+    std::vector<std::byte>& bytes = initial.emplace_back(t.view.bytes());
+    VITSCALE_RETURN_IF_ERROR(run->replica().ReadState(t, 0, absl::MakeSpan(bytes)));
+    tensors.push_back({t.name, t.view.dtype, t.view.shape, {}});
   }
   for (size_t i = 0; i < tensors.size(); ++i) tensors[i].bytes = initial[i];
   VITSCALE_ASSIGN_OR_RETURN(const Curve curve, RunSteps(*run, steps));

@@ -2,7 +2,7 @@
 // (curve_study.py).
 
 #include <cmath>
-#include <cstring>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -18,11 +18,10 @@ double MagnitudeOfParameters(Replica& replica) {
   double sum = 0;
   for (const StateTensor& t : replica.State()) {
     if (!absl::StartsWith(t.name, "params/")) continue;
-    for (int64_t i = 0; i < ElementCount(t.shape); ++i) {
-      float value;
-      std::memcpy(&value, t.bytes.data() + i * sizeof(float), sizeof(float));
-      sum += std::abs(value);
-    }
+    std::vector<float> values(t.view.elements());
+    const auto bytes = absl::MakeSpan(reinterpret_cast<std::byte*>(values.data()), t.view.bytes());
+    EXPECT_TRUE(replica.ReadState(t, 0, bytes).ok()) << t.name;
+    for (const float value : values) sum += std::abs(value);
   }
   return sum;
 }

@@ -78,7 +78,7 @@ bool IsNewer(const CheckpointEntry& a, const CheckpointEntry& b) {
   return key(a.manifest) > key(b.manifest);
 }
 
-using Destinations = absl::flat_hash_map<std::string, absl::Span<std::byte>>;
+using Destinations = absl::flat_hash_map<std::string, TensorDestination>;
 
 absl::Status CheckTarget(const TensorEntry& entry, const TensorTarget& target) {
   if (entry.dtype == target.dtype && entry.shape == target.shape) return absl::OkStatus();
@@ -104,7 +104,7 @@ absl::StatusOr<std::vector<Destinations>> MatchTargets(const std::vector<TensorF
       const auto target = wanted.find(entry.name);
       if (target != wanted.end()) {
         VITSCALE_RETURN_IF_ERROR(CheckTarget(entry, *target->second));
-        destinations[part][entry.name] = target->second->to;
+        destinations[part][entry.name] = {target->second->to, target->second->take};
       } else if (extra == ExtraTensors::kRefuse) {
         return absl::InvalidArgumentError(
             absl::StrCat("tensor '", entry.name, "' belongs to nothing in this job"));

@@ -36,12 +36,14 @@
 
 namespace vitscale {
 
-// A tensor wanted back. `to` has exactly the bytes of dtype and shape.
+// A tensor wanted back. `to` has exactly the bytes of dtype and shape; or `take` gets them in
+// pieces, where the host cannot address the tensor.
 struct TensorTarget {
   std::string name;
   DType dtype = DType::kF32;
   Shape shape;
   absl::Span<std::byte> to;
+  PieceTaker take = {};
 };
 
 enum class ExtraTensors { kRefuse, kIgnore };  // tensors of a checkpoint that nobody asked for
@@ -92,7 +94,7 @@ class CheckpointStore {
   // The same, and puts the tensors where `targets` say. Before anything is written it is checked
   // that each target is there exactly once with its dtype and shape (DATA_LOSS, or INVALID_ARGUMENT
   // for a tensor of another shape) and, with kRefuse, that nothing else is. After an error during
-  // reading the targets' bytes are unspecified.
+  // reading the targets' bytes are unspecified. Errors of `take` keep their code.
   absl::Status Read(const CheckpointName& name, const std::vector<TensorTarget>& targets,
                     ExtraTensors extra = ExtraTensors::kRefuse) const;
   // Renames a checkpoint whose bytes are bad to "bad.<name>[.<n>]": kept for people, found by

@@ -16,6 +16,10 @@ namespace {
 
 constexpr int64_t kLengthBytes = 8;
 
+int64_t BytesOf(const NamedTensor& tensor) {
+  return ElementCount(tensor.shape) * DTypeBytes(tensor.dtype);
+}
+
 absl::Status CheckTensors(const std::vector<NamedTensor>& tensors) {
   std::set<absl::string_view> names;
   for (const NamedTensor& tensor : tensors) {
@@ -26,7 +30,7 @@ absl::Status CheckTensors(const std::vector<NamedTensor>& tensors) {
     if (!names.insert(tensor.name).second) {
       return absl::InvalidArgumentError(absl::StrCat("tensor '", tensor.name, "' is given twice"));
     }
-    const int64_t wanted = ElementCount(tensor.shape) * DTypeBytes(tensor.dtype);
+    const int64_t wanted = tensor.read ? 0 : BytesOf(tensor);
     if (static_cast<int64_t>(tensor.bytes.size()) != wanted) {
       return absl::InvalidArgumentError(absl::StrCat(
           "tensor '", tensor.name, "' has ", tensor.bytes.size(), " bytes, ",
@@ -53,11 +57,25 @@ class CheckedWriter {
     }
     return absl::OkStatus();
   }
+  absl::Status Append(const NamedTensor& tensor) {
+    if (!tensor.read) {
+      return Append(tensor.bytes.data(), static_cast<int64_t>(tensor.bytes.size()));
+    }
+    const int64_t bytes = BytesOf(tensor);
+    for (int64_t done = 0; done < bytes;) {
+      scratch_.resize(std::min(bytes - done, kTensorChunkBytes));
+      VITSCALE_RETURN_IF_ERROR(tensor.read(done, absl::MakeSpan(scratch_)));
+      VITSCALE_RETURN_IF_ERROR(Append(scratch_.data(), static_cast<int64_t>(scratch_.size())));
+      done += static_cast<int64_t>(scratch_.size());
+    }
+    return absl::OkStatus();
+  }
   FileSummary summary() const { return summary_; }
 
  private:
   WritableFile& file_;
   FileSummary summary_;
+  std::vector<std::byte> scratch_;
 };
 
 // Larger element types first, so that every tensor begins at a multiple of its element size.
@@ -75,7 +93,7 @@ std::string HeaderOf(const std::vector<const NamedTensor*>& order,
   std::vector<TensorEntry> entries;
   int64_t offset = 0;
   for (const NamedTensor* tensor : order) {
-    const int64_t bytes = static_cast<int64_t>(tensor->bytes.size());
+    const int64_t bytes = BytesOf(*tensor);
     entries.push_back({tensor->name, tensor->dtype, tensor->shape, offset, bytes});
     offset += bytes;
   }
@@ -100,10 +118,7 @@ absl::StatusOr<FileSummary> WriteTensorFile(FileSystem& fs, const std::string& p
   const uint64_t length = header.size();  // little-endian, as the machine is
   VITSCALE_RETURN_IF_ERROR(writer.Append(&length, kLengthBytes));
   VITSCALE_RETURN_IF_ERROR(writer.Append(header.data(), static_cast<int64_t>(header.size())));
-  for (const NamedTensor* tensor : order) {
-    VITSCALE_RETURN_IF_ERROR(
-        writer.Append(tensor->bytes.data(), static_cast<int64_t>(tensor->bytes.size())));
-  }
+  for (const NamedTensor* tensor : order) VITSCALE_RETURN_IF_ERROR(writer.Append(*tensor));
   VITSCALE_RETURN_IF_ERROR(file->Sync());
   VITSCALE_RETURN_IF_ERROR(file->Close());
   return writer.summary();
@@ -151,30 +166,37 @@ absl::Status TensorFileReader::Read(const TensorEntry& entry, absl::Span<std::by
 }
 
 absl::StatusOr<uint32_t> TensorFileReader::ReadWhole(
-    const absl::flat_hash_map<std::string, absl::Span<std::byte>>& destinations) const {
+    const absl::flat_hash_map<std::string, TensorDestination>& destinations) const {
   uint32_t crc = 0;
-  std::vector<char> scratch;
-  // Reads [offset, offset + bytes) in pieces, to `to` or, if it is null, to scratch.
-  const auto read = [&](int64_t offset, int64_t bytes, char* to) -> absl::Status {
+  std::vector<std::byte> scratch;
+  // Reads [offset, offset + bytes) in pieces: to memory where that is given, else by way of scratch.
+  const auto read = [&](int64_t offset, int64_t bytes,
+                        const TensorDestination& destination) -> absl::Status {
+    std::byte* const to = destination.to.data();
     for (int64_t done = 0; done < bytes;) {
       const int64_t piece = std::min(bytes - done, kTensorChunkBytes);
       if (to == nullptr && static_cast<int64_t>(scratch.size()) < piece) scratch.resize(piece);
-      char* at = to == nullptr ? scratch.data() : to + done;
-      VITSCALE_RETURN_IF_ERROR(file_->ReadAt(offset + done, absl::MakeSpan(at, piece)));
+      std::byte* at = to == nullptr ? scratch.data() : to + done;
+      VITSCALE_RETURN_IF_ERROR(file_->ReadAt(
+          offset + done, absl::MakeSpan(reinterpret_cast<char*>(at), piece)));
       crc = ExtendCrc32c(crc, at, piece);
+      if (destination.take)
+        VITSCALE_RETURN_IF_ERROR(destination.take(done, absl::MakeConstSpan(at, piece)));
       done += piece;
     }
     return absl::OkStatus();
   };
-  VITSCALE_RETURN_IF_ERROR(read(0, data_begin_, nullptr));
+  VITSCALE_RETURN_IF_ERROR(read(0, data_begin_, {}));
   for (const TensorEntry& entry : tensors_) {
     const auto found = destinations.find(entry.name);
-    char* to = nullptr;
-    if (found != destinations.end()) {
-      VITSCALE_CHECK(static_cast<int64_t>(found->second.size()) == entry.bytes) << entry.name;
-      to = reinterpret_cast<char*>(found->second.data());
+    if (found == destinations.end()) {
+      VITSCALE_RETURN_IF_ERROR(read(entry.offset, entry.bytes, {}));
+      continue;
     }
-    VITSCALE_RETURN_IF_ERROR(read(entry.offset, entry.bytes, to));
+    VITSCALE_CHECK(found->second.take ||
+                   static_cast<int64_t>(found->second.to.size()) == entry.bytes)
+        << entry.name;
+    VITSCALE_RETURN_IF_ERROR(read(entry.offset, entry.bytes, found->second));
   }
   return crc;
 }

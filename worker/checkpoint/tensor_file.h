@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -33,12 +34,15 @@ inline constexpr int64_t kTensorChunkBytes = int64_t{8} << 20;
 inline constexpr int64_t kTensorHeaderBytesMax = int64_t{64}
                                                  << 20;  // the format's own limit is 100 MB
 
-// Bytes in memory under a name; dense, row-major, little-endian. Does not own them.
+// Bytes under a name; dense, row-major, little-endian. Does not own them.
 struct NamedTensor {
   std::string name;
   DType dtype = DType::kF32;
   Shape shape;
   absl::Span<const std::byte> bytes;
+  // For a tensor that the host cannot address, instead of `bytes`: fills `to` with the bytes from
+  // `offset` on. Called front to back, at most kTensorChunkBytes at a time.
+  std::function<absl::Status(int64_t offset, absl::Span<std::byte> to)> read = {};
 };
 
 struct FileSummary {
@@ -51,7 +55,7 @@ struct FileSummary {
 // Creates `path` (must not exist) and writes, syncs and closes it; the folder is not synced. Larger
 // element types come first in the file. On error the file may be left behind, incomplete.
 // INVALID_ARGUMENT: a name twice, empty or "__metadata__", or bytes that do not match dtype and
-// shape.
+// shape. Errors of NamedTensor::read end it.
 absl::StatusOr<FileSummary> WriteTensorFile(FileSystem& fs, const std::string& path,
                                             const std::vector<NamedTensor>& tensors,
                                             const std::map<std::string, std::string>& metadata);
@@ -62,6 +66,16 @@ struct TensorEntry {
   Shape shape;
   int64_t offset = 0;  // from the start of the file
   int64_t bytes = 0;
+};
+
+// Takes the bytes of a tensor in pieces of at most kTensorChunkBytes, front to back.
+using PieceTaker =
+    std::function<absl::Status(int64_t offset, absl::Span<const std::byte> piece)>;
+
+// Where the bytes of a tensor go: to memory, or to whoever takes them.
+struct TensorDestination {
+  absl::Span<std::byte> to;
+  PieceTaker take = {};
 };
 
 class TensorFileReader {
@@ -82,9 +96,10 @@ class TensorFileReader {
   absl::Status Read(const TensorEntry& entry, absl::Span<std::byte> to) const;
 
   // The whole file from front to back, once: tensors named in `destinations` are written there, the
-  // others are only read. Returns the CRC32C of the file. Destinations have the exact sizes.
+  // others are only read. Returns the CRC32C of the file. Destinations in memory have the exact
+  // sizes; an error of one that takes pieces ends the reading and is returned as it is.
   absl::StatusOr<uint32_t> ReadWhole(
-      const absl::flat_hash_map<std::string, absl::Span<std::byte>>& destinations) const;
+      const absl::flat_hash_map<std::string, TensorDestination>& destinations) const;
 
  private:
   std::unique_ptr<ReadableFile> file_;

@@ -1,5 +1,7 @@
 #include "worker/checkpoint/tensor_file.h"
 
+#include <algorithm>
+#include <cstring>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,7 @@
 namespace vitscale {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 absl::Span<const std::byte> BytesOf(const std::vector<float>& values) {
@@ -80,14 +83,60 @@ TEST(TensorFileTest, ReadWholeGivesTensorsAndTheChecksumOfTheFile) {
   std::vector<float> back(large.size());
   VITSCALE_ASSERT_OK_AND_ASSIGN(
       const uint32_t crc,
-      reader.ReadWhole(
-          {{"large", absl::MakeSpan(reinterpret_cast<std::byte*>(back.data()), back.size() * 4)}}));
+      reader.ReadWhole({{"large", TensorDestination{absl::MakeSpan(
+                                      reinterpret_cast<std::byte*>(back.data()), back.size() * 4)}}}));
   EXPECT_EQ(crc, summary.crc32c);
   EXPECT_EQ(back, large);
   VITSCALE_ASSERT_OK_AND_ASSIGN(const uint32_t again, reader.ReadWhole({}));
   EXPECT_EQ(again, summary.crc32c);
   fs.FlipBit("/f", reader.file_bytes() - 1, 3);
   EXPECT_NE(*reader.ReadWhole({}), summary.crc32c);
+}
+
+// Where the host cannot address a tensor: the same file, made and read in pieces.
+TEST(TensorFileTest, ATensorGivenAndTakenInPiecesIsTheSameFile) {
+  FaultFileSystem fs;
+  std::vector<float> large(3 * (1 << 20));  // 12 MiB: two pieces
+  std::iota(large.begin(), large.end(), 0.0f);
+  const absl::Span<const std::byte> bytes = BytesOf(large);
+  NamedTensor whole{"large", DType::kF32, {3, 1 << 20}, bytes}, given = whole;
+  std::vector<int64_t> offsets;
+  given.bytes = {};
+  given.read = [&](int64_t offset, absl::Span<std::byte> to) {
+    offsets.push_back(offset);
+    std::copy_n(bytes.begin() + offset, to.size(), to.begin());
+    return absl::OkStatus();
+  };
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const FileSummary a, WriteTensorFile(fs, "/a", {whole}, {}));
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const FileSummary b, WriteTensorFile(fs, "/b", {given}, {}));
+  EXPECT_EQ(a, b);
+  EXPECT_THAT(offsets, ElementsAre(0, kTensorChunkBytes));
+
+  std::vector<float> back(large.size());
+  TensorDestination taken;
+  taken.take = [&](int64_t offset, absl::Span<const std::byte> piece) {
+    std::memcpy(reinterpret_cast<std::byte*>(back.data()) + offset, piece.data(), piece.size());
+    return absl::OkStatus();
+  };
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const TensorFileReader reader, TensorFileReader::Open(fs, "/b"));
+  EXPECT_EQ(*reader.ReadWhole({{"large", taken}}), b.crc32c);
+  EXPECT_EQ(back, large);
+}
+
+TEST(TensorFileTest, AnErrorOfWhoGivesOrTakesPiecesKeepsItsCode) {
+  FaultFileSystem fs;
+  const std::vector<float> a = {1, 2};
+  NamedTensor given{"a", DType::kF32, {2}, {}};
+  given.read = [](int64_t, absl::Span<std::byte>) { return absl::AbortedError("device: gone"); };
+  EXPECT_THAT(WriteTensorFile(fs, "/a", {given}, {}), StatusIs(absl::StatusCode::kAborted));
+  ASSERT_THAT(WriteTensorFile(fs, "/b", {{"a", DType::kF32, {2}, BytesOf(a)}}, {}), IsOk());
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const TensorFileReader reader, TensorFileReader::Open(fs, "/b"));
+  TensorDestination taken;
+  taken.take = [](int64_t, absl::Span<const std::byte>) {
+    return absl::AbortedError("device: gone");
+  };
+  EXPECT_THAT(reader.ReadWhole({{"a", taken}}),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("device: gone")));
 }
 
 TEST(TensorFileTest, RefusesToWriteWhatCouldNotBeRead) {

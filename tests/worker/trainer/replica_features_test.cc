@@ -50,15 +50,18 @@ std::unique_ptr<Replica> MakeReplica(const PlanRequest& request) {
   auto replica = Replica::Create(backend, plan, OptimizerConfig{}).value();
   EXPECT_THAT(replica->Initialise(3), IsOk());
   // The head begins at zero; here it is not.
-  for (StateTensor& tensor : replica->State()) {
+  for (const StateTensor& tensor : replica->State()) {
     if (!absl::StartsWith(tensor.name, "params/head/")) continue;
-    Draws draws(5, DrawPurpose::kTest, 1, tensor.bytes.size());
-    auto* values = reinterpret_cast<float*>(tensor.bytes.data());
-    for (int64_t i = 0; i < ElementCount(tensor.shape); ++i) {
-      values[i] = static_cast<float>(static_cast<int>(draws.Below(256)) - 128) / 128;
-    }
+    Draws draws(5, DrawPurpose::kTest, 1, tensor.view.bytes());
+    std::vector<float> values(tensor.view.elements());
+    for (float& value : values)
+      value = static_cast<float>(static_cast<int>(draws.Below(256)) - 128) / 128;
+    EXPECT_THAT(
+        replica->WriteState(tensor, 0,
+                            absl::MakeConstSpan(reinterpret_cast<const std::byte*>(values.data()),
+                                                tensor.view.bytes())),
+        IsOk());
   }
-  replica->StateWritten();
   EXPECT_THAT(replica->PrepareFeatures(-1, 1), IsOk());
   EXPECT_THAT(replica->PrepareEval(-1, 1), IsOk());
   return replica;
@@ -71,8 +74,13 @@ std::vector<float> FeaturesOf(Replica& replica, const Batch& batch) {
 }
 
 float Parameter(Replica& replica, const std::string& name, int64_t index) {
-  for (StateTensor& tensor : replica.State()) {
-    if (tensor.name == name) return reinterpret_cast<float*>(tensor.bytes.data())[index];
+  for (const StateTensor& tensor : replica.State()) {
+    if (tensor.name != name) continue;
+    float value = 0;
+    EXPECT_THAT(replica.ReadState(tensor, index * sizeof(value),
+                                  absl::MakeSpan(reinterpret_cast<std::byte*>(&value), sizeof(value))),
+                IsOk());
+    return value;
   }
   ADD_FAILURE() << name;
   return 0;

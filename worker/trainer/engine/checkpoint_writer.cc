@@ -77,7 +77,8 @@ void CheckpointWriter::Do(Part& part) {
   const absl::Time began = clock_.Monotonic();
   std::vector<NamedTensor> tensors;
   for (const SnapshotTensor& tensor : part.tensors) {
-    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes});
+    tensors.push_back({tensor.name, tensor.dtype, tensor.shape,
+                       absl::MakeConstSpan(tensor.data.get(), tensor.bytes)});
   }
   PartWritten written{part.name.generation, part.name.step, absl::OkStatus(), 0, 0};
   const Faults::Place place{part.name.step, -1, part.rank, part.name.generation};

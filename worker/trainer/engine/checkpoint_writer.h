@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -28,7 +29,8 @@ struct SnapshotTensor {
   std::string name;
   DType dtype = DType::kF32;
   Shape shape;
-  std::vector<std::byte> bytes;
+  int64_t bytes = 0;
+  std::unique_ptr<std::byte[]> data;  // no vector: that would write zeros first
 };
 
 class CheckpointWriter {

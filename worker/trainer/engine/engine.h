@@ -130,6 +130,7 @@ class Engine {
   Outcome AgreeOnLoad(Outcome own, Synchronised* done);
   absl::Status CheckSameData(const CheckpointManifest& manifest) const;
   absl::Status ReadState(const CheckpointName& name);
+  absl::Status CheckDigest(const CheckpointManifest& manifest);
   absl::Status LoadCheckpoint(const std::string& id, Synchronised* done);
   absl::Status CompareVersions(Synchronised* done);
   absl::Status StartLoader(int64_t step);
@@ -153,7 +154,7 @@ class Engine {
   // ---- engine_save.cc ----
   CoreEvent DoSnapshot(const SnapshotOp& op);
   CoreEvent DoEmergencySave(const EmergencySaveOp& op);
-  std::vector<SnapshotTensor> CopyShare(int rank, int world_size);
+  absl::StatusOr<std::vector<SnapshotTensor>> CopyShare(int rank, int world_size);
   CheckpointManifest ManifestFor(const CheckpointName& name, uint64_t digest) const;
 
   Outcome CollectiveOutcome(const absl::Status& status) const;

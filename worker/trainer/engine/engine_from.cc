@@ -18,6 +18,7 @@ namespace vitscale {
 
 // What is wrong with the parent stays wrong: nobody else writes it again. Only a disk may recover.
 Fault Engine::FaultOfStart(const absl::Status& status) {
+  if (absl::IsAborted(status)) return Fault::kDevice;
   const bool disk = absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
   return disk ? Fault::kStorage : Fault::kConfiguration;
 }
@@ -114,22 +115,17 @@ absl::Status Engine::LoadFrom(Synchronised* done) {
   const CheckpointManifest& manifest = from_->manifest;
   const bool parameters_only = manifest.weights_only || evaluates();
   VITSCALE_RETURN_IF_ERROR(replica_->Initialise(job_.seed));
-  std::vector<TensorTarget> targets;
-  for (StateTensor& tensor : replica_->State()) {
-    if (parameters_only && !absl::StartsWith(tensor.name, kParameterPrefix)) continue;
-    targets.push_back(
-        {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
+  std::vector<TensorTarget> targets = replica_->StateTargets();
+  if (parameters_only) {
+    std::erase_if(targets, [](const TensorTarget& target) {
+      return !absl::StartsWith(target.name, kParameterPrefix);
+    });
   }
   VITSCALE_RETURN_IF_ERROR(from_->store.Read(
       manifest.name, targets, parameters_only ? ExtraTensors::kIgnore : ExtraTensors::kRefuse));
-  replica_->StateWritten();
-  if (!parameters_only && manifest.digest != 0) {
-    VITSCALE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
-    if (digest != manifest.digest) {
-      return absl::DataLossError(absl::StrCat("checkpoint ", from_->id, ": digest ",
-                                              absl::Hex(digest), ", the manifest says ",
-                                              absl::Hex(manifest.digest)));
-    }
+  if (!parameters_only) {
+    VITSCALE_RETURN_IF_ERROR(
+        Annotate(CheckDigest(manifest), absl::StrCat("checkpoint ", from_->id)));
   }
   done->step = manifest.name.step;
   parent_ = from_->id;

@@ -1,5 +1,6 @@
 // Snapshots, manifests, and the emergency checkpoint of an orphan. See engine.h.
 
+#include <memory>
 #include <utility>
 
 #include "kernels/base/status.h"
@@ -9,17 +10,19 @@
 namespace vitscale {
 
 // This rank's share of the state, copied: training goes on while it is written.
-std::vector<SnapshotTensor> Engine::CopyShare(int rank, int world_size) {
+absl::StatusOr<std::vector<SnapshotTensor>> Engine::CopyShare(int rank, int world_size) {
   std::vector<StateTensor> state = replica_->State();
   std::vector<int64_t> bytes;
-  for (const StateTensor& tensor : state)
-    bytes.push_back(static_cast<int64_t>(tensor.bytes.size()));
+  for (const StateTensor& tensor : state) bytes.push_back(tensor.view.bytes());
   const std::vector<int> owners = ShareParts(bytes, world_size);
   std::vector<SnapshotTensor> share;
   for (size_t i = 0; i < state.size(); ++i) {
     if (owners[i] != rank) continue;
-    share.push_back({std::move(state[i].name), state[i].dtype, std::move(state[i].shape),
-                     std::vector<std::byte>(state[i].bytes.begin(), state[i].bytes.end())});
+    SnapshotTensor copy{std::move(state[i].name), state[i].view.dtype, state[i].view.shape,
+                        bytes[i], std::make_unique_for_overwrite<std::byte[]>(bytes[i])};
+    VITSCALE_RETURN_IF_ERROR(
+        replica_->ReadState(state[i], 0, absl::MakeSpan(copy.data.get(), copy.bytes)));
+    share.push_back(std::move(copy));
   }
   return share;
 }
@@ -30,9 +33,15 @@ CoreEvent Engine::DoSnapshot(const SnapshotOp& op) {
   part.name = CheckpointName{generation_.attempt, op.generation, op.step, false};
   part.rank = generation_.rank;
   part.world_size = world_size;
-  part.tensors = CopyShare(generation_.rank, world_size);
+  auto share = CopyShare(generation_.rank, world_size);
+  SnapshotTaken done;
+  if (!share.ok()) {
+    static_cast<Outcome&>(done) = {Annotate(share.status(), "snapshot"), Fault::kDevice, {}};
+    return done;
+  }
+  part.tensors = *std::move(share);
   writer_->WritePart(std::move(part));
-  return SnapshotTaken{};
+  return done;
 }
 
 CheckpointManifest Engine::ManifestFor(const CheckpointName& name, uint64_t digest) const {
@@ -82,13 +91,9 @@ CoreEvent Engine::DoEmergencySave(const EmergencySaveOp& op) {
   const auto save = [&]() -> absl::Status {
     writer_->Flush();
     VITSCALE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
-    std::vector<NamedTensor> tensors;
-    for (StateTensor& tensor : replica_->State()) {
-      tensors.push_back(
-          {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
-    }
     VITSCALE_RETURN_IF_ERROR(store_->Begin(name));
-    VITSCALE_ASSIGN_OR_RETURN(PartFile file, store_->WritePart(name, 0, 1, tensors));
+    VITSCALE_ASSIGN_OR_RETURN(PartFile file,
+                              store_->WritePart(name, 0, 1, replica_->StateSources()));
     CheckpointManifest manifest = ManifestFor(name, digest);
     manifest.files.push_back(std::move(file));
     manifest.time = options_.clock->Now();

@@ -40,11 +40,10 @@ class Engine::StepSink : public MarkerSink {
       record_.arrival_micros = static_cast<int64_t>(1e6 * engine_.Seconds(engine_.exchange_left_));
     }
     const Faults::Place place = engine_.PlaceOf(record_.step, bucket);
-    const absl::Span<float> values = engine_.replica_->BucketValues(bucket);
     if (engine_.faults_.At("bucket", place, "fail_collective")) collective_.Abort();
     if (engine_.faults_.At("step", place, "nan"))
-      values[0] = std::numeric_limits<float>::quiet_NaN();
-    collective_.Start(bucket, values);
+      VITSCALE_CHECK(engine_.replica_->SpoilBucket(bucket).ok()) << "bucket " << bucket;
+    collective_.Start(bucket, engine_.replica_->BucketValues(bucket));
   }
   void OnPhase(const std::string& name) override { Enter(name); }
 

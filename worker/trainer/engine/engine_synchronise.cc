@@ -29,9 +29,11 @@ Fault FaultOfLoad(const absl::Status& status) {
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kUnimplemented:
       return Fault::kConfiguration;
+    case absl::StatusCode::kAborted:  // not the file has failed but where it was read to
+      return Fault::kDevice;
     case absl::StatusCode::kDataLoss:
     case absl::StatusCode::kOutOfRange:  // a file that is too short
-    case absl::StatusCode::kInternal:    // the device could not read it
+    case absl::StatusCode::kInternal:    // the disk could not read it
     case absl::StatusCode::kNotFound:
       return Fault::kCollective;
     default:  // no memory, no right to read it
@@ -195,18 +197,22 @@ absl::Status Engine::CheckSameData(const CheckpointManifest& manifest) const {
 
 // INVALID_ARGUMENT: every byte is as it was written, but the tensors are those of another model.
 absl::Status Engine::ReadState(const CheckpointName& name) {
-  std::vector<TensorTarget> targets;
-  for (StateTensor& tensor : replica_->State()) {
-    targets.push_back(
-        {std::move(tensor.name), tensor.dtype, std::move(tensor.shape), tensor.bytes});
-  }
-  replica_->StateWritten();
-  const absl::Status read = store_->Read(name, targets);
+  const absl::Status read = store_->Read(name, replica_->StateTargets());
   if (!absl::IsInvalidArgument(read) && !absl::IsDataLoss(read)) return read;
   VITSCALE_RETURN_IF_ERROR(store_->Verify(name));
   return absl::InvalidArgumentError(
       absl::StrCat(read.message(), ": it is of another model or optimizer; give this job another "
                                    "name or checkpoint.dir"));
+}
+
+// ABORTED where the device could not compute it.
+absl::Status Engine::CheckDigest(const CheckpointManifest& manifest) {
+  if (manifest.digest == 0) return absl::OkStatus();
+  const auto digest = replica_->Digest();
+  if (!digest.ok()) return absl::AbortedError(absl::StrCat("device: ", digest.status().message()));
+  if (*digest == manifest.digest) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("digest ", absl::Hex(*digest), ", the manifest says ",
+                                          absl::Hex(manifest.digest)));
 }
 
 absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
@@ -220,11 +226,7 @@ absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
   }
   VITSCALE_RETURN_IF_ERROR(CheckSameData(manifest));
   VITSCALE_RETURN_IF_ERROR(ReadState(parts.name));
-  VITSCALE_ASSIGN_OR_RETURN(const uint64_t digest, replica_->Digest());
-  if (manifest.digest != 0 && digest != manifest.digest) {
-    return absl::DataLossError(absl::StrCat("digest ", absl::Hex(digest), ", the manifest says ",
-                                            absl::Hex(manifest.digest)));
-  }
+  VITSCALE_RETURN_IF_ERROR(CheckDigest(manifest));
   done->step = manifest.name.step;
   parent_ = manifest.parent;
   const std::vector<std::string> differences = NumericsDifferences(manifest.numerics, now);

@@ -1,13 +1,11 @@
 #include "worker/trainer/engine/replica.h"
 
 #include <cmath>
-#include <cstring>
+#include <limits>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/bf16.h"
 #include "kernels/base/status.h"
-#include "worker/checkpoint/checkpoint_store.h"
 #include "worker/model/vit.h"
 
 namespace vitscale {
@@ -54,52 +52,6 @@ absl::Status Replica::PrepareSteps(int64_t count) {
   return absl::OkStatus();
 }
 
-// ---- state
-// -------------------------------------------------------------------------------------------------------
-
-absl::Status Replica::Initialise(uint64_t seed) {
-  for (const Arena arena : {Arena::kMomentum, Arena::kSecondMoment, Arena::kAverage}) {
-    const absl::Span<std::byte> bytes = backend_->HostBytes(arena);
-    if (!bytes.empty()) std::memset(bytes.data(), 0, bytes.size());
-  }
-  const ParamTable& table = plan_.layout.table;
-  const absl::Span<std::byte> bytes = backend_->HostBytes(Arena::kParameters);
-  const auto parameters =
-      absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), table.arena_elements());
-  VITSCALE_RETURN_IF_ERROR(InitializeParameters(table, seed, parameters));
-  if (plan_.layout.polyak) {
-    const absl::Span<std::byte> average = backend_->HostBytes(Arena::kAverage);
-    std::memcpy(average.data(), bytes.data(), parameters.size() * sizeof(float));
-  }
-  StateWritten();
-  return absl::OkStatus();
-}
-
-std::vector<StateTensor> Replica::State() {
-  const ParamTable& table = plan_.layout.table;
-  std::vector<StateTensor> state;
-  const auto add = [&](const char* prefix, const Parameter& parameter, const TensorView& view) {
-    if (!view.present() || view.elements() == 0) return;
-    state.push_back({absl::StrCat(prefix, parameter.name), view.dtype, view.shape,
-                     backend_->HostBytes(view.arena).subspan(view.offset, view.bytes())});
-  };
-  for (const Parameter& parameter : table.parameters()) {
-    add(kParameterPrefix, parameter, table.ParameterView(parameter));
-    if (!plan_.layout.training) continue;
-    add(kMomentumPrefix, parameter, table.MomentumView(parameter));
-    add(kSecondMomentPrefix, parameter, table.SecondMomentView(parameter));
-    if (plan_.layout.polyak) add(kAveragePrefix, parameter, table.AverageView(parameter));
-  }
-  return state;
-}
-
-absl::StatusOr<uint64_t> Replica::Digest() {
-  VITSCALE_RETURN_IF_ERROR(backend_->Run(*digest_, {}, nullptr));
-  VITSCALE_ASSIGN_OR_RETURN(const int64_t digest,
-                            ReadScalar<int64_t>(plan_.layout.statistics.digest));
-  return static_cast<uint64_t>(digest);
-}
-
 // ---- a step
 // ------------------------------------------------------------------------------------------------------
 
@@ -137,9 +89,17 @@ absl::StatusOr<StepSums> Replica::Sums() {
 
 absl::Span<float> Replica::BucketValues(int bucket) {
   const Bucket& slice = plan_.layout.buckets[bucket];
-  const absl::Span<std::byte> bytes =
-      backend_->HostBytes(Arena::kGradients).subspan(slice.offset_bytes, slice.bytes);
+  const absl::Span<std::byte> arena = backend_->HostBytes(Arena::kGradients);
+  if (arena.empty()) return {};
+  const absl::Span<std::byte> bytes = arena.subspan(slice.offset_bytes, slice.bytes);
   return absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));
+}
+
+absl::Status Replica::SpoilBucket(int bucket) {
+  const float value = std::numeric_limits<float>::quiet_NaN();
+  const TensorView first{"gradient", Arena::kGradients, plan_.layout.buckets[bucket].offset_bytes,
+                         DType::kF32, {1}};
+  return backend_->Write(first, AsBytes(std::vector<float>{value}));
 }
 
 absl::StatusOr<UpdateNorms> Replica::Update(const StepScalars& scalars) {

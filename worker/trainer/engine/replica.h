@@ -17,6 +17,7 @@
 #include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
+#include "worker/checkpoint/checkpoint_store.h"
 #include "worker/data/loader.h"
 #include "worker/eval/eval_model.h"
 #include "worker/model/optimizer_config.h"
@@ -24,13 +25,10 @@
 
 namespace vitscale {
 
-// A tensor of the state (what survives a step) under the name it has in checkpoints, and its bytes
-// on the host.
+// A tensor of the state (what survives a step) under the name it has in checkpoints.
 struct StateTensor {
   std::string name;  // "params/…", "momentum/…", "second_moment/…", "average/…"
-  DType dtype = DType::kF32;
-  Shape shape;
-  absl::Span<std::byte> bytes;
+  TensorView view;   // dtype, shape and place on the device
 };
 
 struct StepSums {
@@ -57,13 +55,20 @@ class Replica : public EvalModel, public FeatureModel {
   // Prepares the programs of steps of `count` micro-batches; once per count.
   absl::Status PrepareSteps(int64_t count);
 
-  // ---- state ----
+  // ---- state (replica_state.cc) ----
   // Parameters drawn from the seed, moments zero.
   absl::Status Initialise(uint64_t seed);
-  // Every tensor of the state, in the order of the param table. Whoever writes into the bytes calls
-  // StateWritten.
-  std::vector<StateTensor> State();
-  void StateWritten() { weights_current_ = false; }
+  // Every tensor of the state, in the order of the param table.
+  std::vector<StateTensor> State() const;
+  // As many bytes of a tensor as the span has, from `offset` on; after everything that was run.
+  absl::Status ReadState(const StateTensor& tensor, int64_t offset, absl::Span<std::byte> to);
+  absl::Status WriteState(const StateTensor& tensor, int64_t offset,
+                          absl::Span<const std::byte> from);
+  // The state as checkpoint files take and give it: the memory itself where the host can address
+  // it, else pieces, and then a device that fails is ABORTED: the file is not to blame. Good until
+  // the next step; whoever asks for targets is taken to have written to them.
+  std::vector<NamedTensor> StateSources();
+  std::vector<TensorTarget> StateTargets();
   absl::StatusOr<uint64_t> Digest();
 
   // ---- a step ----
@@ -71,7 +76,10 @@ class Replica : public EvalModel, public FeatureModel {
   absl::Status RunMicroBatch(const Batch& batch, int64_t number, int64_t count, MarkerSink* sink);
   absl::StatusOr<StepSums> Sums();
   int buckets() const { return static_cast<int>(plan_.layout.buckets.size()); }
+  // Where the host can address them; else empty.
   absl::Span<float> BucketValues(int bucket);
+  // Makes the first value of a bucket NaN; for tests.
+  absl::Status SpoilBucket(int bucket);
   // Part 2. The gate is scalars.apply.
   absl::StatusOr<UpdateNorms> Update(const StepScalars& scalars);
 
@@ -102,6 +110,8 @@ class Replica : public EvalModel, public FeatureModel {
   // The program for one preprocessing, made when it is first asked for.
   absl::StatusOr<EvalProgram*> EvalProgramFor(bool features_only, float range_min, float range_max);
   absl::StatusOr<PreparedProgram*> StepProgramFor(bool first, bool last);
+  absl::Status FillWithZeros(Arena arena);
+  absl::Span<std::byte> HostMemory(const TensorView& view) const;
   absl::Status RefreshWeights();
   absl::Status WriteInput(const Batch& batch, bool with_valid);
   template <typename T>
