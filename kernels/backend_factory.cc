@@ -3,6 +3,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
+#include "kernels/communicator.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/plugin_loader.h"
 
@@ -17,6 +18,23 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
   }
   return absl::InvalidArgumentError(
       absl::StrCat("device is '", options.device, "', want cpu or cuda:<index>"));
+}
+
+absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(
+    const CommunicatorOptions& options) {
+  if (!absl::StartsWith(options.device, "cuda:")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a communicator between devices: device is '", options.device,
+                     "', want cuda:<index>"));
+  }
+  const absl::StatusOr<const PluginApi*> plugin = LoadPlugin(kCudaPluginFile);
+  if (!plugin.ok()) return Annotate(plugin.status(), options.device);
+  return (*plugin)->create_communicator(options);
+}
+
+absl::Span<std::byte> DeviceBytes(Backend& backend, Arena arena) {
+  const absl::StatusOr<const PluginApi*> plugin = LoadPlugin(kCudaPluginFile);
+  return plugin.ok() ? (*plugin)->device_bytes(backend, arena) : absl::Span<std::byte>();
 }
 
 BackendInfo DescribeCpu(const BackendOptions& options) { return cpu::DescribeCpuBackend(options); }

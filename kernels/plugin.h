@@ -1,5 +1,5 @@
-// Between a program and a backend that lives in a plugin of its own. Both are compiled from the
-// same headers; the tag says whether they were.
+// Between a program and what lives in a plugin of its own: a backend, and the communicators of its
+// devices. Both are compiled from the same headers; the tag says whether they were.
 //
 // C++ objects cross this border, so program and plugin must come from one build: nothing is
 // promised between versions. Errors cross it as absl::Status; exceptions never.
@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
+#include "kernels/communicator.h"
 
 namespace vitscale {
 
@@ -26,6 +27,9 @@ struct PluginApi {
   const char* tag = nullptr;  // first, so that it can be read from any other build
   absl::StatusOr<std::unique_ptr<Backend>> (*create_backend)(const BackendOptions& options) =
       nullptr;
+  absl::StatusOr<std::unique_ptr<Communicator>> (*create_communicator)(
+      const CommunicatorOptions& options) = nullptr;
+  absl::Span<std::byte> (*device_bytes)(Backend& backend, Arena arena) = nullptr;
 };
 using PluginEntry = const PluginApi* (*)();
 
@@ -41,7 +45,8 @@ std::string SizesOf(const std::variant<Args...>*) {
 inline std::string PluginTag(const char* revision, const char* interface_hash) {
   return absl::StrCat("revision ", revision, ", interface ", interface_hash, ", compiler ",
                       __VERSION__, ", structs ", SizesOf(static_cast<const Op*>(nullptr)), ".",
-                      sizeof(BackendOptions), ".", sizeof(BackendInfo), ".", sizeof(StepScalars));
+                      sizeof(BackendOptions), ".", sizeof(BackendInfo), ".", sizeof(StepScalars), ".",
+                      sizeof(CommunicatorOptions));
 }
 
 }  // namespace vitscale

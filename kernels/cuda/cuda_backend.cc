@@ -67,6 +67,10 @@ class CudaBackend : public Backend {
   absl::Status Write(const TensorView& to, absl::Span<const std::byte> from) override;
   absl::Status Read(const TensorView& from, absl::Span<std::byte> to) override;
   absl::Span<std::byte> HostBytes(Arena /*arena*/) override { return {}; }
+  absl::Span<std::byte> DeviceBytes(Arena arena) const {
+    const int i = static_cast<int>(arena);
+    return absl::MakeSpan(arenas_[i].data(), static_cast<size_t>(bytes_[i]));
+  }
 
  protected:
   absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) override;
@@ -210,6 +214,11 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions&
   auto backend = CudaBackend::Create(std::move(device));
   if (!backend.ok()) return Annotate(backend.status(), options.device);
   return backend;
+}
+
+absl::Span<std::byte> CudaDeviceBytes(Backend& backend, Arena arena) {
+  const auto* cuda = dynamic_cast<const CudaBackend*>(&backend);
+  return cuda != nullptr ? cuda->DeviceBytes(arena) : absl::Span<std::byte>();
 }
 
 }  // namespace vitscale::cuda

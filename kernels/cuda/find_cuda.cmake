@@ -1,5 +1,5 @@
 # VITSCALE_CUDA: auto builds the CUDA plugin where nvcc is found, on insists, off needs no CUDA. Gives
-# VITSCALE_HAS_CUDA and, where that is set, the CUDA language and CUDA::cudart, CUDA::cublasLt.
+# VITSCALE_HAS_CUDA and, where that is set, the CUDA language, CUDA::cudart, CUDA::cublasLt and VITSCALE_NCCL_INCLUDE_DIR.
 set(VITSCALE_CUDA auto CACHE STRING "Build the CUDA plugin: auto (where nvcc is found), on, off")
 set_property(CACHE VITSCALE_CUDA PROPERTY STRINGS auto on off)
 string(TOLOWER "${VITSCALE_CUDA}" vitscale_cuda)
@@ -21,10 +21,13 @@ if(NOT vitscale_cuda STREQUAL "off")
   else()
     enable_language(CUDA)
     find_package(CUDAToolkit QUIET)
+    find_path(VITSCALE_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} DOC "The folder of nccl.h")
     if(NOT TARGET CUDA::cudart)
       set(cuda_missing "nvcc is ${CMAKE_CUDA_COMPILER}, but there is no libcudart beside it")
     elseif(NOT TARGET CUDA::cublasLt)
       set(cuda_missing "nvcc is ${CMAKE_CUDA_COMPILER}, but there is no libcublasLt beside it")
+    elseif(NOT VITSCALE_NCCL_INCLUDE_DIR)
+      set(cuda_missing "nccl.h is not there, neither beside CUDA's headers nor in the system's: install NCCL's development files")
     else()
       set(VITSCALE_HAS_CUDA ON)
     endif()

@@ -23,6 +23,7 @@ constexpr PathRule kPathRules[] = {
     {"kernels/program.h", kProgram},
     {"kernels/ops.h", kProgram},
     {"kernels/backend_factory.h", kFactory},
+    {"kernels/communicator.h", kFactory},
     {"kernels/cpu/", kCpu},
     {"kernels/cuda/", kCuda},
     {"kernels/", kKernels},

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kernels/backend_factory.h"
+#include "kernels/communicator.h"
 #include "kernels/plugin_loader.h"
 #include "tests/status_matchers.h"
 
@@ -10,6 +11,7 @@ namespace vitscale {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -62,6 +64,12 @@ TEST(PluginTest, CpuBackendBringsNoCudaIntoTheProcess) {
   EXPECT_EXIT(run_on_cpu(), testing::ExitedWithCode(0), "");
 }
 
+TEST(PluginTest, OnlyCudaDevicesHaveCommunicators) {
+  EXPECT_THAT(CreateCommunicator({.device = "cpu", .on_abort_hung = [] { std::abort(); }}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("device is 'cpu', want cuda:<index>")));
+}
+
 #ifdef VITSCALE_CUDA_PLUGIN
 TEST(PluginTest, CudaPluginIsOfThisBuild) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const PluginApi* api, LoadPluginAt(VITSCALE_CUDA_PLUGIN));
@@ -80,6 +88,29 @@ TEST(PluginTest, WithoutADeviceOneLineSaysSo) {
   }
   EXPECT_THAT(backend, StatusIs(absl::StatusCode::kFailedPrecondition,
                                 AllOf(HasSubstr("no CUDA device: "), Not(HasSubstr("\n")))));
+}
+
+// NCCL is opened only now: a program whose job has one GPU, or none, does not have it.
+TEST(PluginTest, CommunicatorWithoutNcclOrADeviceIsRefusedInOneLine) {
+  EXPECT_THAT(CreateCommunicator({.device = "cuda:4711", .on_abort_hung = [] { std::abort(); }}),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(AnyOf(HasSubstr("no CUDA device: "), HasSubstr("NCCL")),
+                             Not(HasSubstr("\n")))));
+}
+
+TEST(PluginTest, CudaBackendAloneBringsNoNcclIntoTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto open = [] {
+    const auto backend = CreateBackend({.device = "cuda:0"});
+    std::exit(ProcessHas("libvitscale_cuda") && !ProcessHas("libnccl") ? 0 : 1);
+  };
+  EXPECT_EXIT(open(), testing::ExitedWithCode(0), "");
+}
+
+TEST(PluginTest, OtherBackendsHaveNoMemoryOfADevice) {
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const auto backend,
+                                CreateBackend({.device = "cpu", .threads = 1}));
+  EXPECT_TRUE(DeviceBytes(*backend, Arena::kGradients).empty());
 }
 
 TEST(PluginTest, DeviceThatIsNotThereIsRefused) {

@@ -1,0 +1,33 @@
+// NCCL between one device of this process and those of others. Contract: kernels/communicator.h.
+//
+// - The communicator is a non-blocking one: no call waits for a peer. Calls and the stream are
+//   asked again and again how far they are, for as long as nobody aborts; deadlines of operations
+//   are the business of whoever waits for them, that of Connect is kept here.
+// - Own stream, own order. Sums begin one after another without the host waiting between them. An
+//   operation comes to the stream only when NCCL no longer says "in progress", so what is to follow
+//   it on the stream is put there only then.
+// - No call of the threads that wait can block: no synchronisation, no allocation after Connect.
+// - It always ends by ncclCommAbort, also in good order: everything was exchanged then, and a
+//   destroy waits for peers. Aborted means that the stream has drained too.
+// - A process has one communicator at a time, so there is no order of aborts to get wrong.
+
+#ifndef KERNELS_CUDA_NCCL_NCCL_COMMUNICATOR_H_
+#define KERNELS_CUDA_NCCL_NCCL_COMMUNICATOR_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/communicator.h"
+#include "kernels/cuda/nccl/nccl_library.h"
+
+namespace vitscale::cuda {
+
+// As CreateCommunicator, with NCCL as it is found on this machine.
+absl::StatusOr<std::unique_ptr<Communicator>> CreateNcclCommunicator(
+    const CommunicatorOptions& options);
+absl::StatusOr<std::unique_ptr<Communicator>> CreateNcclCommunicator(
+    const CommunicatorOptions& options, const NcclLibrary& library);
+
+}  // namespace vitscale::cuda
+
+#endif  // KERNELS_CUDA_NCCL_NCCL_COMMUNICATOR_H_
