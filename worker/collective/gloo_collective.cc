@@ -91,8 +91,12 @@ class GlooWire : public Wire {
 
 }  // namespace
 
+std::unique_ptr<Wire> MakeGlooWire(GlooOptions options) {
+  return std::make_unique<GlooWire>(std::move(options));
+}
+
 std::unique_ptr<Collective> MakeGlooCollective(GlooOptions options) {
-  return MakeQueuedCollective(std::make_unique<GlooWire>(std::move(options)));
+  return MakeQueuedCollective(MakeGlooWire(std::move(options)));
 }
 
 std::string GlooVersion() {

@@ -23,6 +23,7 @@
 
 #include "worker/collective/collective.h"
 #include "worker/collective/rendezvous.h"
+#include "worker/collective/wire.h"
 
 namespace vitscale {
 
@@ -32,6 +33,8 @@ struct GlooOptions : MeetingOptions {
 
 // Nothing is opened before Connect.
 std::unique_ptr<Collective> MakeGlooCollective(GlooOptions options);
+// What it is made of.
+std::unique_ptr<Wire> MakeGlooWire(GlooOptions options);
 
 // "Gloo 0.5.0": part of the numeric class.
 std::string GlooVersion();

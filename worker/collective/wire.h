@@ -1,5 +1,8 @@
 // What an implementation of Collective is made of: blocking operations between connected ranks.
 //
+// A sum may only have begun when AllReduceSum returns, where the wire says so: the next AllGather
+// waits for it.
+//
 // QueuedCollective puts the thread, the queue, the deadlines and the errors around it. Operations
 // and Connect are called by one thread, one at a time, and last as long as it takes: whoever wants
 // a deadline calls Shutdown at it.
