@@ -279,7 +279,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
 }
 cudaError_t cudaFree(void* p) {
   const auto lock = Lock();
-  return Remember(Device::Get().Free(p, /*pinned=*/false));
+  return Remember(Device::Get().Free(p, /*pinned=*/false, current_device));
 }
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned flags) {
   const auto lock = Lock();
@@ -288,7 +288,7 @@ cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned flags) {
 cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
 cudaError_t cudaFreeHost(void* p) {
   const auto lock = Lock();
-  return Remember(Device::Get().Free(p, /*pinned=*/true));
+  return Remember(Device::Get().Free(p, /*pinned=*/true, current_device));
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -317,7 +317,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (flags != cudaStreamNonBlocking) {
     Fault("a stream that waits for the default stream; make it with cudaStreamNonBlocking");
   }
-  *stream = Device::Get().NewStream();
+  *stream = Device::Get().NewStream(current_device);
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
@@ -340,7 +340,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaDeviceSynchronize() {
   const auto lock = Lock();
-  Device::Get().WaitAll();
+  Device::Get().WaitAll(current_device);
   return cudaSuccess;
 }
 // Not ready when first asked, then done: whoever polls must ask again.
@@ -379,15 +379,16 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream_handle, cudaEvent_t handle, 
   if (event.stream == nullptr) return cudaSuccess;
   Stream& stream = *Device::Get().Open(stream_handle);
   for (const auto& [id, at] : event.clock) stream.clock[id] = std::max(stream.clock[id], at);
-  Device::Get().Put(stream, {"cudaStreamWaitEvent", nullptr}, {},
-                    [event] { Device::Get().RunUntil(*event.stream, event.put); });
+  Device::Get().Put(
+      stream, {"cudaStreamWaitEvent", nullptr}, {}, [] {},
+      [event] { return Device::Get().RunUntil(*event.stream, event.put); });
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   const auto lock = Lock();
   const Event& event = Opened(handle);
   if (event.stream == nullptr) return cudaSuccess;
-  Device::Get().RunUntil(*event.stream, event.put);
+  Device::Get().WaitUntil(*event.stream, event.put);
   Device::Get().HostSees(event.clock);
   return cudaSuccess;
 }

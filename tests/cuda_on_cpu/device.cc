@@ -64,11 +64,11 @@ cudaError_t Device::Allocate(size_t bytes, bool pinned, void** out) {
 }
 
 // Waits for everything, as cudaFree does.
-cudaError_t Device::Free(void* p, bool pinned) {
+cudaError_t Device::Free(void* p, bool pinned, int device) {
   if (p == nullptr) return cudaSuccess;
   const auto found = allocations_.find(static_cast<const std::byte*>(p));
   if (found == allocations_.end() || found->second.pinned != pinned) return cudaErrorInvalidValue;
-  WaitAll();
+  WaitAll(device);
   --counts.live;
   if (!pinned) counts.live_bytes -= static_cast<int64_t>(found->second.bytes);
   Unpoison(found->second.begin, found->second.bytes);
@@ -121,9 +121,10 @@ std::shared_ptr<Stream> Device::Open(cudaStream_t stream) {
   return found->second;
 }
 
-cudaStream_t Device::NewStream() {
+cudaStream_t Device::NewStream(int device) {
   auto stream = std::make_shared<Stream>();
   stream->id = ++streams_made_;
+  stream->device = device;
   auto* handle = reinterpret_cast<cudaStream_t>(stream.get());
   streams_[handle] = std::move(stream);
   return handle;
@@ -131,16 +132,16 @@ cudaStream_t Device::NewStream() {
 
 void Device::DestroyStream(cudaStream_t stream) {
   const std::shared_ptr<Stream> opened = Open(stream);
-  RunUntil(*opened, opened->put);
+  WaitUntil(*opened, opened->put);
   streams_.erase(stream);
 }
 
 void Device::Put(Stream& stream, Toucher toucher, const std::vector<Touch>& touches,
-                 std::function<void()> run) {
+                 std::function<void()> run, std::function<bool()> ready) {
   Join(stream.clock, host_);
   stream.clock[stream.id] = ++stream.put;
   for (const Touch& touch : touches) Check(stream, toucher, touch);
-  stream.pending.push_back({std::move(run)});
+  stream.pending.push_back({std::move(run), std::move(ready)});
 }
 
 void Device::Check(const Stream& stream, Toucher toucher, const Touch& touch) {
@@ -169,26 +170,37 @@ void Device::Check(const Stream& stream, Toucher toucher, const Touch& touch) {
   allocation->accesses = std::move(kept);
 }
 
-void Device::RunUntil(Stream& stream, uint64_t put) {
+bool Device::RunUntil(Stream& stream, uint64_t put) {
   ++running_;
   while (stream.done < put) {
+    if (stream.pending.front().ready && !stream.pending.front().ready()) break;
     Work work = std::move(stream.pending.front());
     stream.pending.pop_front();
     ++stream.done;
     work.run();
   }
   if (--running_ == 0) OpenMemory(false);
+  return stream.done >= put;
+}
+
+// Every thread would wait for the one that holds the device: no peer could ever come.
+void Device::WaitUntil(Stream& stream, uint64_t put) {
+  if (RunUntil(stream, put)) return;
+  Fault(absl::StrCat("a call that blocks waits for stream ", stream.id,
+                     ", which waits for ranks of a collective"));
 }
 
 void Device::HostSees(const Clock& clock) { Join(host_, clock); }
 
 void Device::Wait(Stream& stream) {
-  RunUntil(stream, stream.put);
+  WaitUntil(stream, stream.put);
   HostSees(stream.clock);
 }
 
-void Device::WaitAll() {
-  for (const auto& [handle, stream] : streams_) Wait(*stream);
+void Device::WaitAll(int device) {
+  for (const auto& [handle, stream] : streams_) {
+    if (stream->device == device) Wait(*stream);
+  }
   Wait(*default_stream_);
 }
 
@@ -226,6 +238,8 @@ absl::Status LaunchKernel(Launched launched, std::vector<cuda::host_twin::Kernel
     }
   }
   ++device.counts.launches;
+  int64_t& shared_bytes = device.shared_bytes[launched.kernel];
+  shared_bytes = std::max(shared_bytes, static_cast<int64_t>(launched.shared_bytes));
   const std::shared_ptr<Stream> stream = device.Open(handle);
   const void* kernel = launched.kernel;
   device.Put(*stream, {nullptr, kernel}, touches,
@@ -243,6 +257,15 @@ void Device::RunKernel(const Launched& launched) {
 DeviceCounts Counts() {
   std::lock_guard lock(Device::Get().mutex());
   return Device::Get().counts;
+}
+std::map<std::string, int64_t> SharedBytes() {
+  std::lock_guard lock(Device::Get().mutex());
+  std::map<std::string, int64_t> by_name;
+  for (const auto& [kernel, bytes] : Device::Get().shared_bytes) {
+    int64_t& most = by_name[FunctionName(kernel)];
+    most = std::max(most, bytes);
+  }
+  return by_name;
 }
 void FailAllocation(int n) {
   std::lock_guard lock(Device::Get().mutex());

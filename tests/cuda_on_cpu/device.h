@@ -1,10 +1,12 @@
 // The device that the stand-in for libcudart shows: an H100 whose memory is the heap's.
 //
 // Streams are lazy: work runs when the host waits for it (or asks whether it is done), so what is
-// read too early is seen to be old. Every piece of work is checked when it is put into a stream:
-// if it touches a buffer that work of another stream touched and nothing orders the two, the layer
-// aborts and names both. Vector clocks: an event carries the clock of its stream to the stream (or
-// host) that waits for it.
+// read too early is seen to be old. Work may have to wait for others (a collective for its peers):
+// whoever asks is told that it is not done, and a call that would block until then aborts.
+//
+// Every piece of work is checked when it is put into a stream: if it touches a buffer that work of
+// another stream touched and nothing orders the two, the layer aborts and names both. Vector
+// clocks: an event carries the clock of its stream to the stream (or host) that waits for it.
 //
 // What is touched: copies and fills, their bytes; a kernel, the whole allocation of every pointer
 // among its arguments (written unless it points to const; pointers inside of a struct count as
@@ -21,6 +23,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -38,6 +41,9 @@ struct DeviceCounts {
   int64_t launches = 0;     // of kernels, ever
 };
 DeviceCounts Counts();
+
+// Most dynamic shared memory that each kernel was launched with so far, by its name.
+std::map<std::string, int64_t> SharedBytes();
 
 // The n-th allocation from now (1: the next) fails with cudaErrorMemoryAllocation; 0: none.
 void FailAllocation(int n);
@@ -61,9 +67,11 @@ using Clock = std::map<int, uint64_t>;  // stream -> how much of its work has ha
 
 struct Work {
   std::function<void()> run;
+  std::function<bool()> ready;  // null: always
 };
 struct Stream {
   int id = 0;
+  int device = 0;
   uint64_t put = 0, done = 0;  // pieces of work
   std::deque<Work> pending;
   Clock clock;
@@ -104,11 +112,11 @@ class Device {
   std::recursive_mutex& mutex() { return mutex_; }
 
   cudaError_t Allocate(size_t bytes, bool pinned, void** out);
-  cudaError_t Free(void* p, bool pinned);
+  cudaError_t Free(void* p, bool pinned, int device);
   Allocation* Find(const void* p);  // null: not of the device
 
   std::shared_ptr<Stream> Open(cudaStream_t stream);  // null handle: the default stream
-  cudaStream_t NewStream();
+  cudaStream_t NewStream(int device);
   void DestroyStream(cudaStream_t stream);
 
   struct Touch {
@@ -117,16 +125,18 @@ class Device {
     bool writes;
   };
   void Put(Stream& stream, Toucher toucher, const std::vector<Touch>& touches,
-           std::function<void()> run);
-  void RunUntil(Stream& stream, uint64_t put);
-  void Wait(Stream& stream);  // by the host
-  void WaitAll();
+           std::function<void()> run, std::function<bool()> ready = nullptr);
+  bool RunUntil(Stream& stream, uint64_t put);     // false: some of it is not ready
+  void WaitUntil(Stream& stream, uint64_t put);    // the same, by a call that blocks
+  void Wait(Stream& stream);                       // by the host
+  void WaitAll(int device);
   void HostSees(const Clock& clock);
   void RunKernel(const Launched& launched);
   bool HasDevice(int index) const { return index >= 0 && index < device_count; }
 
   const void* last_copied_to = nullptr;  // from the host
   DeviceCounts counts;
+  std::map<const void*, int64_t> shared_bytes;  // most, by kernel
   int fail_in = 0;
   int64_t memory_bytes = int64_t{80} << 30;
   int device_count = 1;

@@ -1,0 +1,47 @@
+// NCCL between threads of one process, each with a device of its own: the functions in use under
+// their own names, and what tests may do to them.
+//
+// Only communicators that do not block exist, and an operation comes to its stream only when its
+// rank has asked how far it is, twice: who goes on without asking computes with old values. Sums
+// are made in rank order in f32. An operation runs once all ranks of the communicator have come to
+// it in their streams; until then its stream stands still, as that of a device whose kernel spins.
+//
+// Wrong use is an error of all ranks, though NCCL itself would hang or mix bytes: another size,
+// type or kind than the other ranks, another operation before the last is in the stream, memory
+// that is not the device's, one device twice. A communicator that is used after its abort aborts
+// the test.
+//
+// Not imitated: groups, more than one operation or communicator of a rank at a time, speed, and
+// what NCCL allocates. The check of streams does not see sums: kernels count as touching whole
+// arenas, of which buckets are parts. A sum that begins too early shows as old values.
+
+#ifndef TESTS_CUDA_ON_CPU_NCCL_STANDIN_H_
+#define TESTS_CUDA_ON_CPU_NCCL_STANDIN_H_
+
+#include <string>
+
+#include "kernels/cuda/nccl/nccl_library.h"
+
+namespace vitscale::cuda_on_cpu {
+
+// As LoadNccl would give it.
+cuda::NcclLibrary NcclStandin();
+
+// As from now on NCCL had noticed it in the newest communicator of `rank`: operations stand still.
+void FailCommunicator(int rank, ncclResult_t error, const std::string& why);
+
+// Aborts wait, as long as one of these exists.
+class HungAborts {
+ public:
+  HungAborts();
+  ~HungAborts();
+};
+
+struct NcclCounts {
+  int made = 0, aborted = 0;  // communicators, ever
+};
+NcclCounts CountCommunicators();
+
+}  // namespace vitscale::cuda_on_cpu
+
+#endif  // TESTS_CUDA_ON_CPU_NCCL_STANDIN_H_
