@@ -113,13 +113,15 @@ void AddPlan(Cli& cli) {
       "Say what a job takes, without running it: parameters, FLOPs, memory, bytes on the wire, and "
       "the time, by rates that `vitscale-bench probe` measured.",
       "  vitscale plan job.yaml\n  vitscale plan job.yaml --memory 16Gi --set model.variant=B/16\n"
+      "  vitscale plan job.yaml --memory 80Gi --set resources.device=cuda\n"
       "  vitscale plan job.yaml --workers 1,2,4,8 --wire-bytes-per-second 1.2G\n"
       "  vitscale plan --variants --classes 29593",
       [](CLI::App& app, PlanFlags& f) {
         app.add_option("file", f.file, "Job file, or - for standard input");
         app.add_option("--set", f.set, "Override a field: path=value")->expected(1)->take_all();
         app.add_option("--memory", f.memory,
-                       "Of one worker (16Gi): chooses the micro-batch, refuses what cannot fit");
+                       "Of one worker (16Gi), of its card where resources.device is cuda: chooses "
+                       "micro-batch and recompute, refuses what cannot fit");
         app.add_option("--rates", f.rates,
                        "What vitscale-bench probe wrote on a worker; default: rates.txt of the "
                        "state directory, where there is one");

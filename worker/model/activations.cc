@@ -17,23 +17,24 @@ struct Life {
 };
 
 struct Survey {
-  std::vector<Life> lives;  // by symbolic offset / kTensorAlignment
+  std::vector<Life> lives;  // by symbolic offset / kSymbolicStride
   int begin = 0, end = 0;   // of the group of the op at hand
 
   static void Visit(void* context, TensorView& view, bool /*written*/) {
     if (view.arena == Arena::kActivations) static_cast<Survey*>(context)->Note(view);
   }
   void Note(const TensorView& view) {
-    const size_t index = view.offset / kTensorAlignment;
+    const size_t index = view.offset / kSymbolicStride;
     if (index >= lives.size()) lives.resize(index + 1);
     Life& life = lives[index];
     if (life.first < 0) life.first = begin;
     life.last = end;
-    life.bytes = std::max(life.bytes, AlignUp(view.bytes()));
+    life.bytes = std::max(life.bytes, AlignUp(view.offset % kSymbolicStride + view.bytes()));
   }
   static void Place(void* context, TensorView& view, bool /*written*/) {
     if (view.arena != Arena::kActivations) return;
-    view.offset = static_cast<Survey*>(context)->lives[view.offset / kTensorAlignment].offset;
+    const Life& life = static_cast<Survey*>(context)->lives[view.offset / kSymbolicStride];
+    view.offset = life.offset + view.offset % kSymbolicStride;
   }
 };
 

@@ -5,7 +5,7 @@
 // A lifetime is counted in whole panel groups: from the beginning of the group (or single op) that
 // first touches the tensor to the end of the one that last does, since a backend may run a group a
 // few images at a time. So tensors of one group never share memory. Views of one tensor with other
-// shapes have the same symbolic offset.
+// shapes have the same symbolic offset; a view of some of its rows has as many bytes more.
 
 #ifndef WORKER_MODEL_ACTIVATIONS_H_
 #define WORKER_MODEL_ACTIVATIONS_H_
@@ -19,11 +19,14 @@
 
 namespace vitscale {
 
+// From one symbolic offset to the next: no tensor is larger.
+inline constexpr int64_t kSymbolicStride = int64_t{1} << 40;
+
 // Hands out activations that have no place yet.
 class SymbolicActivations {
  public:
   TensorView New(std::string name, DType dtype, Shape shape) {
-    return {std::move(name), Arena::kActivations, kTensorAlignment * count_++, dtype,
+    return {std::move(name), Arena::kActivations, kSymbolicStride * count_++, dtype,
             std::move(shape)};
   }
 

@@ -64,6 +64,9 @@ struct ModelLayout {
   bool training = true;  // false: parameters only, and programs that do not change them
   RecomputeLevel recompute = RecomputeLevel::kNone;
   int64_t batch = 0;  // images of a micro-batch
+  int64_t head_rows =
+      0;  // images whose logits exist at a time; below `batch` it is a multiple of 64.
+          // 0: all. Gradients of the classifier are then summed piece by piece
   float range_min = -1.0f, range_max = 1.0f;
   ParamTable table;
   std::vector<Bucket> buckets;

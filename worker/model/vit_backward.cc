@@ -91,26 +91,6 @@ void VitBuilder::NormBackward(const std::string& at, NormTrace& norm, const Tens
 
 // ---- head --------------------------------------------------------------------
 
-TensorView VitBuilder::ClassifierBackward() {
-  const bool representation = m_.representation_size > 0;
-  GradWeight(representation ? head_.representation : head_.pooled, grad_logits_, "head");
-  TensorView grad = grad_logits_;
-  std::string kernel = "head/kernel";
-  if (representation) {
-    const TensorView grad_y = GradInput(grad, kernel);
-    grad = New("grad.pre_logits", compute_, batch_, m_.representation_size);
-    program_.Add(TanhGradArgs{grad_y, head_.representation, grad});
-    GradWeight(head_.pooled, grad, "pre_logits");
-    kernel = "pre_logits/kernel";
-  }
-  if (m_.pool != PoolKind::kMap) return GradInput(grad, kernel);
-  // The MAP head's own residual path carries it on in f32.
-  const TensorView grad_pooled = New("grad.pooled", DType::kF32, batch_, width_);
-  program_.Add(
-      LinearGradInputArgs{.grad_y = grad, .weight = Kernel(kernel), .grad_x = grad_pooled});
-  return grad_pooled;
-}
-
 void VitBuilder::HeadBackward() {
   const TensorView grad_pooled = ClassifierBackward();
   if (m_.pool == PoolKind::kMap) {

@@ -1,5 +1,5 @@
-// The pass under construction, shared by vit_forward.cc and vit_backward.cc. Not for other folders:
-// see vit.h.
+// The pass under construction, shared by vit_forward.cc, vit_head.cc and vit_backward.cc. Not for
+// other folders: see vit.h.
 
 #ifndef WORKER_MODEL_VIT_BUILDER_H_
 #define WORKER_MODEL_VIT_BUILDER_H_
@@ -40,7 +40,7 @@ struct HeadTrace {
   TensorView pooled;          // [batch, width], compute dtype: what the classifier side reads
   TensorView unrounded;       // the same before it is rounded for matmuls; `pooled` where it is not
   TensorView representation;  // [batch, representation_size], after tanh; absent without
-  TensorView logits;          // [batch, classes], f32
+  TensorView logits;          // [batch, or images of a piece, classes], f32
 };
 
 class VitBuilder {
@@ -71,11 +71,16 @@ class VitBuilder {
   void MapPool();
   void TokenPool();
   void Representation();
-  void Classifier();
   // LayerNorm of the stream after adding what the last half block gave.
   NormTrace Norm(const std::string& at, DType y_dtype);
   NormTrace NormOf(const std::string& at, const TensorView& x, DType y_dtype);
   MlpTrace MlpHidden(const std::string& at, const TensorView& x);
+
+  // ---- classifier: all images, or a piece of them ----
+  const TensorView& ClassifierInput() const;
+  void LossOf(int64_t first, int64_t count);
+  void NewGradOfClassifierInput();
+  void ClassifierBackwardOf(int64_t first, int64_t count);
 
   // ---- backward ----
   TensorView ClassifierBackward();  // gives the gradient of HeadTrace::pooled
@@ -134,7 +139,9 @@ class VitBuilder {
   // Gradient of the stream at the current point: f32, and rounded for matmuls (the same tensor when
   // those are f32).
   TensorView grad_stream_, grad_stream_cast_;
-  TensorView grad_logits_;
+  bool in_pieces_ = false;            // the classifier has been gone back through already
+  TensorView grad_logits_;            // as logits
+  TensorView grad_classifier_input_;  // [batch, features]
 };
 
 }  // namespace vitscale

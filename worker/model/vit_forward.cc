@@ -1,4 +1,4 @@
-// VitBuilder: the forward pass and the loss. Source: big_vision models/vit.py.
+// VitBuilder: the forward pass up to the classifier (vit_head.cc). Source: big_vision models/vit.py.
 //
 // Panel groups: the embedding, each block, and pooling up to what is one row per image. The
 // residual add of a half block is done by the LayerNorm that follows it. In evaluation the stream
@@ -35,7 +35,6 @@ void VitBuilder::Forward() {
   Trunk();
   Pool();
   Representation();
-  Classifier();
 }
 
 TensorView VitBuilder::Features() {
@@ -281,35 +280,6 @@ void VitBuilder::Representation() {
                           .y = pre});
   head_.representation = New("representation", compute_, batch_, m_.representation_size);
   program_.Add(TanhArgs{pre, head_.representation});
-}
-
-void VitBuilder::Classifier() {
-  const TensorView& x = head_.representation.present() ? head_.representation : head_.pooled;
-  head_.logits = New("logits", DType::kF32, batch_, m_.classes);
-  program_.Add(LinearArgs{
-      .x = x, .weight = Kernel("head/kernel"), .bias = Bias("head/bias"), .y = head_.logits});
-}
-
-void VitBuilder::Loss() {
-  LossArgs loss;
-  loss.logits = head_.logits;
-  loss.labels = layout_.input.labels;
-  loss.accumulate = accumulate_;
-  loss.loss_sum = layout_.statistics.eval_loss_sum;
-  loss.correct = layout_.statistics.eval_correct;
-  if (training_) {
-    loss.loss_sum = layout_.statistics.loss_sum;
-    loss.correct = layout_.statistics.correct;
-    grad_logits_ = New("grad_logits", compute_, batch_, m_.classes);
-    loss.grad_logits = grad_logits_;
-  } else {
-    loss.valid = layout_.input.valid;
-  }
-  if (m_.loss == LossKind::kSigmoid) {
-    program_.Add(SigmoidLossArgs{loss});
-  } else {
-    program_.Add(SoftmaxLossArgs{loss});
-  }
 }
 
 }  // namespace vitscale

@@ -53,7 +53,10 @@ absl::StatusOr<int64_t> FirstThatFits(PlanRequest request,
 // Levels that the request leaves open, the cheapest first.
 std::vector<RecomputeLevel> OpenLevels(const PlanRequest& request) {
   if (request.recompute != RecomputeLevel::kAuto || !request.training) return {request.recompute};
-  return {kRecomputeDefault, RecomputeLevel::kBlock};
+  if (request.device == DeviceKind::kCpu) {
+    return {RecomputeLevel::kGeluAndLayerNorm, RecomputeLevel::kBlock};
+  }
+  return {RecomputeLevel::kNone, RecomputeLevel::kGeluAndLayerNorm, RecomputeLevel::kBlock};
 }
 
 // ---- changes -----------------------------------------------------------------
@@ -153,6 +156,13 @@ absl::Status CheckDeal(const PlanRequest& request, int workers) {
 
 }  // namespace
 
+int64_t MicroBatchEnough(const PlanRequest& request) {
+  constexpr int64_t kPanels = 8, kTiles = 132, kTileElements = int64_t{128} * 256;
+  if (request.device == DeviceKind::kCpu) return kPanels;
+  const int64_t elements = request.model.tokens() * int64_t{request.model.width};
+  return std::min(kMicroBatchMax, (kTiles * kTileElements + elements - 1) / elements);
+}
+
 absl::Status CheckFits(const Plan& plan, int64_t memory_bytes) {
   if (plan.memory_bytes() <= memory_bytes) return absl::OkStatus();
   VITSCALE_ASSIGN_OR_RETURN(const std::string change, SmallestChange(plan.request, memory_bytes));
@@ -196,7 +206,7 @@ absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers
     trial.recompute = level;
     VITSCALE_ASSIGN_OR_RETURN(const int64_t micro, FirstThatFits(trial, divisors, memory_bytes));
     best = std::max(best, micro);
-    if (best >= std::min(kMicroBatchEnough, divisors.front())) break;
+    if (best >= std::min(MicroBatchEnough(request), divisors.front())) break;
   }
   if (best > 0) return best;
   trial.batch_micro = 1;

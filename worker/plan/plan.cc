@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/hash.h"
@@ -9,6 +10,7 @@
 #include "worker/model/activations.h"
 #include "worker/model/vit.h"
 #include "worker/plan/backend_bytes.h"
+#include "worker/plan/card_bytes.h"
 #include "worker/plan/cost.h"
 
 namespace vitscale {
@@ -55,7 +57,8 @@ PlanRequest WithDefaults(PlanRequest r) {
   if (r.batch_global == 0) r.batch_global = r.batch_micro;
   if (r.source_height == 0) r.source_height = r.model.image_size;
   if (r.source_width == 0) r.source_width = r.model.image_size;
-  if (r.recompute == RecomputeLevel::kAuto) r.recompute = kRecomputeDefault;
+  if (r.recompute == RecomputeLevel::kAuto) r.recompute = RecomputeDefault(r.device);
+  if (r.device == DeviceKind::kCuda) r.packing = WeightPacking::kPersistent;
   return r;
 }
 
@@ -149,6 +152,7 @@ ModelLayout MakeLayout(const PlanRequest& r, ArenaLayout& input, ArenaLayout& st
   layout.recompute = r.recompute;
   layout.training = r.training;
   layout.batch = r.batch_micro;
+  layout.head_rows = HeadRows(r.batch_micro, r.model.classes, r.logit_bytes_max);
   layout.range_min = r.range_min;
   layout.range_max = r.range_max;
   layout.table = ParamTable(r.model, r.optimizer);
@@ -158,11 +162,35 @@ ModelLayout MakeLayout(const PlanRequest& r, ArenaLayout& input, ArenaLayout& st
   return layout;
 }
 
+// The first, the last and those between are programs of their own.
+int64_t StepPrograms(const PlanRequest& r) {
+  return std::min<int64_t>(3, r.batch_global / r.batch_micro);
+}
+
+// Every program keeps its own workspace; copies of weights are shared.
+void AddCardBytes(Plan& plan, const Program& program, int64_t programs = 1) {
+  plan.persistent_weight_bytes = std::max(plan.persistent_weight_bytes, CardWeightBytes(program));
+  plan.compute_weight_bytes = plan.per_use_weight_bytes = plan.persistent_weight_bytes;
+  plan.workspace_bytes += programs * CardWorkspaceBytes(program);
+}
+
+void AddDeviceBytes(Plan& plan, Program& eval, Program* step, const Program* update) {
+  if (plan.request.device == DeviceKind::kCuda) {
+    AddCardBytes(plan, eval);
+    if (step != nullptr) AddCardBytes(plan, *step, StepPrograms(plan.request));
+    if (update != nullptr) AddCardBytes(plan, *update);
+    return;
+  }
+  AddBackendBytes(plan, eval);
+  if (step == nullptr) return;
+  AddBackendBytes(plan, *step);
+  plan.workspace_bytes += OptimizerWorkspaceBytes(plan.layout);
+}
+
 void PlanActivations(Plan& plan) {
   Program eval = BuildEval(plan.layout, true), features = BuildFeatures(plan.layout).program;
   plan.eval_activation_bytes = std::max(ActivationBytes(eval), ActivationBytes(features));
-  AddBackendBytes(plan, eval);
-  if (!plan.request.training) return;
+  if (!plan.request.training) return AddDeviceBytes(plan, eval, nullptr, nullptr);
   OptimizerConfig optimizer;
   optimizer.kind = plan.request.optimizer;
   // A second micro-batch has a few more small tensors than the first.
@@ -170,8 +198,7 @@ void PlanActivations(Plan& plan) {
   Program update = BuildUpdate(plan.layout, optimizer);
   plan.step_activation_bytes = ActivationBytes(step);
   plan.update_activation_bytes = ActivationBytes(update);
-  AddBackendBytes(plan, step);
-  plan.workspace_bytes += OptimizerWorkspaceBytes(plan.layout);
+  AddDeviceBytes(plan, eval, &step, &update);
 }
 
 void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {
@@ -198,7 +225,8 @@ int64_t CheckpointBytes(const Plan& plan) {
          plan.layout.table.second_moment_count() * DTypeBytes(DType::kF32);
 }
 
-// Not the recompute level: ranks may differ in it, since no bit does.
+// Not the recompute level: ranks may differ in it, since no bit does. Nor the device: who may work
+// together is decided by numeric class.
 uint64_t HashOf(const Plan& plan) {
   const PlanRequest& r = plan.request;
   const ModelConfig& m = r.model;
@@ -228,6 +256,9 @@ uint64_t HashOf(const Plan& plan) {
                                     r.sparse_labels_per_image},
                                    " ");
   absl::StrAppend(&text, " ", m.head_bias, " ", r.range_min, " ", r.range_max);
+  if (plan.layout.head_rows < r.batch_micro) {
+    absl::StrAppend(&text, " head ", plan.layout.head_rows);
+  }
   for (const Parameter& p : plan.layout.table.parameters()) {
     absl::StrAppend(&text, " ", p.name, " ", p.offset_elements, " ", p.gradient_offset, " ",
                     p.second_moment_offset);
@@ -243,13 +274,44 @@ int64_t Plan::step_bytes(int64_t process_bytes) const {
   return bytes;
 }
 
+int64_t Plan::card_bytes() const {
+  if (request.device == DeviceKind::kCpu) return 0;
+  int64_t bytes = compute_weight_bytes + workspace_bytes + kCardContextBytes;
+  for (int64_t arena : arena_bytes) bytes += arena;
+  return bytes;
+}
+
+int64_t Plan::host_bytes() const {
+  const int64_t process =
+      request.device == DeviceKind::kCpu ? step_bytes() : kCudaProcessBytes + kPinnedStagingBytes;
+  return process + staged_input_bytes + (request.training ? checkpoint_bytes : 0);
+}
+
 int64_t Plan::memory_bytes() const {
-  return step_bytes() + staged_input_bytes + (request.training ? checkpoint_bytes : 0);
+  return request.device == DeviceKind::kCpu ? host_bytes() : card_bytes();
+}
+
+int64_t Plan::optimizer_bytes() const {
+  return arena_bytes[static_cast<int>(Arena::kMomentum)] +
+         arena_bytes[static_cast<int>(Arena::kSecondMoment)];
 }
 
 int64_t Plan::WireBytes(int workers) const {
   if (workers < 2) return 0;
   return static_cast<int64_t>(2.0 * (workers - 1) / workers * static_cast<double>(gradient_bytes));
+}
+
+DeviceKind DeviceKindOf(absl::string_view device) {
+  return absl::StartsWith(device, "cuda") ? DeviceKind::kCuda : DeviceKind::kCpu;
+}
+
+int64_t HeadRows(int64_t batch, int64_t classes, int64_t logit_bytes_max) {
+  constexpr int64_t kMultiple = 64;  // rows that begin at an aligned address whatever their dtype
+  const int64_t row_bytes = classes * DTypeBytes(DType::kF32);
+  const int64_t most = std::max(kMultiple, logit_bytes_max / row_bytes / kMultiple * kMultiple);
+  if (batch <= most) return batch;
+  const int64_t pieces = (batch + most - 1) / most;
+  return AlignUp((batch + pieces - 1) / pieces, kMultiple);
 }
 
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request) {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "worker/plan/card_bytes.h"
 #include "worker/plan/machine_rates.h"
 #include "worker/plan/plan.h"
 #include "worker/plan/predict.h"
@@ -44,6 +45,12 @@ void ModelLines(std::string& text, const Plan& plan) {
   Line(text, "second moment",
        absl::StrCat(Grouped(plan.layout.table.second_moment_count()), " floats (",
                     OptimizerKindName(plan.request.optimizer), ")"));
+  if (plan.request.training) {
+    Line(text, "optimizer state",
+         absl::StrCat(HumanBytes(plan.optimizer_bytes()), " (Adam's two f32 moments: ",
+                      HumanBytes(2 * DTypeBytes(DType::kF32) * plan.layout.table.parameter_count()),
+                      ")"));
+  }
   Line(text, "FLOPs per image",
        absl::StrFormat("%.4g GF forward (trunk %.4g, as the paper's table 2 counts %.1f), %.4g GF "
                        "training",
@@ -51,20 +58,44 @@ void ModelLines(std::string& text, const Plan& plan) {
                        plan.flops.paper_table / 1e9, plan.flops.training() / 1e9));
   Line(text, "batch",
        absl::StrCat(plan.request.batch_global, " images per step in micro-batches of ",
-                    plan.request.batch_micro));
+                    plan.request.batch_micro,
+                    plan.layout.head_rows < plan.request.batch_micro
+                        ? absl::StrCat(", logits of ", plan.layout.head_rows, " at a time")
+                        : ""));
   Line(text, "precision",
        absl::StrCat(PrecisionName(plan.request.precision), ", residual stream ",
                     DTypeName(plan.request.model.residual)));
   if (plan.request.training) Line(text, "recompute", RecomputeName(plan.request.recompute));
 }
 
-void MemoryLines(std::string& text, const Plan& plan) {
-  Line(text, "memory per worker", HumanBytes(plan.memory_bytes()));
+void ArenaLines(std::string& text, const Plan& plan) {
   for (int i = 0; i < kArenaCount; ++i) {
     if (plan.arena_bytes[i] > 0)
       Memory(text, ArenaName(static_cast<Arena>(i)), plan.arena_bytes[i]);
   }
   Memory(text, "compute weights", plan.compute_weight_bytes);
+}
+
+void LoaderLines(std::string& text, const Plan& plan) {
+  Memory(text, "staged input", plan.staged_input_bytes);
+  if (plan.request.training) Memory(text, "copy while saving", plan.checkpoint_bytes);
+}
+
+void CardLines(std::string& text, const Plan& plan) {
+  Line(text, "memory on the card", HumanBytes(plan.card_bytes()));
+  ArenaLines(text, plan);
+  Memory(text, "workspace", plan.workspace_bytes);
+  Memory(text, "CUDA context", kCardContextBytes);
+  Line(text, "memory of the host", HumanBytes(plan.host_bytes()));
+  Memory(text, "process", kCudaProcessBytes);
+  Memory(text, "pinned staging", kPinnedStagingBytes);
+  LoaderLines(text, plan);
+}
+
+void MemoryLines(std::string& text, const Plan& plan) {
+  if (plan.request.device == DeviceKind::kCuda) return CardLines(text, plan);
+  Line(text, "memory per worker", HumanBytes(plan.memory_bytes()));
+  ArenaLines(text, plan);
   absl::StrAppendFormat(&text, "    %s; persistent %s, packed per use %s\n",
                         WeightPackingName(plan.request.packing == WeightPacking::kPerUse
                                               ? WeightPacking::kPerUse
@@ -72,8 +103,7 @@ void MemoryLines(std::string& text, const Plan& plan) {
                         HumanBytes(plan.persistent_weight_bytes),
                         HumanBytes(plan.per_use_weight_bytes));
   Memory(text, "workspace", plan.workspace_bytes);
-  Memory(text, "staged input", plan.staged_input_bytes);
-  if (plan.request.training) Memory(text, "copy while saving", plan.checkpoint_bytes);
+  LoaderLines(text, plan);
   Memory(text, "process", kProcessBytes + kRunningBytes);
 }
 

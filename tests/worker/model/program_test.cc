@@ -239,6 +239,27 @@ INSTANTIATE_TEST_SUITE_P(
                                      RecomputeLevel::kBlock),
                      testing::Values(DType::kF32, DType::kBf16)));
 
+// Logits of 64, 64 and 2 images: the pieces are rows of tensors that live longer.
+TEST(WideHeadProgramTest, PiecesLieAlignedAndOverwriteNothingThatIsStillNeeded) {
+  for (const PoolKind pool : {PoolKind::kMap, PoolKind::kGap}) {
+    for (const LabelKind labels : {LabelKind::kClassId, LabelKind::kSparse, LabelKind::kDense}) {
+      PlanRequest request = Tiny();
+      request.model.pool = pool;
+      request.labels = labels;
+      request.batch_micro = request.batch_global = 130;
+      request.logit_bytes_max = 1;
+      const Plan plan = MakePlan(request).value();
+      Program step = BuildStep(plan.layout, {true, true}), eval = BuildEval(plan.layout, true);
+      for (Program* program : {&step, &eval}) {
+        EXPECT_THAT(CheckProgram(*program), IsOk());
+        EXPECT_THAT(CheckBounds(*program, plan.arena_bytes), IsOk());
+        MemoryPlay(plan.arena_bytes[static_cast<int>(Arena::kActivations)]).Run(*program);
+      }
+      EXPECT_LE(ActivationBytes(step), plan.step_activation_bytes);
+    }
+  }
+}
+
 TEST(UpdateProgramTest, RatesAndDecaysFollowTheGroups) {
   const Plan plan = MakePlan(Tiny()).value();
   OptimizerConfig optimizer;

@@ -297,19 +297,20 @@ TEST(FitTest, ChosenMicroBatchDealsOutEvenlyAndFits) {
 TEST(FitTest, AutoKeepsLessOnlyWhereMemoryAsksForIt) {
   PlanRequest request = Request("S/16");
   request.batch_global = 64;
-  EXPECT_EQ(*ChooseRecompute(request, 0), kRecomputeDefault);
+  EXPECT_EQ(*ChooseRecompute(request, 0), RecomputeLevel::kGeluAndLayerNorm);
   const int64_t enough = Planned(request).memory_bytes();
-  EXPECT_EQ(*ChooseRecompute(request, enough), kRecomputeDefault);
+  EXPECT_EQ(*ChooseRecompute(request, enough), RecomputeLevel::kGeluAndLayerNorm);
   EXPECT_EQ(*ChooseRecompute(request, enough - 1), RecomputeLevel::kBlock);
   request.recompute = RecomputeLevel::kNone;  // what the job says stands
   EXPECT_EQ(*ChooseRecompute(request, enough - 1), RecomputeLevel::kNone);
-  // A smaller micro-batch costs less than running blocks again, down to kMicroBatchEnough.
+  // A smaller micro-batch costs less than running blocks again, down to MicroBatchEnough.
   request.recompute = RecomputeLevel::kAuto;
   EXPECT_EQ(*ChooseMicroBatch(request, 1, enough - 1), 16);
-  request.batch_micro = kMicroBatchEnough;
+  const int64_t enough_images = MicroBatchEnough(request);
+  request.batch_micro = enough_images;
   const int64_t few = Planned(request).memory_bytes();
-  EXPECT_EQ(*ChooseMicroBatch(request, 1, few), kMicroBatchEnough);
-  EXPECT_GT(*ChooseMicroBatch(request, 1, few - 1), kMicroBatchEnough);
+  EXPECT_EQ(*ChooseMicroBatch(request, 1, few), enough_images);
+  EXPECT_GT(*ChooseMicroBatch(request, 1, few - 1), enough_images);
 }
 
 TEST(FitTest, WorkersThatDoNotDivideTheBatchStillGetAMicroBatchEach) {
