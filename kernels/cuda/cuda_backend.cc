@@ -67,6 +67,7 @@ class CudaBackend : public Backend {
   absl::Status Write(const TensorView& to, absl::Span<const std::byte> from) override;
   absl::Status Read(const TensorView& from, absl::Span<std::byte> to) override;
   absl::Span<std::byte> HostBytes(Arena /*arena*/) override { return {}; }
+  BackendMemory memory() const override { return {weights_.bytes(), workspace_bytes_}; }
   absl::Span<std::byte> DeviceBytes(Arena arena) const {
     const int i = static_cast<int>(arena);
     return absl::MakeSpan(arenas_[i].data(), static_cast<size_t>(bytes_[i]));
@@ -96,6 +97,7 @@ class CudaBackend : public Backend {
   bool allocated_ = false;
   ArenaBytes bytes_{};
   Arenas arenas_;
+  int64_t workspace_bytes_ = 0;  // of all programs prepared so far
   PinnedMemory host_scalars_;
   DeviceMemory device_scalars_;
 };
@@ -155,6 +157,7 @@ absl::StatusOr<std::unique_ptr<PreparedProgram>> CudaBackend::DoPrepare(Program 
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<CudaProgram> prepared, BindProgram(program, resources));
   VITSCALE_RETURN_IF_ERROR(weights_.FinishPrepare(staging_, stream_));
   blas_->FinishPrepare();
+  workspace_bytes_ += prepared->workspace.bytes();
   return std::unique_ptr<PreparedProgram>(std::move(prepared));
 }
 

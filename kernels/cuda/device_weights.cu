@@ -215,6 +215,14 @@ absl::Status DeviceWeights::MakeNew(const RunContext& context) {
   return absl::OkStatus();
 }
 
+int64_t DeviceWeights::bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [weight, copies] : copies_) {
+    for (const auto& copy : copies) bytes += copy->memory.bytes();
+  }
+  return bytes;
+}
+
 absl::Status CheckKernelsFit(const Device& device) {
   cudaFuncAttributes attributes{};
   const cudaError_t error =

@@ -74,6 +74,8 @@ class DeviceWeights {
   // Makes the copies that were never made.
   absl::Status MakeNew(const RunContext& context);
 
+  int64_t bytes() const;  // of all copies
+
  private:
   struct Copy {
     WeightSource source;

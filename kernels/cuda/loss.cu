@@ -12,12 +12,11 @@
 // more. Loss and hit of an image go to a slot; a second launch adds the slots. 4,096 images of
 // 29,600 classes: 727 MB, 217 us at 3.35 TB/s.
 //
-// A thread owns every blockDim-th group of neighbouring classes. Which of them are labels it asks
-// the label list, and only if one of the labels is in a group of its own. Losses of a group are
-// added in f32, all else in f64.
+// Who owns which classes and how labels are found: loss_labels.h. Losses of a group of neighbouring
+// classes are added in f32, all else in f64. A logit of -inf is a class that cannot be: where it is
+// no target, y z counts as 0.
 
 #include <algorithm>
-#include <climits>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -27,136 +26,12 @@
 #include "kernels/cuda/dialect/fast_math.h"
 #include "kernels/cuda/dialect/launch.h"
 #include "kernels/cuda/floats.h"
+#include "kernels/cuda/loss_labels.h"
 
 namespace vitscale::cuda {
 namespace {
 
 constexpr int kThreadsMax = 256;
-
-struct LossRows {
-  const float* logits;     // [batch, classes]
-  const int32_t* ids;      // kClassId: [batch]; kSparse: [id_count]
-  const int32_t* offsets;  // kSparse: [batch + 1]
-  const float* dense;      // kDense: [batch, classes]
-  const float* valid;      // [batch], or null
-  void* grad;              // [batch, classes], or null
-  double* losses;          // [batch]
-  int64_t* hits;           // [batch]
-  int64_t batch, id_count;
-  int classes;
-};
-
-struct LossShared {
-  WarpSlots<double> sums;
-  WarpSlots<float> values;
-  WarpSlots<int> indexes;
-};
-
-// ---- labels -------------------------------------------------------------------------------------
-
-// The targets of one image.
-struct Targets {
-  const int32_t* ids;  // [count]
-  int64_t count;
-  const float* dense;  // [classes], or null
-  float weight;        // of each id
-  bool is_bad;         // offsets that lead out of the ids
-};
-
-template <bool kSoftmax>
-__device__ inline Targets TargetsOf(const LossRows& rows, int64_t image) {
-  if (rows.dense != nullptr) return {nullptr, 0, rows.dense + image * rows.classes, 1.0f, false};
-  if (rows.offsets == nullptr) return {rows.ids + image, 1, nullptr, 1.0f, false};
-  const int64_t begin = rows.offsets[image], end = rows.offsets[image + 1];
-  if (begin < 0 || end < begin || end > rows.id_count) return {rows.ids, 0, nullptr, 1.0f, true};
-  const bool split = kSoftmax && end > begin;
-  return {rows.ids + begin, end - begin, nullptr,
-          split ? 1.0f / static_cast<float>(end - begin) : 1.0f, false};
-}
-
-// Whether a label is among the groups of `kVec` classes that this thread owns.
-template <int kVec>
-__device__ inline bool OwnsLabel(const Targets& targets) {
-  for (int64_t i = 0; i < targets.count; ++i) {
-    if (static_cast<unsigned>(targets.ids[i]) / kVec % blockDim.x == threadIdx.x) return true;
-  }
-  return false;
-}
-
-// The targets of classes c to c + kVec - 1. A class named twice is one target of the sigmoid loss
-// and two of the softmax loss.
-template <bool kSoftmax, int kVec>
-__device__ inline Floats<kVec> TargetsAt(const Targets& targets, bool owns_label, int c) {
-  if (targets.dense != nullptr) return LoadFloats<kVec>(targets.dense + c);
-  Floats<kVec> y = ZeroFloats<kVec>();
-  if (!owns_label) return y;
-  for (int64_t i = 0; i < targets.count; ++i) {
-    const int id = targets.ids[i];
-#pragma unroll
-    for (int j = 0; j < kVec; ++j) {
-      if (id == c + j) y[j] = kSoftmax ? y[j] + targets.weight : 1.0f;
-    }
-  }
-  return y;
-}
-
-// The first greatest of the values that a thread sees in order; NaN is never greater.
-struct Greatest {
-  float value;
-  int index;
-  __device__ void See(float other, int at) {
-    if (other > value) value = other, index = at;
-  }
-};
-template <int kVec>
-__device__ inline Greatest NoneYet() {
-  return {-INFINITY, static_cast<int>(threadIdx.x) * kVec};
-}
-// In every thread.
-__device__ inline Greatest FirstGreatest(const Greatest& mine, LossShared& shared) {
-  const float value = BlockMax(mine.value, shared.values);
-  const int index = mine.value == value ? mine.index : INT_MAX;
-  return {value, -BlockMax(-index, shared.indexes)};
-}
-
-struct Answers {
-  Greatest logits, dense;  // `dense` counts only where labels are dense
-};
-__device__ inline Answers AnswersOf(const Greatest& logits, const Greatest& dense,
-                                    const Targets& targets, LossShared& shared) {
-  Answers answers{FirstGreatest(logits, shared), dense};
-  if (targets.dense != nullptr) answers.dense = FirstGreatest(dense, shared);  // for all threads
-  return answers;
-}
-
-// Thread 0 keeps what the image gives. An id outside [0, classes) makes the loss NaN.
-__device__ inline void KeepImage(const LossRows& rows, int64_t image, const Targets& targets,
-                                 const Answers& answers, float weight, double loss) {
-  if (threadIdx.x != 0) return;
-  const int answer = answers.logits.index;
-  bool hit = targets.dense != nullptr && answer == answers.dense.index, bad = targets.is_bad;
-  for (int64_t i = 0; i < targets.count; ++i) {
-    hit = hit || targets.ids[i] == answer;
-    bad = bad || targets.ids[i] < 0 || targets.ids[i] >= rows.classes;
-  }
-  rows.losses[image] = bad ? static_cast<double>(NAN) : static_cast<double>(weight) * loss;
-  rows.hits[image] = hit ? 1 : 0;
-}
-
-// An image of weight 0 is padding: its logits and labels may be anything.
-template <int kVec, typename Grad>
-__device__ inline void LeaveOut(const LossRows& rows, int64_t image) {
-  if constexpr (kIsPresent<Grad>) {
-    Grad* grad = static_cast<Grad*>(rows.grad) + image * rows.classes;
-    const int step = static_cast<int>(blockDim.x) * kVec;
-    for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.classes; c += step) {
-      StoreFloats(grad + c, ZeroFloats<kVec>());
-    }
-  }
-  if (threadIdx.x != 0) return;
-  rows.losses[image] = 0.0;
-  rows.hits[image] = 0;
-}
 
 // ---- sigmoid ------------------------------------------------------------------------------------
 
@@ -169,7 +44,8 @@ __device__ inline SigmoidTerm Sigmoid(float z, float y) {
   const float inverse = FastDivide(1.0f, 1.0f + t);
   const float at_z = z < 0.0f ? t * inverse : inverse;        // sigmoid(z)
   const float at_minus_z = z < 0.0f ? inverse : t * inverse;  // 1 - sigmoid(z)
-  return {fmaxf(z, 0.0f) - y * z + log1pf(t), (1.0f - y) * at_z - y * at_minus_z};
+  const float right = y == 0.0f ? 0.0f : y * z;
+  return {fmaxf(z, 0.0f) - right + log1pf(t), (1.0f - y) * at_z - y * at_minus_z};
 }
 
 template <int kVec, typename Grad>
@@ -228,6 +104,7 @@ struct SoftmaxSums {
     exp_sum += static_cast<double>(part);
   }
   __device__ void AddLabel(float y, float z) {
+    if (y == 0.0f) return;
     label_sum += static_cast<double>(y);
     label_logit_sum += static_cast<double>(y) * static_cast<double>(z);
   }

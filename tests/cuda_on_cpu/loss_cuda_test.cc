@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/cuda_on_cpu/op_pair.h"
+#include "tests/kernels/loss_problem.h"
 #include "tests/status_matchers.h"
 
 namespace vitscale {
@@ -14,80 +15,22 @@ namespace {
 
 using testing::StartsWith;
 
-enum class LossKind { kSigmoid, kSoftmax };
-constexpr LossKind kLosses[] = {LossKind::kSigmoid, LossKind::kSoftmax};
-constexpr LabelKind kLabels[] = {LabelKind::kClassId, LabelKind::kSparse, LabelKind::kDense};
-constexpr DType kNoGradient = DType::kU8;
-
-struct Problem {
-  int64_t batch = 0, classes = 0;
-  Doubles logits;
-  LabelKind kind = LabelKind::kClassId;
-  Doubles ids, offsets;  // kClassId, kSparse
-  Doubles dense;         // kDense
-  Doubles valid;         // empty: absent
-};
-
-Problem MakeProblem(LabelKind kind, int64_t batch, int64_t classes, bool valid) {
-  Problem p{batch, classes};
-  p.logits = Rounded(NormalValues(batch * classes, 4.0, 7), DType::kF32);
-  p.kind = kind;
-  const Doubles picks = UniformValues(4 * batch, 0, static_cast<double>(classes), 8);
-  if (kind == LabelKind::kClassId) {
-    for (int64_t b = 0; b < batch; ++b) p.ids.push_back(std::floor(picks[b]));
-  } else if (kind == LabelKind::kSparse) {
-    p.offsets.push_back(0);
-    for (int64_t b = 0; b < batch; ++b) {  // 0 to 3 labels, and the first of them twice
-      for (int64_t i = 0; i < b % 4; ++i) p.ids.push_back(std::floor(picks[4 * b + i]));
-      if (b % 4 == 3) p.ids.push_back(p.ids[p.ids.size() - 3]);
-      p.offsets.push_back(static_cast<double>(p.ids.size()));
-    }
-    p.ids.push_back(-1);  // capacity that no image owns
-  } else {
-    p.dense = Rounded(UniformValues(batch * classes, 0.0, 1.0, 9), DType::kF32);
-  }
-  for (int64_t b = 0; valid && b < batch; ++b) p.valid.push_back(b % 3 == 1 ? 0.0 : 1.0);
-  return p;
-}
-
 struct LossPair {
   OpPair pair;
   LossArgs args;
 
-  LossPair(const Problem& p, LossKind loss, DType grad_type, bool accumulate = false)
+  LossPair(const LossProblem& p, TestLoss loss, DType grad_type, bool accumulate = false)
       : pair(grad_type == DType::kBf16 ? DType::kBf16 : DType::kF32) {
-    const Shape shape = {p.batch, p.classes};
-    args.logits = pair.Input("logits", DType::kF32, shape, p.logits);
-    args.labels.kind = p.kind;
-    if (p.kind == LabelKind::kDense) {
-      args.labels.dense = pair.Input("dense", DType::kF32, shape, p.dense, Arena::kInput);
-    } else {
-      args.labels.ids = pair.Input("ids", DType::kI32, {static_cast<int64_t>(p.ids.size())}, p.ids,
-                                   Arena::kInput);
-    }
-    if (p.kind == LabelKind::kSparse) {
-      args.labels.offsets =
-          pair.Input("offsets", DType::kI32, {p.batch + 1}, p.offsets, Arena::kInput);
-    }
-    if (!p.valid.empty()) {
-      args.valid = pair.Input("valid", DType::kF32, {p.batch}, p.valid, Arena::kInput);
-    }
-    if (grad_type != kNoGradient) args.grad_logits = pair.Output("grad_logits", grad_type, shape);
-    args.loss_sum = pair.Input("loss_sum", DType::kF64, {1}, {100.0}, Arena::kStatistics);
-    args.correct = pair.Input("correct", DType::kI64, {1}, {1000.0}, Arena::kStatistics);
+    args = AddLossOperands(p, grad_type, pair);
     args.accumulate = accumulate;
-    if (loss == LossKind::kSigmoid) {
-      EXPECT_THAT(pair.Run(SigmoidLossArgs{args}), IsOk());
-    } else {
-      EXPECT_THAT(pair.Run(SoftmaxLossArgs{args}), IsOk());
-    }
+    EXPECT_THAT(RunLoss(args, loss, pair), IsOk());
   }
   double loss() const { return pair.Cuda(args.loss_sum)[0]; }
   double correct() const { return pair.Cuda(args.correct)[0]; }
 
   // Each term carries at most 4 ulp (exp, log1p and two sums, or exp and a product); soft targets
   // of the softmax loss sum to classes / 2, and so may a gradient's two terms.
-  void ExpectNearCpu(const Problem& p) const {
+  void ExpectNearCpu(const LossProblem& p) const {
     pair.ExpectNear(args.loss_sum, 0x1p-20, 2e-6);
     pair.ExpectSameBits(args.correct);
     if (!args.grad_logits.present()) return;
@@ -98,12 +41,12 @@ struct LossPair {
 };
 
 TEST(LossCudaTest, MatchesTheCpuForEveryLabelKindAndWidth) {
-  for (const LossKind loss : kLosses) {
-    for (const LabelKind kind : kLabels) {
+  for (const TestLoss loss : kEveryLoss) {
+    for (const LabelKind kind : kEveryLabelKind) {
       for (const int64_t classes : {1, 2, 4, 10, 100, 127, 132, 1024, 3000, 3001}) {
         SCOPED_TRACE(testing::Message() << "loss " << static_cast<int>(loss) << ", kind "
                                         << static_cast<int>(kind) << ", classes " << classes);
-        const Problem p = MakeProblem(kind, 5, classes, classes % 2 == 0);
+        const LossProblem p = MakeLossProblem(kind, 5, classes, classes % 2 == 0);
         const LossPair run(p, loss, classes % 4 == 0 ? DType::kBf16 : DType::kF32);
         run.ExpectNearCpu(p);
         EXPECT_THAT(run.pair.variant(), StartsWith(classes % 4 == 0 ? "vector" : "simple: "));
@@ -113,11 +56,11 @@ TEST(LossCudaTest, MatchesTheCpuForEveryLabelKindAndWidth) {
 }
 
 TEST(LossCudaTest, EveryGradientTypeAndNoneInBothVariants) {
-  for (const LossKind loss : kLosses) {
+  for (const TestLoss loss : kEveryLoss) {
     for (const int64_t classes : {20, 21}) {
       for (const DType grad : {DType::kBf16, DType::kF32, kNoGradient}) {
         for (const bool accumulate : {false, true}) {
-          const Problem p = MakeProblem(LabelKind::kSparse, 9, classes, true);
+          const LossProblem p = MakeLossProblem(LabelKind::kSparse, 9, classes, true);
           LossPair(p, loss, grad, accumulate).ExpectNearCpu(p);
         }
       }
@@ -126,17 +69,18 @@ TEST(LossCudaTest, EveryGradientTypeAndNoneInBothVariants) {
 }
 
 TEST(LossCudaTest, OneImageAndManyImagesAreSummed) {
-  for (const LossKind loss : kLosses) {
+  for (const TestLoss loss : kEveryLoss) {
     for (const int64_t batch : {1, 300}) {  // 300: more than the threads that add
-      const Problem p = MakeProblem(LabelKind::kClassId, batch, 12, false);
+      const LossProblem p = MakeLossProblem(LabelKind::kClassId, batch, 12, false);
       LossPair(p, loss, DType::kBf16, true).ExpectNearCpu(p);
     }
   }
 }
 
 TEST(LossCudaTest, PaddingIsNeverCountedWhateverItHolds) {
-  for (const LossKind loss : kLosses) {
-    Problem p = MakeProblem(LabelKind::kClassId, 6, 20, true);  // images 1 and 4 are padding
+  for (const TestLoss loss : kEveryLoss) {
+    LossProblem p =
+        MakeLossProblem(LabelKind::kClassId, 6, 20, true);  // images 1 and 4 are padding
     const LossPair clean(p, loss, DType::kF32);
     for (int64_t c = 0; c < 20; ++c) p.logits[1 * 20 + c] = NAN, p.logits[4 * 20 + c] = INFINITY;
     p.ids[1] = -1, p.ids[4] = 1 << 30;
@@ -149,9 +93,9 @@ TEST(LossCudaTest, PaddingIsNeverCountedWhateverItHolds) {
 }
 
 TEST(LossCudaTest, FirstOfEqualLogitsIsTheAnswer) {
-  for (const LossKind loss : kLosses) {
+  for (const TestLoss loss : kEveryLoss) {
     for (const int64_t classes : {1300, 1301}) {
-      Problem p = MakeProblem(LabelKind::kClassId, 4, classes, false);
+      LossProblem p = MakeLossProblem(LabelKind::kClassId, 4, classes, false);
       p.logits.assign(p.logits.size(), -1.0);
       p.ids = {5, 0, 1250, 0};
       p.logits[0 * classes + 5] = p.logits[0 * classes + 1200] = 2.0;   // first is 5: right
@@ -164,8 +108,8 @@ TEST(LossCudaTest, FirstOfEqualLogitsIsTheAnswer) {
 }
 
 TEST(LossCudaTest, LargeLogitsNeitherOverflowNorLoseTheRightAnswer) {
-  for (const LossKind loss : kLosses) {
-    Problem p = MakeProblem(LabelKind::kClassId, 2, 3, false);
+  for (const TestLoss loss : kEveryLoss) {
+    LossProblem p = MakeLossProblem(LabelKind::kClassId, 2, 3, false);
     p.ids = {0, 0};
     p.logits = {20.0, -20.0, -21.0, -3e38, 3e38, 0.0};
     const LossPair run(p, loss, DType::kF32);
@@ -173,33 +117,49 @@ TEST(LossCudaTest, LargeLogitsNeitherOverflowNorLoseTheRightAnswer) {
     run.pair.ExpectNear(run.args.grad_logits, 0x1p-20, 4e-38);
     p.logits = {20.0, -20.0, -21.0, 20.0, -20.0, -21.0};  // both right: what is left is not lost
     const LossPair right(p, loss, DType::kF32);
-    right.pair.ExpectNear(right.args.loss_sum, 0x1p-20, loss == LossKind::kSoftmax ? 2e-15 : 0);
+    right.pair.ExpectNear(right.args.loss_sum, 0x1p-20, loss == TestLoss::kSoftmax ? 2e-15 : 0);
     right.pair.ExpectNear(right.args.grad_logits, 0x1p-20, 4e-38);
   }
 }
 
 TEST(LossCudaTest, MinusInfinityIsAClassThatCannotBe) {
   for (const int64_t classes : {1040, 41}) {
-    Problem p = MakeProblem(LabelKind::kClassId, 3, classes, false);
+    LossProblem p = MakeLossProblem(LabelKind::kClassId, 3, classes, false);
     p.ids = {1, 1, 1};
     for (int64_t c = 8; c < classes; ++c) p.logits[c] = -1e30;
-    const LossPair want(p, LossKind::kSoftmax, DType::kF32);
+    const LossPair want(p, TestLoss::kSoftmax, DType::kF32);
     want.ExpectNearCpu(p);
     for (int64_t c = 8; c < classes; ++c) p.logits[c] = -INFINITY;
-    const LossPair run(p, LossKind::kSoftmax, DType::kF32);
+    const LossPair run(p, TestLoss::kSoftmax, DType::kF32);
     EXPECT_EQ(run.loss(), want.loss());
     EXPECT_EQ(run.pair.Cuda(run.args.grad_logits), want.pair.Cuda(want.args.grad_logits));
   }
 }
 
+// Beside a label, where y z would be 0 * -inf; soft labels too, and both losses.
+TEST(LossCudaTest, MinusInfinityBesideALabelCountsAsZeroAsOnTheCpu) {
+  for (const TestLoss loss : kEveryLoss) {
+    for (const LabelKind kind : kEveryLabelKind) {
+      for (const int64_t classes : {1040, 41}) {
+        LossProblem p = MakeLossProblem(kind, 4, classes, false);
+        for (double& y : p.dense) y = y < 0.5 ? 0.0 : y;
+        for (int64_t b = 0; b < 4; ++b) MakeImpossible(p, b);
+        const LossPair run(p, loss, DType::kF32);
+        EXPECT_TRUE(std::isfinite(run.loss()));
+        run.ExpectNearCpu(p);
+      }
+    }
+  }
+}
+
 TEST(LossCudaTest, NaNLogitsAndWrongIdsMakeTheLossNaN) {
-  for (const LossKind loss : kLosses) {
+  for (const TestLoss loss : kEveryLoss) {
     for (const int64_t classes : {12, 10}) {
-      Problem p = MakeProblem(LabelKind::kClassId, 4, classes, false);
+      LossProblem p = MakeLossProblem(LabelKind::kClassId, 4, classes, false);
       p.logits[25] = NAN;
       EXPECT_TRUE(std::isnan(LossPair(p, loss, DType::kBf16).loss()));
       for (const double id : {-1.0, static_cast<double>(classes), 2147483647.0, -2147483648.0}) {
-        Problem wrong = MakeProblem(LabelKind::kClassId, 4, classes, false);
+        LossProblem wrong = MakeLossProblem(LabelKind::kClassId, 4, classes, false);
         wrong.ids[2] = id;
         EXPECT_TRUE(std::isnan(LossPair(wrong, loss, DType::kF32).loss())) << id;
       }

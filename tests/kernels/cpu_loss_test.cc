@@ -6,107 +6,53 @@
 #include <vector>
 
 #include "tests/kernels/kernels_test_util.h"
+#include "tests/kernels/loss_problem.h"
 #include "tests/kernels/reference/loss_reference.h"
 #include "tests/status_matchers.h"
 
 namespace vitscale {
 namespace {
 
-enum class LossKind { kSigmoid, kSoftmax };
-
-struct Problem {
-  int64_t batch = 0, classes = 0;
-  Doubles logits;
-  Labels labels;         // kind only; the views are made by the bench
-  Doubles ids, offsets;  // kClassId, kSparse
-  Doubles dense;         // kDense
-  Doubles valid;         // empty: absent
-};
-
 // What the reference takes: one target per class.
-Doubles DenseTargets(const Problem& p, LossKind loss) {
-  if (p.labels.kind == LabelKind::kDense) return p.dense;
+Doubles DenseTargets(const LossProblem& p, TestLoss loss) {
+  if (p.kind == LabelKind::kDense) return p.dense;
   Doubles targets(p.batch * p.classes, 0.0);
   for (int64_t b = 0; b < p.batch; ++b) {
-    const bool sparse = p.labels.kind == LabelKind::kSparse;
+    const bool sparse = p.kind == LabelKind::kSparse;
     const int64_t first = sparse ? static_cast<int64_t>(p.offsets[b]) : b;
     const int64_t last = sparse ? static_cast<int64_t>(p.offsets[b + 1]) : b + 1;
     for (int64_t i = first; i < last; ++i) {
       double& target = targets[b * p.classes + static_cast<int64_t>(p.ids[i])];
-      target = loss == LossKind::kSigmoid ? 1.0 : target + 1.0 / static_cast<double>(last - first);
+      target = loss == TestLoss::kSigmoid ? 1.0 : target + 1.0 / static_cast<double>(last - first);
     }
   }
   return targets;
 }
-Doubles Weights(const Problem& p) { return p.valid.empty() ? Doubles(p.batch, 1.0) : p.valid; }
+Doubles Weights(const LossProblem& p) { return p.valid.empty() ? Doubles(p.batch, 1.0) : p.valid; }
 
-reference::LossResult<double> Reference(const Problem& p, LossKind loss) {
+reference::LossResult<double> Reference(const LossProblem& p, TestLoss loss) {
   const Doubles targets = DenseTargets(p, loss);
-  return loss == LossKind::kSigmoid ? reference::SigmoidLoss(p.logits, targets, Weights(p))
+  return loss == TestLoss::kSigmoid ? reference::SigmoidLoss(p.logits, targets, Weights(p))
                                     : reference::SoftmaxLoss(p.logits, targets, Weights(p));
-}
-
-Problem MakeProblem(LabelKind kind, int64_t batch, int64_t classes, bool valid) {
-  Problem p{batch, classes};
-  p.logits = Rounded(NormalValues(batch * classes, 4.0, 7), DType::kF32);
-  p.labels.kind = kind;
-  const Doubles picks = UniformValues(4 * batch, 0, static_cast<double>(classes), 8);
-  if (kind == LabelKind::kClassId) {
-    for (int64_t b = 0; b < batch; ++b) p.ids.push_back(std::floor(picks[b]));
-  } else if (kind == LabelKind::kSparse) {
-    p.offsets.push_back(0);
-    for (int64_t b = 0; b < batch; ++b) {  // 0 to 3 labels
-      for (int64_t i = 0; i < b % 4; ++i) p.ids.push_back(std::floor(picks[4 * b + i]));
-      p.offsets.push_back(static_cast<double>(p.ids.size()));
-    }
-    p.ids.push_back(-1);  // capacity that no image owns
-  } else {
-    p.dense = Rounded(UniformValues(batch * classes, 0.0, 1.0, 9), DType::kF32);
-  }
-  for (int64_t b = 0; valid && b < batch; ++b) p.valid.push_back(b % 3 == 1 ? 0.0 : 1.0);
-  return p;
 }
 
 struct LossRun {
   OpBench bench;
   LossArgs args;
-  LossRun(const Problem& p, LossKind loss, Variant variant, DType grad_type,
+  LossRun(const LossProblem& p, TestLoss loss, Variant variant, DType grad_type,
           bool accumulate = false, int threads = 1)
       : bench(variant, threads) {
-    const Shape shape = {p.batch, p.classes};
-    args.logits = bench.Input("logits", DType::kF32, shape, p.logits);
-    args.labels.kind = p.labels.kind;
-    if (p.labels.kind == LabelKind::kDense) {
-      args.labels.dense = bench.Input("dense", DType::kF32, shape, p.dense, Arena::kInput);
-    } else {
-      args.labels.ids = bench.Input("ids", DType::kI32, {static_cast<int64_t>(p.ids.size())}, p.ids,
-                                    Arena::kInput);
-    }
-    if (p.labels.kind == LabelKind::kSparse) {
-      args.labels.offsets =
-          bench.Input("offsets", DType::kI32, {p.batch + 1}, p.offsets, Arena::kInput);
-    }
-    if (!p.valid.empty()) {
-      args.valid = bench.Input("valid", DType::kF32, {p.batch}, p.valid, Arena::kInput);
-    }
-    if (grad_type != DType::kU8) args.grad_logits = bench.Output("grad_logits", grad_type, shape);
-    args.loss_sum = bench.Input("loss_sum", DType::kF64, {1}, {100.0}, Arena::kStatistics);
-    args.correct = bench.Input("correct", DType::kI64, {1}, {1000.0}, Arena::kStatistics);
+    args = AddLossOperands(p, grad_type, bench);
     args.accumulate = accumulate;
-    if (loss == LossKind::kSigmoid) {
-      EXPECT_THAT(bench.Run(SigmoidLossArgs{args}), IsOk());
-    } else {
-      EXPECT_THAT(bench.Run(SoftmaxLossArgs{args}), IsOk());
-    }
+    EXPECT_THAT(RunLoss(args, loss, bench), IsOk());
   }
   double loss() { return bench.Values(args.loss_sum)[0]; }
   double correct() { return bench.Values(args.correct)[0]; }
   Doubles grad() { return bench.Values(args.grad_logits); }
 };
-constexpr DType kNoGradient = DType::kU8;
 
 // Images whose first greatest logit is a label, by the definition.
-double CorrectImages(const Problem& p, LossKind loss) {
+double CorrectImages(const LossProblem& p, TestLoss loss) {
   const Doubles targets = DenseTargets(p, loss), weights = Weights(p);
   const auto first_greatest = [&](const Doubles& v, int64_t b) {
     return std::max_element(v.begin() + b * p.classes, v.begin() + (b + 1) * p.classes) - v.begin();
@@ -115,24 +61,24 @@ double CorrectImages(const Problem& p, LossKind loss) {
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t at = first_greatest(p.logits, b);
     const bool hit =
-        p.labels.kind == LabelKind::kDense ? first_greatest(targets, b) == at : targets[at] > 0;
+        p.kind == LabelKind::kDense ? first_greatest(targets, b) == at : targets[at] > 0;
     correct += weights[b] != 0 && hit;
   }
   return correct;
 }
 
-class LossTest : public testing::TestWithParam<std::tuple<Variant, LossKind>> {
+class LossTest : public testing::TestWithParam<std::tuple<Variant, TestLoss>> {
  protected:
   Variant variant() { return std::get<0>(GetParam()); }
-  LossKind loss() { return std::get<1>(GetParam()); }
+  TestLoss loss() { return std::get<1>(GetParam()); }
 };
 INSTANTIATE_TEST_SUITE_P(EveryVariant, LossTest,
                          testing::Combine(testing::ValuesIn(AllVariants()),
-                                          testing::Values(LossKind::kSigmoid, LossKind::kSoftmax)),
+                                          testing::Values(TestLoss::kSigmoid, TestLoss::kSoftmax)),
                          [](const auto& info) {
                            return std::string(cpu::IsaName(std::get<0>(info.param).isa)) +
                                   "_with_" + DTypeName(std::get<0>(info.param).dtype) +
-                                  (std::get<1>(info.param) == LossKind::kSigmoid ? "_sigmoid"
+                                  (std::get<1>(info.param) == TestLoss::kSigmoid ? "_sigmoid"
                                                                                  : "_softmax");
                          });
 
@@ -144,7 +90,7 @@ TEST_P(LossTest, MatchesTheReferenceForEveryLabelKindAndWidth) {
       for (const bool valid : {false, true}) {
         SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind) << ", classes "
                                         << classes << ", valid " << valid);
-        const Problem p = MakeProblem(kind, 9, classes, valid);
+        const LossProblem p = MakeLossProblem(kind, 9, classes, valid);
         const auto want = Reference(p, loss());
         LossRun run(p, loss(), variant(), variant().dtype);
         EXPECT_NEAR(run.loss(), want.loss, 0x1p-21 * std::abs(want.loss) + 1e-6);
@@ -158,7 +104,7 @@ TEST_P(LossTest, MatchesTheReferenceForEveryLabelKindAndWidth) {
 }
 
 TEST_P(LossTest, EvaluationWithoutGradientsGivesTheSameSums) {
-  const Problem p = MakeProblem(LabelKind::kClassId, 40, 10, true);
+  const LossProblem p = MakeLossProblem(LabelKind::kClassId, 40, 10, true);
   LossRun with(p, loss(), variant(), variant().dtype);
   LossRun without(p, loss(), variant(), kNoGradient);
   EXPECT_EQ(with.loss(), without.loss());
@@ -166,7 +112,7 @@ TEST_P(LossTest, EvaluationWithoutGradientsGivesTheSameSums) {
 }
 
 TEST_P(LossTest, AccumulateAddsToWhatIsThere) {
-  const Problem p = MakeProblem(LabelKind::kClassId, 8, 10, false);
+  const LossProblem p = MakeLossProblem(LabelKind::kClassId, 8, 10, false);
   LossRun fresh(p, loss(), variant(), DType::kF32);
   LossRun added(p, loss(), variant(), DType::kF32, /*accumulate=*/true);
   EXPECT_NEAR(added.loss(), fresh.loss() + 100.0, 1e-12 * added.loss());
@@ -174,8 +120,8 @@ TEST_P(LossTest, AccumulateAddsToWhatIsThere) {
 }
 
 TEST_P(LossTest, PaddingIsNeverCountedWhateverItHolds) {
-  Problem p = MakeProblem(LabelKind::kClassId, 6, 20, true);  // images 1 and 4 are padding
-  const Problem clean = p;
+  LossProblem p = MakeLossProblem(LabelKind::kClassId, 6, 20, true);  // images 1 and 4 are padding
+  const LossProblem clean = p;
   for (int64_t c = 0; c < 20; ++c) p.logits[1 * 20 + c] = NAN, p.logits[4 * 20 + c] = INFINITY;
   p.ids[1] = -1, p.ids[4] = 1 << 30;
   LossRun run(p, loss(), variant(), variant().dtype),
@@ -187,7 +133,7 @@ TEST_P(LossTest, PaddingIsNeverCountedWhateverItHolds) {
 }
 
 TEST_P(LossTest, FirstOfEqualLogitsIsTheAnswer) {
-  Problem p = MakeProblem(LabelKind::kClassId, 3, 40, false);
+  LossProblem p = MakeLossProblem(LabelKind::kClassId, 3, 40, false);
   p.logits.assign(p.logits.size(), -1.0);
   p.ids = {5, 0, 30};
   p.logits[0 * 40 + 5] = p.logits[0 * 40 + 37] = 2.0;   // first is 5: right
@@ -197,7 +143,7 @@ TEST_P(LossTest, FirstOfEqualLogitsIsTheAnswer) {
 }
 
 TEST_P(LossTest, LargeLogitsNeitherOverflowNorLoseTheRightAnswer) {
-  Problem p = MakeProblem(LabelKind::kClassId, 2, 3, false);
+  LossProblem p = MakeLossProblem(LabelKind::kClassId, 2, 3, false);
   p.ids = {0, 0};
   p.logits = {20.0, -20.0, -21.0, -3e38, 3e38, 0.0};
   const auto want = Reference(p, loss());
@@ -209,22 +155,39 @@ TEST_P(LossTest, LargeLogitsNeitherOverflowNorLoseTheRightAnswer) {
   LossRun right(p, loss(), variant(), DType::kF32);
   const double left = Reference(p, loss()).loss;
   // Softmax adds e^-40 to 1 in f64 and keeps 2^-53 absolute.
-  EXPECT_NEAR(right.loss(), left, 0x1p-21 * left + (loss() == LossKind::kSoftmax ? 1e-15 : 0));
+  EXPECT_NEAR(right.loss(), left, 0x1p-21 * left + (loss() == TestLoss::kSoftmax ? 1e-15 : 0));
+}
+
+// Beside a label, where y z would be 0 * -inf.
+TEST_P(LossTest, MinusInfinityIsAClassThatCannotBe) {
+  for (const LabelKind kind : kEveryLabelKind) {
+    for (const int64_t classes : {100, 1030}) {
+      LossProblem p = MakeLossProblem(kind, 4, classes, false);
+      for (double& y : p.dense) y = y < 0.5 ? 0.0 : y;
+      LossProblem nearly = p;
+      for (int64_t b = 0; b < 4; ++b) MakeImpossible(p, b), MakeImpossible(nearly, b, -1e4);
+      const auto want = Reference(nearly, loss());
+      LossRun run(p, loss(), variant(), DType::kF32);
+      EXPECT_NEAR(run.loss(), want.loss, 0x1p-21 * std::abs(want.loss) + 1e-6);
+      const double size = kind == LabelKind::kDense ? static_cast<double>(classes) : 1.0;
+      ExpectNear(run.grad(), want.grad, 0x1p-20, 0x1p-22 * size);
+    }
+  }
 }
 
 TEST_P(LossTest, NaNLogitsAndWrongIdsMakeTheLossNaN) {
-  Problem p = MakeProblem(LabelKind::kClassId, 4, 10, false);
+  LossProblem p = MakeLossProblem(LabelKind::kClassId, 4, 10, false);
   p.logits[25] = NAN;
   EXPECT_TRUE(std::isnan(LossRun(p, loss(), variant(), variant().dtype).loss()));
   for (const double id : {-1.0, 10.0, 2147483647.0}) {
-    Problem wrong = MakeProblem(LabelKind::kClassId, 4, 10, false);
+    LossProblem wrong = MakeLossProblem(LabelKind::kClassId, 4, 10, false);
     wrong.ids[2] = id;
     EXPECT_TRUE(std::isnan(LossRun(wrong, loss(), variant(), variant().dtype).loss())) << id;
   }
 }
 
 TEST_P(LossTest, BitsDoNotDependOnTheNumberOfThreads) {
-  const Problem p = MakeProblem(LabelKind::kSparse, 37, 1100, true);
+  const LossProblem p = MakeLossProblem(LabelKind::kSparse, 37, 1100, true);
   for (const auto member : {&LossArgs::loss_sum, &LossArgs::correct, &LossArgs::grad_logits}) {
     ExpectSameBitsForAnyThreads([&](int threads) {
       LossRun run(p, loss(), variant(), variant().dtype, false, threads);
@@ -235,18 +198,18 @@ TEST_P(LossTest, BitsDoNotDependOnTheNumberOfThreads) {
 
 // Known values: a head that starts at bias b has loss classes * softplus(b) - b for one label.
 TEST(LossValuesTest, InitialSigmoidLossOfAWideHeadIsTheOneOfThePaper) {
-  Problem p = MakeProblem(LabelKind::kClassId, 2, 29593, false);
+  LossProblem p = MakeLossProblem(LabelKind::kClassId, 2, 29593, false);
   p.logits.assign(p.logits.size(), -10.0);
-  LossRun run(p, LossKind::kSigmoid, {AllInstructionSets().back(), DType::kF32}, kNoGradient);
+  LossRun run(p, TestLoss::kSigmoid, {AllInstructionSets().back(), DType::kF32}, kNoGradient);
   EXPECT_NEAR(run.loss() / 2, 1.3435 + 10.0, 1e-3);
 }
 
 TEST(LossReferenceTest, GradientsAgreeWithFiniteDifferences) {
-  for (const LossKind loss : {LossKind::kSigmoid, LossKind::kSoftmax}) {
-    Problem p = MakeProblem(LabelKind::kDense, 3, 5, false);
+  for (const TestLoss loss : {TestLoss::kSigmoid, TestLoss::kSoftmax}) {
+    LossProblem p = MakeLossProblem(LabelKind::kDense, 3, 5, false);
     p.valid = {1.0, 0.0, 1.0};
     const auto at = [&](const Doubles& logits) {
-      Problem moved = p;
+      LossProblem moved = p;
       moved.logits = logits;
       return Reference(moved, loss).loss;
     };
