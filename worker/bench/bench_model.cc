@@ -138,6 +138,7 @@ absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
         "no model: want --variant, or --patch, --width, --depth, --heads and --mlp-width");
   }
   PlanRequest request;
+  request.device = DeviceKindOf(o.device);
   ModelShape shape = o.custom;
   if (!o.variant.empty()) {
     VITSCALE_ASSIGN_OR_RETURN(shape, VariantByName(o.variant));
@@ -166,9 +167,10 @@ absl::StatusOr<PlanRequest> RequestOf(const BenchOptions& o) {
   return request;
 }
 
-absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
-  VITSCALE_ASSIGN_OR_RETURN(PlanRequest request, RequestOf(options));
-  request.threads = options.threads > 0 ? options.threads : UsableCores();
+namespace {
+
+absl::StatusOr<BenchReplica> AllocatedReplica(const BenchOptions& options,
+                                              const PlanRequest& request) {
   BenchReplica replica;
   VITSCALE_ASSIGN_OR_RETURN(replica.plan, MakePlan(request));
   BackendOptions backend;
@@ -179,6 +181,31 @@ absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
   backend.packed_per_use = request.packing == WeightPacking::kPerUse;
   VITSCALE_ASSIGN_OR_RETURN(replica.backend, CreateBackend(backend));
   VITSCALE_RETURN_IF_ERROR(replica.backend->Allocate(replica.plan.arena_bytes));
+  return replica;
+}
+
+// Auto on a card: the first level that it has room for, since only the card knows how much that is.
+absl::StatusOr<BenchReplica> FirstThatFits(const BenchOptions& options, PlanRequest request) {
+  using enum RecomputeLevel;
+  for (const RecomputeLevel level : {kNone, kGeluAndLayerNorm}) {
+    request.recompute = level;
+    auto replica = AllocatedReplica(options, request);
+    if (!absl::IsResourceExhausted(replica.status())) return replica;
+  }
+  request.recompute = kBlock;
+  return AllocatedReplica(options, request);
+}
+
+}  // namespace
+
+absl::StatusOr<BenchReplica> MakeBenchReplica(const BenchOptions& options) {
+  VITSCALE_ASSIGN_OR_RETURN(PlanRequest request, RequestOf(options));
+  request.threads = options.threads > 0 ? options.threads : UsableCores();
+  const bool open =
+      request.device == DeviceKind::kCuda && request.recompute == RecomputeLevel::kAuto;
+  VITSCALE_ASSIGN_OR_RETURN(
+      BenchReplica replica,
+      open ? FirstThatFits(options, request) : AllocatedReplica(options, request));
   VITSCALE_RETURN_IF_ERROR(WriteParameters(replica.plan.layout, *replica.backend));
   VITSCALE_RETURN_IF_ERROR(WriteInput(replica.plan.layout, *replica.backend));
   return replica;

@@ -10,6 +10,7 @@
 #include "worker/bench/peak.h"
 #include "worker/bench/profile.h"
 #include "worker/model/vit.h"
+#include "worker/plan/card_bytes.h"
 #include "worker/plan/schedule.h"
 
 namespace vitscale {
@@ -137,11 +138,15 @@ absl::Status AddCeiling(const BenchOptions& options, BenchReplica& replica,
   return absl::OkStatus();
 }
 
-// What the plan said a step would hold beside what the process came to.
+// What the plan said a step would hold beside what the process came to; of a card, the report's
+// head has both figures (Describe).
 void AddMemory(const BenchReplica& replica, int64_t process_bytes, nlohmann::json& report) {
   const Plan& plan = replica.plan;
   const BackendMemory own = replica.backend->memory();
-  const int64_t measured = PeakResidentBytes(), planned = plan.step_bytes(process_bytes);
+  const bool card = plan.request.device == DeviceKind::kCuda;
+  const int64_t measured = PeakResidentBytes(),
+                planned = card ? kCudaProcessBytes + kPinnedStagingBytes
+                               : plan.step_bytes(process_bytes);
   report["peak_rss_bytes"] = measured;
   report["planned_rss_bytes"] = planned;
   report["planned_share"] = static_cast<double>(planned) / static_cast<double>(measured);
