@@ -5,6 +5,7 @@
 
 #include "tests/status_matchers.h"
 #include "worker/plan/card_bytes.h"
+#include "worker/plan/memory_table.h"
 #include "worker/plan/plan.h"
 
 namespace vitscale {
@@ -179,6 +180,17 @@ TEST(CardPlanTextTest, SaysWhatLiesOnTheCardAndWhatInTheHostsMemory) {
   EXPECT_THAT(text, ContainsRegex("pinned staging +8 MiB"));
   EXPECT_THAT(text, ContainsRegex("copy while saving +10\\.[0-9]+ GiB"));
   EXPECT_THAT(text, Not(HasSubstr("packed per use")));
+}
+
+TEST(MemoryTableTest, StandsBehindWhatABackendSaysOfTooLittleMemoryAndNothingElse) {
+  const Plan plan = Planned(OnCard("S/16", 64));
+  EXPECT_THAT(
+      WithMemoryTable(absl::ResourceExhaustedError("activations: 3.2 GiB are free"), plan),
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               AllOf(HasSubstr("activations: 3.2 GiB are free; planned:\nmemory on the card"),
+                     HasSubstr("CUDA context"))));
+  EXPECT_EQ(WithMemoryTable(absl::InternalError("lost"), plan), absl::InternalError("lost"));
+  EXPECT_THAT(WithMemoryTable(absl::OkStatus(), plan), IsOk());
 }
 
 // ---- wide heads --------------------------------------------------------------
