@@ -9,6 +9,7 @@
 #include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
 #include "worker/model/vit.h"
+#include "worker/plan/memory_table.h"
 
 namespace vitscale {
 namespace {
@@ -180,7 +181,8 @@ absl::StatusOr<BenchReplica> AllocatedReplica(const BenchOptions& options,
   backend.instruction_set = options.instruction_set;
   backend.packed_per_use = request.packing == WeightPacking::kPerUse;
   VITSCALE_ASSIGN_OR_RETURN(replica.backend, CreateBackend(backend));
-  VITSCALE_RETURN_IF_ERROR(replica.backend->Allocate(replica.plan.arena_bytes));
+  VITSCALE_RETURN_IF_ERROR(
+      WithMemoryTable(replica.backend->Allocate(replica.plan.arena_bytes), replica.plan));
   return replica;
 }
 
