@@ -13,8 +13,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "tests/cuda_on_cpu/device.h"
 #include "tests/cuda_on_cpu/fault.h"
+#include "tests/cuda_on_cpu/nccl_folder.h"
 
 // A loop that copies device memory must not become a call of memcpy: AddressSanitizer would look at
 // memory that is hidden from the host.
@@ -23,38 +25,29 @@
 namespace vitscale::cuda_on_cpu {
 namespace {
 
-// What a rank asks for; equal on all ranks.
+std::unique_lock<std::recursive_mutex> Lock() {
+  return std::unique_lock<std::recursive_mutex>(Device::Get().mutex());
+}
+
+// ---- what ranks ask for ------------------------------------------------------------------------
+
+// Equal on all ranks.
 struct Request {
   const char* kind;
   size_t bytes;  // of a rank's input
   ncclDataType_t type;
-  bool operator==(const Request&) const = default;
 };
 std::string Describe(const Request& request) {
   return absl::StrCat(request.kind, " of ", request.bytes, " bytes of type ",
                       static_cast<int>(request.type));
 }
 
+// The operation that a rank's stream has come to.
 struct Operation {
-  Request request{};
-  std::vector<const void*> inputs;  // by rank; null: it has not come yet
-  bool computed = false;            // all have come
-  std::vector<std::byte> result;
-  int first = -1;                   // the rank that came first
-  int taken = 0;                    // ranks that have their result
+  uint64_t number = 0;
+  std::vector<std::string> inputs;  // by rank; empty: not come yet
+  std::string result;
 };
-
-// The ranks of one id.
-struct Clique {
-  std::vector<std::shared_ptr<ncclComm>> ranks;  // null: not come yet
-  std::vector<int> devices;
-  bool connected = false;                    // all ranks were there at once
-  std::map<uint64_t, Operation> operations;  // by number
-};
-
-std::unique_lock<std::recursive_mutex> Lock() {
-  return std::unique_lock<std::recursive_mutex>(Device::Get().mutex());
-}
 
 }  // namespace
 }  // namespace vitscale::cuda_on_cpu
@@ -62,14 +55,16 @@ std::unique_lock<std::recursive_mutex> Lock() {
 using namespace vitscale::cuda_on_cpu;  // NOLINT: nccl.h names this type
 
 struct ncclComm {
-  std::shared_ptr<Clique> clique;
-  int rank = 0;
+  std::string folder;
+  int rank = 0, ranks = 0, device = 0;
+  bool connected = false;  // all ranks were seen at once
   ncclResult_t error = ncclSuccess;
   std::string last_error;
   bool aborted = false;
-  uint64_t operations = 0;         // asked for
+  uint64_t operations = 0;          // asked for
   std::function<void()> unsettled;  // puts the last of them into its stream
-  bool asked = false;              // how far it is, since then
+  bool asked = false;               // how far it is, since then
+  Operation current;
 };
 
 namespace vitscale::cuda_on_cpu {
@@ -77,8 +72,6 @@ namespace {
 
 // Of this process, under the lock of the device.
 struct Registry {
-  uint64_t ids = 0;
-  std::map<std::string, std::shared_ptr<Clique>> cliques;  // by id; empty until the first rank
   std::map<ncclComm_t, std::shared_ptr<ncclComm>> alive;
   std::vector<ncclComm_t> in_order;
   std::string last_error;  // of calls without a communicator
@@ -101,61 +94,91 @@ ncclResult_t Refuse(ncclResult_t result, std::string why) {
   return result;
 }
 
-void FailAll(Clique& clique, const std::string& why) {
-  for (const std::shared_ptr<ncclComm>& rank : clique.ranks) {
-    if (rank->error != ncclSuccess) continue;
-    rank->error = ncclInvalidUsage;
-    rank->last_error = why;
+// What is wrong with the ranks that have come, if anything.
+std::string CompareRanks(const ncclComm& own, bool& all) {
+  all = true;
+  for (int rank = 0; rank < own.ranks; ++rank) {
+    std::string text;
+    if (rank == own.rank) continue;
+    if (!ReadFile(FileOfRank(own.folder, rank), text)) {
+      all = false;
+      continue;
+    }
+    const std::vector<std::string> words = absl::StrSplit(text, ' ');
+    if (words[0] != absl::StrCat(own.ranks)) {
+      return absl::StrCat("rank ", own.rank, " is one of ", own.ranks, ", rank ", rank, " one of ",
+                          words[0]);
+    }
+    if (words[1] == absl::StrCat(own.device)) return "two ranks on one device";
   }
+  return "";
+}
+
+void Connect(ncclComm& comm) {
+  if (comm.connected || comm.error != ncclSuccess) return;
+  bool all = false;
+  comm.last_error = CompareRanks(comm, all);
+  if (!comm.last_error.empty()) comm.error = ncclInvalidUsage;
+  comm.connected = all && comm.error == ncclSuccess;
 }
 
 // ---- operations --------------------------------------------------------------------------------
 
-float Load(const void* from, size_t i) {
+float Load(const std::string& from, size_t i) {
   float value;
-  CopyBytes(&value, static_cast<const float*>(from) + i, sizeof(value));
+  std::memcpy(&value, from.data() + i * sizeof(value), sizeof(value));
   return value;
 }
 
-// Inputs must be read before any rank's output is written: it may lie in the same place.
-void Compute(Operation& operation) {
-  const size_t bytes = operation.request.bytes, ranks = operation.inputs.size();
-  if (std::strcmp(operation.request.kind, "all-gather") == 0) {
-    operation.result.resize(bytes * ranks);
-    for (size_t rank = 0; rank < ranks; ++rank) {
-      CopyBytes(operation.result.data() + rank * bytes, operation.inputs[rank], bytes);
-    }
-    return;
+std::string ResultOf(const Request& request, const std::vector<std::string>& inputs) {
+  std::string result;
+  if (std::strcmp(request.kind, "all-gather") == 0) {
+    for (const std::string& input : inputs) result += input;
+    return result;
   }
-  operation.result.resize(bytes);
-  for (size_t i = 0; i < bytes / sizeof(float); ++i) {
-    float sum = Load(operation.inputs[0], i);
-    for (size_t rank = 1; rank < ranks; ++rank) sum += Load(operation.inputs[rank], i);
-    std::memcpy(operation.result.data() + i * sizeof(float), &sum, sizeof(sum));
+  result.resize(request.bytes);
+  for (size_t i = 0; i < request.bytes / sizeof(float); ++i) {
+    float sum = Load(inputs[0], i);
+    for (size_t rank = 1; rank < inputs.size(); ++rank) sum += Load(inputs[rank], i);
+    std::memcpy(result.data() + i * sizeof(float), &sum, sizeof(sum));
   }
+  return result;
+}
+
+// The input of a rank that has come to the operation; false if it has not, or asks for another.
+bool TakeInput(ncclComm& comm, int rank, const Request& request) {
+  std::string& input = comm.current.inputs[rank];
+  std::string text;
+  if (!input.empty()) return true;
+  if (!ReadFile(FileOfInput(comm.folder, comm.current.number, rank), text)) return false;
+  const size_t line_end = text.find('\n');
+  const std::string asks = text.substr(0, line_end);
+  if (asks != Describe(request)) {
+    comm.error = ncclInvalidUsage;
+    comm.last_error = absl::StrCat("operation ", comm.current.number, ": rank ", rank, " asks for ",
+                                   asks, ", rank ", comm.rank, " for ", Describe(request));
+    return false;
+  }
+  input = text.substr(line_end + 1);
+  return true;
 }
 
 // Called when the rank's stream has come to it, again and again until it is true.
-bool Ready(ncclComm& comm, uint64_t number, const Request& request, const void* input) {
+bool Ready(ncclComm& comm, uint64_t number, const Request& request, const void* from) {
   if (comm.aborted) return true;
-  Clique& clique = *comm.clique;
-  Operation& operation = clique.operations[number];
-  operation.inputs.resize(clique.ranks.size());
-  if (operation.first < 0) {
-    operation.first = comm.rank;
-    operation.request = request;
-  }
-  if (!(operation.request == request)) {
-    FailAll(clique, absl::StrCat("operation ", number, ": rank ", comm.rank, " asks for ",
-                                 Describe(request), ", rank ", operation.first, " for ",
-                                 Describe(operation.request)));
-  }
   if (comm.error != ncclSuccess) return false;
-  operation.inputs[comm.rank] = input;
-  for (const void* each : operation.inputs) {
-    if (each == nullptr) return false;
+  if (comm.current.number != number) {
+    comm.current = {number, std::vector<std::string>(comm.ranks), ""};
+    std::string& own = comm.current.inputs[comm.rank];
+    own.resize(request.bytes);
+    CopyBytes(own.data(), from, own.size());
+    WriteFile(FileOfInput(comm.folder, number, comm.rank),
+              absl::StrCat(Describe(request), "\n", own));
   }
-  if (!std::exchange(operation.computed, true)) Compute(operation);
+  for (int rank = 0; rank < comm.ranks; ++rank) {
+    if (!TakeInput(comm, rank, request)) return false;
+  }
+  comm.current.result = ResultOf(request, comm.current.inputs);
   return true;
 }
 
@@ -163,10 +186,9 @@ bool Ready(ncclComm& comm, uint64_t number, const Request& request, const void* 
 // keep them out.
 void Finish(ncclComm& comm, uint64_t number, void* output, size_t output_bytes) {
   if (comm.aborted) return FillBytes(output, 0x3f, output_bytes / 2);
-  Clique& clique = *comm.clique;
-  Operation& operation = clique.operations[number];
-  CopyBytes(output, operation.result.data(), operation.result.size());
-  if (++operation.taken == static_cast<int>(clique.ranks.size())) clique.operations.erase(number);
+  CopyBytes(output, comm.current.result.data(), comm.current.result.size());
+  // All ranks have come to this one, so they are done with the one before.
+  RemoveFile(FileOfInput(comm.folder, number - 1, comm.rank));
 }
 
 ncclResult_t Begin(ncclComm_t handle, const Request& request, const void* input, void* output,
@@ -175,14 +197,15 @@ ncclResult_t Begin(ncclComm_t handle, const Request& request, const void* input,
   const std::shared_ptr<ncclComm> comm = Opened(handle);
   Device& device = Device::Get();
   if (comm->error != ncclSuccess) return comm->error;
-  if (comm->unsettled != nullptr || !comm->clique->connected) {
+  if (comm->unsettled != nullptr || !comm->connected) {
     return Refuse(ncclInvalidUsage, "the operation before is still in progress");
   }
   if (device.Find(input) == nullptr || device.Find(output) == nullptr) {
-    return Refuse(ncclInvalidArgument, absl::StrCat(request.kind, " of memory that is not the "
-                                                                  "device's"));
+    return Refuse(ncclInvalidArgument, absl::StrCat(request.kind,
+                                                    " of memory that is not the "
+                                                    "device's"));
   }
-  if (device.Open(stream)->device != comm->clique->devices[comm->rank]) {
+  if (device.Open(stream)->device != comm->device) {
     return Refuse(ncclInvalidArgument, "a stream of another device");
   }
   const uint64_t number = ++comm->operations;
@@ -259,17 +282,16 @@ const char* ncclGetErrorString(ncclResult_t result) {
 const char* ncclGetLastError(ncclComm_t comm) {
   const auto lock = Lock();
   thread_local std::string text;
-  text = comm != nullptr && !Opened(comm)->last_error.empty() ? comm->last_error
-                                                              : Get().last_error;
+  text = comm != nullptr && !Opened(comm)->last_error.empty() ? comm->last_error : Get().last_error;
   return text.c_str();
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   const auto lock = Lock();
   std::memset(id->internal, 0, sizeof(id->internal));
-  const std::string text = absl::StrCat("stand-in ", ++Get().ids);
-  std::memcpy(id->internal, text.data(), text.size());
-  Get().cliques[std::string(id->internal, sizeof(id->internal))] = std::make_shared<Clique>();
+  const std::string folder = MakeFolder();
+  if (folder.size() >= sizeof(id->internal)) return Refuse(ncclSystemError, "no room for an id");
+  std::memcpy(id->internal, folder.data(), folder.size());
   return ncclSuccess;
 }
 
@@ -279,31 +301,23 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* out, int ranks, ncclUniqueId id,
   if (config == nullptr || config->blocking != 0) {
     Fault("an NCCL communicator that blocks: nobody could keep a deadline");
   }
-  const auto found = Get().cliques.find(std::string(id.internal, sizeof(id.internal)));
-  if (found == Get().cliques.end()) return Refuse(ncclInvalidArgument, "nobody made this id");
-  const std::shared_ptr<Clique> clique = found->second;
-  if (clique->ranks.empty()) {
-    clique->ranks.resize(ranks);
-    clique->devices.resize(ranks, -1);
+  auto comm = std::make_shared<ncclComm>();
+  comm->folder.assign(id.internal, strnlen(id.internal, sizeof(id.internal)));
+  comm->rank = rank;
+  comm->ranks = ranks;
+  (void)cudaGetDevice(&comm->device);
+  if (!Exists(comm->folder)) {
+    return Refuse(ncclInvalidArgument, "nobody made this id");
   }
-  if (rank < 0 || rank >= ranks || ranks != static_cast<int>(clique->ranks.size()) ||
-      clique->ranks[rank] != nullptr) {
+  const std::string file = FileOfRank(comm->folder, rank);
+  if (rank < 0 || rank >= ranks || Exists(file)) {
     return Refuse(ncclInvalidArgument, absl::StrCat("rank ", rank, " of ", ranks));
   }
-  int device = 0;
-  (void)cudaGetDevice(&device);
-  for (const int other : clique->devices) {
-    if (other == device) return Refuse(ncclInvalidUsage, "two ranks on one device");
+  bool all = false;
+  if (const std::string wrong = CompareRanks(*comm, all); !wrong.empty()) {
+    return Refuse(ncclInvalidUsage, wrong);
   }
-  auto comm = std::make_shared<ncclComm>();
-  comm->clique = clique;
-  comm->rank = rank;
-  clique->ranks[rank] = comm;
-  clique->devices[rank] = device;
-  clique->connected = true;
-  for (const std::shared_ptr<ncclComm>& each : clique->ranks) {
-    if (each == nullptr || each->aborted) clique->connected = false;
-  }
+  WriteFile(file, absl::StrCat(ranks, " ", comm->device));
   Get().alive[comm.get()] = comm;
   Get().in_order.push_back(comm.get());
   ++Get().counts.made;
@@ -314,9 +328,10 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* out, int ranks, ncclUniqueId id,
 ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t* state) {
   const auto lock = Lock();
   const std::shared_ptr<ncclComm> comm = Opened(handle);
+  Connect(*comm);
   *state = comm->error;
   if (comm->error != ncclSuccess) return ncclSuccess;
-  if (!comm->clique->connected) *state = ncclInProgress;
+  if (!comm->connected) *state = ncclInProgress;
   if (comm->unsettled == nullptr) return ncclSuccess;
   if (!std::exchange(comm->asked, true)) {
     *state = ncclInProgress;
@@ -334,6 +349,7 @@ ncclResult_t ncclCommAbort(ncclComm_t handle) {
   comm->unsettled = nullptr;
   ++Get().counts.aborted;
   Get().alive.erase(handle);
+  if (!comm->connected) RemoveFile(FileOfRank(comm->folder, comm->rank));
   return ncclSuccess;  // the others keep waiting for this rank: NCCL tells them nothing
 }
 
@@ -354,7 +370,7 @@ ncclResult_t ncclAllGather(const void* from, void* to, size_t count, ncclDataTyp
   size_t ranks = 0;
   {
     const auto lock = Lock();
-    ranks = Opened(comm)->clique->ranks.size();
+    ranks = static_cast<size_t>(Opened(comm)->ranks);
   }
   return Begin(comm, {"all-gather", count, type}, from, to, count * ranks,
                {{from, count, false}, {to, count * ranks, true}}, stream);

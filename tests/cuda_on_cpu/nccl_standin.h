@@ -1,15 +1,17 @@
-// NCCL between threads of one process, each with a device of its own: the functions in use under
-// their own names, and what tests may do to them.
+// NCCL between threads and processes of one machine, each with a device of its own: the functions
+// in use under their own names, and what tests may do to them. Ranks meet in a folder of temporary
+// files.
 //
 // Only communicators that do not block exist, and an operation comes to its stream only when its
 // rank has asked how far it is, twice: who goes on without asking computes with old values. Sums
 // are made in rank order in f32. An operation runs once all ranks of the communicator have come to
 // it in their streams; until then its stream stands still, as that of a device whose kernel spins.
 //
-// Wrong use is an error of all ranks, though NCCL itself would hang or mix bytes: another size,
-// type or kind than the other ranks, another operation before the last is in the stream, memory
-// that is not the device's, one device twice. A communicator that is used after its abort aborts
-// the test.
+// Wrong use is an error of the ranks that see it, though NCCL itself would hang or mix bytes:
+// another size, type or kind than the other ranks, another operation before the last is in the
+// stream, memory that is not the device's, one device twice. A communicator that is used after its
+// abort aborts the test. Who is gone is noticed by nobody: NCCL does not tell between devices of
+// one host.
 //
 // Not imitated: groups, more than one operation or communicator of a rank at a time, speed, and
 // what NCCL allocates. The check of streams does not see sums: kernels count as touching whole

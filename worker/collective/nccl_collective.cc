@@ -74,8 +74,8 @@ class NcclWire : public Wire {
     VITSCALE_RETURN_IF_ERROR(ShareBytes(&size, sizeof(size), /*tag=*/1));
     if (!own.ok()) return own;
     if (size == 0 || size > kIdBytesMax) {
-      return absl::UnavailableError(absl::StrCat("rank 0 sent an id of ", size,
-                                                 " bytes for the devices, want 1 to ", kIdBytesMax));
+      return absl::UnavailableError(absl::StrCat(
+          "rank 0 sent an id of ", size, " bytes for the devices, want 1 to ", kIdBytesMax));
     }
     own->resize(size);
     VITSCALE_RETURN_IF_ERROR(ShareBytes(own->data(), size, /*tag=*/2));

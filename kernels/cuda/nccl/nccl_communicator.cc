@@ -46,6 +46,8 @@ class NcclCommunicator : public Communicator {
   ~NcclCommunicator() override {
     Abort();
     watch_.Join();
+    // What is freed below waits for the device of this thread, which may be another rank's.
+    (void)UseDevice(device_);
   }
 
   std::string algorithm() const override { return absl::StrCat("nccl_", library_.version()); }
@@ -147,8 +149,8 @@ absl::Status NcclCommunicator::Connect(absl::string_view id, int rank, int world
   constexpr absl::string_view kWhat = "connect the devices";
   ncclUniqueId unique;
   if (id.size() != sizeof(unique.internal)) {
-    return absl::InternalError(absl::StrCat(kWhat, ": the id has ", id.size(), " bytes, want ",
-                                            sizeof(unique.internal)));
+    return absl::InternalError(
+        absl::StrCat(kWhat, ": the id has ", id.size(), " bytes, want ", sizeof(unique.internal)));
   }
   std::memcpy(unique.internal, id.data(), id.size());
   rank_ = rank;
@@ -158,8 +160,8 @@ absl::Status NcclCommunicator::Connect(absl::string_view id, int rank, int world
     VITSCALE_RETURN_IF_ERROR(MakeRoom(world_size));
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    return library_.ToStatus(
-        library_.CommInitRankConfig(&comm_, world_size, unique, rank, &config), kWhat, nullptr);
+    return library_.ToStatus(library_.CommInitRankConfig(&comm_, world_size, unique, rank, &config),
+                             kWhat, nullptr);
   }));
   return AwaitSettled(kWhat, deadline);
 }
@@ -167,8 +169,8 @@ absl::Status NcclCommunicator::Connect(absl::string_view id, int rank, int world
 absl::Status NcclCommunicator::MakeRoom(int world_size) {
   VITSCALE_ASSIGN_OR_RETURN(host_,
                             PinnedMemory::Allocate(world_size * kGatherBytes, "what ranks gather"));
-  VITSCALE_ASSIGN_OR_RETURN(
-      memory_, DeviceMemory::Allocate(world_size * kGatherBytes, "what ranks gather"));
+  VITSCALE_ASSIGN_OR_RETURN(memory_,
+                            DeviceMemory::Allocate(world_size * kGatherBytes, "what ranks gather"));
   return absl::OkStatus();
 }
 
@@ -214,12 +216,12 @@ absl::Status NcclCommunicator::GatherPiece(absl::string_view own) {
   std::byte* const device_own = memory_.data() + rank_ * own.size();
   std::memcpy(host_own, own.data(), own.size());
   VITSCALE_RETURN_IF_ERROR(Call(kWhat, [&]() -> absl::Status {
-    VITSCALE_RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(device_own, host_own, own.size(),
-                                                        cudaMemcpyHostToDevice, stream_.get()),
-                                        kWhat));
-    return library_.ToStatus(library_.AllGather(device_own, memory_.data(), own.size(), ncclUint8,
-                                                comm_, stream_.get()),
-                             kWhat, comm_);
+    VITSCALE_RETURN_IF_ERROR(CudaStatus(
+        cudaMemcpyAsync(device_own, host_own, own.size(), cudaMemcpyHostToDevice, stream_.get()),
+        kWhat));
+    return library_.ToStatus(
+        library_.AllGather(device_own, memory_.data(), own.size(), ncclUint8, comm_, stream_.get()),
+        kWhat, comm_);
   }));
   VITSCALE_RETURN_IF_ERROR(AwaitSettled(kWhat));
   VITSCALE_RETURN_IF_ERROR(Call(kWhat, [&]() -> absl::Status {

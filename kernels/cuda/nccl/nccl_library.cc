@@ -16,9 +16,8 @@ template <typename Function>
 absl::Status Find(void* library, const std::string& file, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(library, name));
   if (function != nullptr) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("NCCL: ", file, " has no ", name, ", want NCCL ", VersionText(kNcclLeast),
-                   " or later"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "NCCL: ", file, " has no ", name, ", want NCCL ", VersionText(kNcclLeast), " or later"));
 }
 
 }  // namespace
@@ -44,15 +43,15 @@ absl::Status CheckNcclVersion(const NcclLibrary& library) {
   int code = 0;
   VITSCALE_RETURN_IF_ERROR(library.ToStatus(library.GetVersion(&code), "version", nullptr));
   if (code >= kNcclLeast) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("NCCL is ", VersionText(code), ", want ",
-                                                    VersionText(kNcclLeast), " or later"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("NCCL is ", VersionText(code), ", want ", VersionText(kNcclLeast), " or later"));
 }
 
 absl::StatusOr<NcclLibrary> LoadNccl(const std::string& file) {
   void* opened = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (opened == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "NCCL, which several GPUs need, cannot be opened: ", dlerror()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("NCCL, which several GPUs need, cannot be opened: ", dlerror()));
   }
   NcclLibrary library;
 #define VITSCALE_NCCL_FIND(name) \

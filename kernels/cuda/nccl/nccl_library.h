@@ -20,9 +20,9 @@ inline constexpr char kNcclFile[] = "libnccl.so.2";
 inline constexpr int kNcclLeast = NCCL_VERSION(2, 25, 0);
 
 // The functions in use, under their names in nccl.h without the prefix.
-#define VITSCALE_NCCL_FUNCTIONS(Use)                                                        \
-  Use(GetVersion) Use(GetErrorString) Use(GetLastError) Use(GetUniqueId)                    \
-      Use(CommInitRankConfig) Use(CommGetAsyncError) Use(CommAbort) Use(AllReduce) Use(AllGather)
+#define VITSCALE_NCCL_FUNCTIONS(Use)                                                             \
+  Use(GetVersion) Use(GetErrorString) Use(GetLastError) Use(GetUniqueId) Use(CommInitRankConfig) \
+      Use(CommGetAsyncError) Use(CommAbort) Use(AllReduce) Use(AllGather)
 
 struct NcclLibrary {
 #define VITSCALE_NCCL_MEMBER(name) decltype(&nccl##name) name = nullptr;

@@ -23,7 +23,9 @@ TEST(AbortWatchTest, AnAbortRunsOnceHoweverOftenItIsBegun) {
 
 TEST(AbortWatchTest, WithoutAnAbortNothingRuns) {
   std::atomic<int> hung{0};
-  { AbortWatch watch(absl::ZeroDuration(), [&] { ++hung; }); }
+  {
+    AbortWatch watch(absl::ZeroDuration(), [&] { ++hung; });
+  }
   EXPECT_EQ(hung, 0);
 }
 

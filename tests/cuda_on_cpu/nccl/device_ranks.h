@@ -26,9 +26,9 @@ inline std::unique_ptr<Communicator> MakeCommunicator(
     int rank, absl::Duration abort_timeout = absl::Minutes(10),
     std::function<void()> on_abort_hung = [] { std::abort(); }) {
   cuda_on_cpu::SetDeviceCount(kDevices);
-  auto made = CreateNcclCommunicator(
-      {absl::StrCat("cuda:", rank), abort_timeout, std::move(on_abort_hung)},
-      cuda_on_cpu::NcclStandin());
+  auto made =
+      CreateNcclCommunicator({absl::StrCat("cuda:", rank), abort_timeout, std::move(on_abort_hung)},
+                             cuda_on_cpu::NcclStandin());
   VITSCALE_CHECK(made.ok()) << made.status().ToString();
   return *std::move(made);
 }

@@ -16,9 +16,9 @@
 namespace vitscale::cuda {
 namespace {
 
+using cuda_on_cpu::Buffer;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-using cuda_on_cpu::Buffer;
 
 constexpr size_t kCount = 300;
 
@@ -147,8 +147,7 @@ TEST(NcclCollectiveTest, AConnectWhoseDevicesDoNotComeEndsAtAnAbortOrItsDeadline
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 1 did not come")));
   const auto aborted = gang.Make(0, 2);
   std::thread aborter([&] { aborted->Abort(); });
-  EXPECT_THAT(aborted->Connect(absl::InfiniteDuration()),
-              StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_THAT(aborted->Connect(absl::InfiniteDuration()), StatusIs(absl::StatusCode::kCancelled));
   aborter.join();
 }
 
@@ -196,10 +195,9 @@ TEST(NcclCollectiveTest, AnAbortThatHangsIsToldWhileTheStepWaits) {
   const NcclGang gang(2);
   absl::Notification told, ended;
   OnThreads(2, [&](int rank) {
-    const auto collective = gang.Make(
-        rank, 1, MakeCommunicator(rank, absl::Milliseconds(1), [&] {
-          if (!told.HasBeenNotified()) told.Notify();
-        }));
+    const auto collective = gang.Make(rank, 1, MakeCommunicator(rank, absl::Milliseconds(1), [&] {
+                                        if (!told.HasBeenNotified()) told.Notify();
+                                      }));
     ASSERT_THAT(collective->Connect(kLong), IsOk());
     if (rank == 1) return ended.WaitForNotification();
     auto hung = std::make_unique<cuda_on_cpu::HungAborts>();

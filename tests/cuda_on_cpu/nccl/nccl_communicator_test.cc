@@ -15,10 +15,10 @@
 namespace vitscale::cuda {
 namespace {
 
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 using cuda_on_cpu::Buffer;
 using cuda_on_cpu::CountCommunicators;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 absl::Span<float> Span(const Buffer<float>& buffer, size_t count) {
   return absl::MakeSpan(buffer.get(), count);
@@ -119,9 +119,9 @@ TEST(NcclCommunicatorTest, AnotherSizeThanThePeersIsAnErrorThatNamesBoth) {
   OnRanks(2, [&](int rank, Communicator& communicator) {
     absl::Status status = communicator.AllReduceSum(Span(values[rank], rank == 0 ? 100 : 200));
     if (status.ok()) status = GatherOne(communicator, 2);
-    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInternal,
-                                 AllOf(HasSubstr("all-reduce of 400 bytes"),
-                                       HasSubstr("all-reduce of 800 bytes"))));
+    EXPECT_THAT(status,
+                StatusIs(absl::StatusCode::kInternal, AllOf(HasSubstr("all-reduce of 400 bytes"),
+                                                            HasSubstr("all-reduce of 800 bytes"))));
   });
 }
 
@@ -132,8 +132,8 @@ TEST(NcclCommunicatorTest, AnotherOrderThanThePeersIsAnErrorThatNamesBoth) {
     if (rank == 0) status = communicator.AllReduceSum(Span(values, 100));
     if (status.ok()) status = GatherOne(communicator, 2);
     EXPECT_THAT(status,
-                StatusIs(absl::StatusCode::kInternal,
-                         AllOf(HasSubstr("all-reduce of 400 bytes"), HasSubstr("all-gather of 1 "))));
+                StatusIs(absl::StatusCode::kInternal, AllOf(HasSubstr("all-reduce of 400 bytes"),
+                                                            HasSubstr("all-gather of 1 "))));
   });
 }
 
@@ -141,9 +141,8 @@ TEST(NcclCommunicatorTest, AnErrorThatNcclNoticesEndsAWait) {
   absl::Notification ended;
   OnRanks(2, [&](int rank, Communicator& communicator) {
     if (rank == 1) return ended.WaitForNotification();
-    std::thread network([] {
-      cuda_on_cpu::FailCommunicator(0, ncclRemoteError, "socket of rank 1 closed");
-    });
+    std::thread network(
+        [] { cuda_on_cpu::FailCommunicator(0, ncclRemoteError, "socket of rank 1 closed"); });
     EXPECT_THAT(GatherOne(communicator, 2),
                 StatusIs(absl::StatusCode::kUnavailable, HasSubstr("socket of rank 1 closed")));
     network.join();
@@ -168,8 +167,7 @@ TEST(NcclCommunicatorTest, TheNextGenerationWorksInTheSameProcessAndEveryOneIsAb
 
 TEST(NcclCommunicatorTest, AnAbortThatHangsIsToldAfterItsTimeout) {
   absl::Notification told;
-  const auto communicator =
-      MakeCommunicator(0, absl::Milliseconds(1), [&told] { told.Notify(); });
+  const auto communicator = MakeCommunicator(0, absl::Milliseconds(1), [&told] { told.Notify(); });
   ASSERT_THAT(communicator->Connect(communicator->NewId().value(), 0, 1, absl::InfiniteDuration()),
               IsOk());
   {
@@ -188,8 +186,8 @@ TEST(NcclCommunicatorTest, WhatCannotBeIsRefusedByName) {
   EXPECT_THAT(create("cuda:7"),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("device is cuda:7")));
   OnRanks(1, [](int, Communicator& communicator) {
-    EXPECT_EQ(communicator.algorithm(), absl::StrCat("nccl_", NCCL_MAJOR, ".", NCCL_MINOR, ".",
-                                                     NCCL_PATCH));
+    EXPECT_EQ(communicator.algorithm(),
+              absl::StrCat("nccl_", NCCL_MAJOR, ".", NCCL_MINOR, ".", NCCL_PATCH));
     std::vector<float> of_the_host(4);
     EXPECT_THAT(communicator.AllReduceSum(absl::MakeSpan(of_the_host)),
                 StatusIs(absl::StatusCode::kInternal, HasSubstr("not the device's")));

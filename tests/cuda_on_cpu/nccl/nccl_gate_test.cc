@@ -98,7 +98,9 @@ class Model {
   }
 
  private:
-  static void Check(const absl::Status& status) { VITSCALE_CHECK(status.ok()) << status.ToString(); }
+  static void Check(const absl::Status& status) {
+    VITSCALE_CHECK(status.ok()) << status.ToString();
+  }
   template <typename T>
   static Bytes BytesOf(const std::vector<T>& values) {
     const auto* begin = reinterpret_cast<const std::byte*>(values.data());

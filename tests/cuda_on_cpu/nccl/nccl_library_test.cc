@@ -8,10 +8,10 @@
 namespace vitscale::cuda {
 namespace {
 
+using cuda_on_cpu::NcclStandin;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using cuda_on_cpu::NcclStandin;
 
 TEST(NcclLibraryTest, AMissingLibraryIsNamedInOneLine) {
   EXPECT_THAT(LoadNccl("/nowhere/libnccl.so.2"),
@@ -33,17 +33,15 @@ TEST(NcclLibraryTest, AnOldNcclIsRefusedWithBothVersions) {
     *version = 21903;
     return ncclSuccess;
   };
-  EXPECT_THAT(CheckNcclVersion(library),
-              StatusIs(absl::StatusCode::kFailedPrecondition,
-                       "NCCL is 2.19.3, want 2.25.0 or later"));
+  EXPECT_THAT(CheckNcclVersion(library), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                                  "NCCL is 2.19.3, want 2.25.0 or later"));
 }
 
 TEST(NcclLibraryTest, ALostPeerIsUnavailableTheRestIsInternal) {
   const NcclLibrary library = NcclStandin();
   EXPECT_THAT(library.ToStatus(ncclInProgress, "sum", nullptr), IsOk());
-  EXPECT_THAT(
-      library.ToStatus(ncclRemoteError, "sum", nullptr),
-      StatusIs(absl::StatusCode::kUnavailable, HasSubstr("sum: remote process exited")));
+  EXPECT_THAT(library.ToStatus(ncclRemoteError, "sum", nullptr),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("sum: remote process exited")));
   EXPECT_THAT(library.ToStatus(ncclInvalidUsage, "sum", nullptr),
               StatusIs(absl::StatusCode::kInternal, HasSubstr("sum: invalid usage")));
 }

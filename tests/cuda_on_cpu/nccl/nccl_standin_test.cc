@@ -1,5 +1,5 @@
-// What the stand-in for NCCL refuses: mistakes that NCCL itself would answer with old values, a hang
-// or worse.
+// What the stand-in for NCCL refuses: mistakes that NCCL itself would answer with old values, a
+// hang or worse.
 
 #include "tests/cuda_on_cpu/nccl_standin.h"
 
@@ -78,6 +78,7 @@ TEST_F(NcclStandinTest, ACallThatBlocksBehindACollectiveIsCaught) {
     (void)cudaSetDevice(1);
     (void)nccl_.CommInitRankConfig(&other, 2, id_, 1, &config);
     (void)cudaSetDevice(0);
+    (void)State();
     (void)Gather();
     (void)State();
     (void)State();
