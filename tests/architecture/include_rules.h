@@ -33,6 +33,7 @@ enum class Layer {
   kJobStructs,   // worker/data/data_config.h: a plain struct that a JobConfig holds
   kConfig,       // worker/config
   kLink,         // worker/link
+  kCard,         // worker/card: what agents and the engine know of a card
   kFileFormats,  // worker/checkpoint, worker/weights: files of tensors; no backend, no engine
   kEngine,       // the rest of worker/ but agent/
   kAgent,

@@ -78,6 +78,10 @@ void AddShapeFlags(CLI::App& command, BenchOptions& o) {
       ->capture_default_str();
 }
 
+void AddDeviceFlag(CLI::App& command, BenchOptions& o) {
+  command.add_option("--device", o.device, "cpu, or cuda:<index>")->capture_default_str();
+}
+
 void AddModelFlags(CLI::App& command, BenchOptions& o) {
   AddShapeFlags(command, o);
   command.add_option("--precision", o.precision, "Matmul inputs")
@@ -91,7 +95,7 @@ void AddModelFlags(CLI::App& command, BenchOptions& o) {
                   "What backward computes again instead of keeping it; auto: the planner's choice")
       ->check(OneOfWords({"auto", "none", "gelu_layernorm", "block"}))
       ->capture_default_str();
-  command.add_option("--device", o.device, "cpu, or cuda:<index>")->capture_default_str();
+  AddDeviceFlag(command, o);
   const auto peak = [&](const char* flag, double& value, const char* help) {
     return command.add_option(flag, value, help)->check(CLI::PositiveNumber);
   };

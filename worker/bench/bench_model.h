@@ -37,8 +37,10 @@ struct BenchOptions {
   bool roofline = true;  // step: also the time and the own ceiling of each kind of op
 };
 
-// Flags: which model it is; AddModelFlags adds how it runs; AddRunFlags --steps and --json alone.
+// Flags: which model it is; AddModelFlags adds how it runs; AddDeviceFlag --device alone, AddRunFlags
+// --steps and --json.
 void AddShapeFlags(CLI::App& command, BenchOptions& options);
+void AddDeviceFlag(CLI::App& command, BenchOptions& options);
 void AddModelFlags(CLI::App& command, BenchOptions& options);
 void AddRunFlags(CLI::App& command, BenchOptions& options);
 

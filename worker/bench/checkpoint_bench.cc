@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -19,14 +20,20 @@ namespace {
 
 using Phases = std::map<std::string, std::vector<double>>;
 
-// Parameters and moments where they lie in the replica's arenas.
-std::vector<NamedTensor> StateOf(const BenchReplica& replica) {
+// A tensor of the state, and its copy on the host.
+struct StateCopy {
+  std::string name;
+  TensorView view;
+  std::unique_ptr<std::byte[]> bytes;
+};
+
+// Parameters and moments, not copied yet.
+std::vector<StateCopy> StateOf(const BenchReplica& replica) {
   const ParamTable& table = replica.plan.layout.table;
-  std::vector<NamedTensor> state;
-  const auto add = [&](const char* prefix, const Parameter& parameter, const TensorView& view) {
+  std::vector<StateCopy> state;
+  const auto add = [&](const char* prefix, const Parameter& parameter, TensorView view) {
     if (!view.present() || view.elements() == 0) return;
-    state.push_back({absl::StrCat(prefix, parameter.name), view.dtype, view.shape,
-                     replica.backend->HostBytes(view.arena).subspan(view.offset, view.bytes())});
+    state.push_back({absl::StrCat(prefix, parameter.name), std::move(view), nullptr});
   };
   for (const Parameter& parameter : table.parameters()) {
     add(kParameterPrefix, parameter, table.ParameterView(parameter));
@@ -37,13 +44,22 @@ std::vector<NamedTensor> StateOf(const BenchReplica& replica) {
 }
 
 // Copies aside, into memory that is new each time: as the trainer does it.
-std::vector<std::vector<std::byte>> Snapshot(std::vector<NamedTensor>& state) {
-  std::vector<std::vector<std::byte>> copies;
-  for (NamedTensor& tensor : state) {
-    copies.emplace_back(tensor.bytes.begin(), tensor.bytes.end());
-    tensor.bytes = copies.back();
+absl::Status Snapshot(const BenchReplica& replica, std::vector<StateCopy>& state) {
+  for (StateCopy& tensor : state) {
+    tensor.bytes = std::make_unique_for_overwrite<std::byte[]>(tensor.view.bytes());
+    VITSCALE_RETURN_IF_ERROR(replica.backend->Read(
+        tensor.view, absl::MakeSpan(tensor.bytes.get(), tensor.view.bytes())));
   }
-  return copies;
+  return absl::OkStatus();
+}
+
+std::vector<NamedTensor> Named(const std::vector<StateCopy>& state) {
+  std::vector<NamedTensor> named;
+  for (const StateCopy& tensor : state) {
+    named.push_back({tensor.name, tensor.view.dtype, tensor.view.shape,
+                     absl::MakeConstSpan(tensor.bytes.get(), tensor.view.bytes())});
+  }
+  return named;
 }
 
 class Saver {
@@ -53,14 +69,13 @@ class Saver {
 
   absl::Status Save(int64_t step) {
     const CheckpointName name{0, 0, step, false};
-    std::vector<NamedTensor> state = StateOf(replica_);
-    std::vector<std::vector<std::byte>> copies;
-    phases_["snapshot"].push_back(SecondsOf([&] { copies = Snapshot(state); }));
+    std::vector<StateCopy> state = StateOf(replica_);
+    VITSCALE_RETURN_IF_ERROR(Timed("snapshot", [&] { return Snapshot(replica_, state); }));
     CheckpointManifest manifest;
     manifest.job_id = store_.job_id();
     manifest.name = name;
     manifest.version = VersionText();
-    VITSCALE_RETURN_IF_ERROR(WritePart(name, state, manifest));
+    VITSCALE_RETURN_IF_ERROR(WritePart(name, Named(state), manifest));
     VITSCALE_RETURN_IF_ERROR(Timed("manifest", [&] { return store_.WriteManifest(manifest); }));
     VITSCALE_RETURN_IF_ERROR(Timed("verify", [&] { return store_.Verify(name); }));
     bytes_ = manifest.total_bytes();
@@ -126,6 +141,7 @@ void AddCheckpointFlags(CLI::App& command, CheckpointOptions& o) {
                      "Where to write (made if missing; what is written is removed again). Default: "
                      "a temporary directory");
   AddShapeFlags(command, o.run);
+  AddDeviceFlag(command, o.run);
   AddRunFlags(command, o.run);
 }
 

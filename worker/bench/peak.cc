@@ -1,49 +1,8 @@
 #include "worker/bench/peak.h"
 
-#include "absl/strings/match.h"
 #include "worker/bench/ceiling.h"
 
 namespace vitscale {
-namespace {
-
-struct Card {
-  const char* name;  // part of what the driver says; the first that fits
-  double bf16_tflops, f32_tflops, gigabytes_per_second;
-};
-// NVIDIA's data sheets of these cards; B200 and GB200 from those of HGX, an eighth.
-constexpr Card kCards[] = {
-    {"B200", 2250, 75, 8000},
-    {"H200 NVL", 835, 60, 4800},
-    {"H200", 989, 67, 4800},
-    {"GH200", 989, 67, 4000},
-    {"H100 NVL", 835, 60, 3900},
-    {"H100 PCIe", 756, 51, 2000},
-    {"H100", 989, 67, 3350},
-    {"A100-SXM4-80GB", 312, 19.5, 2039},
-    {"A100 80GB PCIe", 312, 19.5, 1935},
-    {"A100", 312, 19.5, 1555},
-    {"L40S", 362, 91.6, 864},
-    {"L4", 121, 30.3, 300},
-    {"A10", 125, 31.2, 600},
-};
-
-bool IsWord(absl::string_view text, absl::string_view name) {
-  const size_t at = text.find(name);
-  if (at == absl::string_view::npos) return false;
-  const size_t end = at + name.size();
-  return end == text.size() || text[end] == ' ' || text[end] == '-';  // "A100" is no "A10"
-}
-
-}  // namespace
-
-std::optional<Peak> PeakOfCard(absl::string_view device, Precision precision) {
-  for (const Card& card : kCards) {
-    if (!IsWord(device, card.name)) continue;
-    const double tflops = precision == Precision::kF32 ? card.f32_tflops : card.bf16_tflops;
-    return Peak{tflops * 1e12, card.gigabytes_per_second * 1e9};
-  }
-  return std::nullopt;
-}
 
 std::optional<Peak> PeakOf(const BenchOptions& options, const BenchReplica& replica,
                            bool with_memory) {
@@ -52,7 +11,7 @@ std::optional<Peak> PeakOf(const BenchOptions& options, const BenchReplica& repl
   if (options.peak_tflops > 0) {
     return Peak{options.peak_tflops * 1e12, options.peak_gigabytes_per_second * 1e9};
   }
-  if (info.name != "cpu") return PeakOfCard(info.device, precision);
+  if (info.name != "cpu") return PeakOfCard(info.device, precision != Precision::kF32);
   return Peak{MeasureCeiling(precision, info.threads).flops_per_second,
               with_memory ? MeasureTriadBytesPerSecond(info.threads) : 0};
 }

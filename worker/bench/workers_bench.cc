@@ -168,6 +168,11 @@ void AddWorkersFlags(CLI::App& command, WorkersOptions& o) {
 }
 
 absl::StatusOr<json> BenchWorkers(const WorkersOptions& options) {
+  if (options.run.device != "cpu") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--device is ", options.run.device,
+        ", wanted cpu: the workers of this benchmark sum gradients in memory of the host"));
+  }
   const int threads = options.run.threads > 0 ? options.run.threads : UsableCores();
   if (threads % options.workers != 0 || options.run.batch % options.workers != 0) {
     return absl::InvalidArgumentError(

@@ -169,7 +169,8 @@ absl::StatusOr<uint32_t> TensorFileReader::ReadWhole(
     const absl::flat_hash_map<std::string, TensorDestination>& destinations) const {
   uint32_t crc = 0;
   std::vector<std::byte> scratch;
-  // Reads [offset, offset + bytes) in pieces: to memory where that is given, else by way of scratch.
+  // Reads [offset, offset + bytes) in pieces: to memory where that is given, else by way of
+  // scratch.
   const auto read = [&](int64_t offset, int64_t bytes,
                         const TensorDestination& destination) -> absl::Status {
     std::byte* const to = destination.to.data();
@@ -177,8 +178,8 @@ absl::StatusOr<uint32_t> TensorFileReader::ReadWhole(
       const int64_t piece = std::min(bytes - done, kTensorChunkBytes);
       if (to == nullptr && static_cast<int64_t>(scratch.size()) < piece) scratch.resize(piece);
       std::byte* at = to == nullptr ? scratch.data() : to + done;
-      VITSCALE_RETURN_IF_ERROR(file_->ReadAt(
-          offset + done, absl::MakeSpan(reinterpret_cast<char*>(at), piece)));
+      VITSCALE_RETURN_IF_ERROR(
+          file_->ReadAt(offset + done, absl::MakeSpan(reinterpret_cast<char*>(at), piece)));
       crc = ExtendCrc32c(crc, at, piece);
       if (destination.take)
         VITSCALE_RETURN_IF_ERROR(destination.take(done, absl::MakeConstSpan(at, piece)));

@@ -69,8 +69,7 @@ struct TensorEntry {
 };
 
 // Takes the bytes of a tensor in pieces of at most kTensorChunkBytes, front to back.
-using PieceTaker =
-    std::function<absl::Status(int64_t offset, absl::Span<const std::byte> piece)>;
+using PieceTaker = std::function<absl::Status(int64_t offset, absl::Span<const std::byte> piece)>;
 
 // Where the bytes of a tensor go: to memory, or to whoever takes them.
 struct TensorDestination {

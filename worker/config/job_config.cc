@@ -130,6 +130,17 @@ RecomputeLevel RecomputeOf(v1::Recompute recompute) {
   }
 }
 
+WantedDevice DeviceOf(v1::Device device) {
+  switch (device) {
+    case v1::DEVICE_CPU:
+      return WantedDevice::kCpu;
+    case v1::DEVICE_CUDA:
+      return WantedDevice::kCuda;
+    default:
+      return WantedDevice::kAny;
+  }
+}
+
 absl::StatusOr<JobConfig> ConfigOf(const v1::JobSpec& given) {
   VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec spec, Canonicalize(given));
   JobConfig job;
@@ -139,6 +150,7 @@ absl::StatusOr<JobConfig> ConfigOf(const v1::JobSpec& given) {
     VITSCALE_ASSIGN_OR_RETURN(job.from, ParseCheckpointRef(spec.from()));
   }
   job.workers = spec.resources().workers().max();
+  job.wanted_device = DeviceOf(spec.resources().device());
   VITSCALE_ASSIGN_OR_RETURN(job.model, ModelOf(spec.model()));
   if (job.kind == JobKind::kPretrain) {
     job.optimizer = OptimizerOf(spec.optimizer());
@@ -280,6 +292,7 @@ absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_im
 PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
   PlanRequest request;
   request.model = job.model;
+  if (job.wanted_device == WantedDevice::kCuda) request.device = DeviceKind::kCuda;
   request.optimizer = job.optimizer.kind;
   request.precision = precision;
   request.packing = WeightPacking::kAuto;

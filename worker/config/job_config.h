@@ -64,12 +64,14 @@ struct DivergenceConfig {
 };
 
 enum class JobKind { kPretrain, kEvaluate };
+enum class WantedDevice { kAny, kCpu, kCuda };  // kAny: all workers of one kind
 
 struct JobConfig {
   std::string name;
   JobKind kind = JobKind::kPretrain;
   std::optional<CheckpointRef> from;  // complete where a worker gets it from a coordinator
   int workers = 1;                    // world size (min == max)
+  WantedDevice wanted_device = WantedDevice::kAny;
   ModelConfig model;
   OptimizerConfig optimizer;
   ScheduleLengths schedule;

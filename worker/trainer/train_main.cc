@@ -34,6 +34,7 @@
 #include "worker/config/changed_fields.h"
 #include "worker/config/job_config.h"
 #include "worker/plan/plan.h"
+#include "worker/trainer/device_name.h"
 #include "worker/trainer/shell.h"
 #include "worker/trainer/standalone.h"
 #include "worker/trainer/train_output.h"
@@ -53,7 +54,7 @@ struct Flags {
   std::string rendezvous, data_address = "127.0.0.1";
   double rendezvous_timeout_seconds = 120;
   std::vector<std::string> data_roots, checkpoint_roots;
-  std::string steps_csv, faults, instruction_set, transport = "auto";
+  std::string device, steps_csv, faults, instruction_set, transport = "auto";
   uint64_t pretended_host = 0;
   bool quiet = false, no_bar = false;
 };
@@ -86,6 +87,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "Folder below which data may be read (repeatable; default .)");
   app.add_option("--checkpoint-root", flags.checkpoint_roots,
                  "Folder below which checkpoints are written (default .)");
+  app.add_option("--device", flags.device,
+                 "cpu, cuda or cuda:<index>, counted as nvidia-smi does; without an index the "
+                 "rank's. Default: what resources.device says, and cpu for any");
   app.add_option("--threads", flags.threads, "Threads of this rank; default: all cores")
       ->check(WholeNumber(1, kThreadsMax));
   app.add_option("--instruction-set", flags.instruction_set,
@@ -176,6 +180,8 @@ int Train(const Flags& flags, const sigset_t& signals) {
   overrides.push_back(absl::StrCat("resources.workers.max=", flags.world_size));
   const auto job = LoadJobConfig(flags.job, overrides);
   if (!job.ok()) return Complain(job.status(), kUsage);
+  const auto device = DeviceOfRank(flags.device, job->wanted_device, flags.rank);
+  if (!device.ok()) return Complain(device.status(), kUsage);
 
   StandaloneOptions standalone;
   standalone.job_id = flags.job_id.empty() ? StandaloneJobId(job->name) : flags.job_id;
@@ -185,7 +191,7 @@ int Train(const Flags& flags, const sigset_t& signals) {
   standalone.rendezvous = flags.rendezvous;
   standalone.rendezvous_timeout = absl::Seconds(flags.rendezvous_timeout_seconds);
   standalone.setup.worker_id = absl::StrCat("rank", flags.rank);
-  standalone.setup.device = absl::StrCat("cpu", flags.rank);
+  standalone.setup.device = *device;
   standalone.setup.threads = flags.threads > 0 ? flags.threads : UsableCores();
   standalone.setup.data_address = flags.data_address;
   standalone.setup.faults = flags.faults;
@@ -265,6 +271,7 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   vitscale::SetLogName("vitscale-train");
+  vitscale::CountCardsByBus();
   vitscale::Flags flags;
   CLI::App app("Trains a Vision Transformer without a coordinator", "vitscale-train");
   vitscale::TidyHelp(app);

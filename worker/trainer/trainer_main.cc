@@ -18,6 +18,7 @@
 #include "kernels/base/version.h"
 #include "worker/link/child_guard.h"
 #include "worker/link/messages.h"
+#include "worker/trainer/device_name.h"
 #include "worker/trainer/shell.h"
 #include "worker/trainer/socket_link.h"
 
@@ -59,6 +60,7 @@ int main(int argc, char** argv) {
   using namespace vitscale;
   link::BlockOrdersBySignal();
   SetLogName("vitscale-trainer");
+  CountCardsByBus();
   const int fd = ParseLinkFd(argc, argv);
   if (fd < 0) return Explain(argc > 1 ? argv[1] : "");
   const auto parent = link::PeerPid(fd);

@@ -83,8 +83,9 @@ TEST(TensorFileTest, ReadWholeGivesTensorsAndTheChecksumOfTheFile) {
   std::vector<float> back(large.size());
   VITSCALE_ASSERT_OK_AND_ASSIGN(
       const uint32_t crc,
-      reader.ReadWhole({{"large", TensorDestination{absl::MakeSpan(
-                                      reinterpret_cast<std::byte*>(back.data()), back.size() * 4)}}}));
+      reader.ReadWhole(
+          {{"large", TensorDestination{absl::MakeSpan(reinterpret_cast<std::byte*>(back.data()),
+                                                      back.size() * 4)}}}));
   EXPECT_EQ(crc, summary.crc32c);
   EXPECT_EQ(back, large);
   VITSCALE_ASSERT_OK_AND_ASSIGN(const uint32_t again, reader.ReadWhole({}));
@@ -230,9 +231,8 @@ TEST(TensorFileTest, AHugeHeaderLengthAllocatesNothing) {
 
 TEST(TensorFileTest, HeadersThatOthersWriteAreRead) {
   FaultFileSystem fs;
-  const std::string json =
-      R"({"b":{"shape":[1],"data_offsets":[4,8],"dtype":"I32"},)"
-      R"("a":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}   )";
+  const std::string json = R"({"b":{"shape":[1],"data_offsets":[4,8],"dtype":"I32"},)"
+                           R"("a":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}   )";
   VITSCALE_ASSERT_OK_AND_ASSIGN(const TensorFileReader reader,
                                 OpenBytes(fs, FileOf(json, "12345678")));
   EXPECT_EQ(reader.tensors()[0].name, "a");

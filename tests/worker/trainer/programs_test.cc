@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -414,6 +416,34 @@ TEST_F(TrainerProgramTest, IgnoresSigtermAndSigint) {
 TEST_F(TrainerProgramTest, GarbageOnTheLinkEndsIt) {
   ASSERT_THAT(channel_->Send("\xff\xff\xff\xff"), IsOk());
   EXPECT_EQ(program_->Wait(), 85);
+}
+
+// No machine has a thousand cards, and this one may have no driver, or no plugin at all.
+TEST_F(ProgramsTest, ACardThatIsNotThereIsOneLineAndTheExitCodeOfDevices) {
+  const std::string root = MakeRoot("root");
+  EXPECT_EQ(TrainOne(root, {"--device=cuda:1000"}), 83);
+  const std::string log = ReadText(root + "/log");
+  EXPECT_THAT(log, StartsWith("vitscale-train: "));
+  EXPECT_THAT(log, AnyOf(HasSubstr("cuda:1000: plugin libvitscale_cuda.so: not found"),
+                         HasSubstr("no CUDA device: ")));
+  EXPECT_EQ(log.find('\n'), log.size() - 1) << log;
+}
+
+// A copy of the program elsewhere has no plugin beside it.
+TEST_F(ProgramsTest, WithoutAPluginOneLineSaysWhereItWasLookedFor) {
+  const std::string root = MakeRoot("root"), program = VITSCALE_TRAIN;
+  const std::string bin = program.substr(0, program.rfind('/'));
+  ASSERT_EQ(setenv("LD_LIBRARY_PATH", (bin.substr(0, bin.rfind('/')) + "/lib").c_str(), 1), 0);
+  ASSERT_THAT(PosixFileSystem().MakeDirectory(root + "/bin"), IsOk());
+  std::filesystem::copy_file(program, root + "/bin/vitscale-train");
+  std::vector<std::string> arguments = Arguments(root, 0, 1);
+  arguments[0] = root + "/bin/vitscale-train";
+  arguments.push_back("--device=cuda");
+  EXPECT_EQ(ChildProcess(arguments, root + "/log").Wait(), 83);
+  unsetenv("LD_LIBRARY_PATH");
+  EXPECT_THAT(ReadText(root + "/log"),
+              HasSubstr(absl::StrCat("cuda:0: plugin libvitscale_cuda.so: not found; looked for ",
+                                     root, "/lib/libvitscale_cuda.so")));
 }
 
 TEST(TrainerProgramUsageTest, IsNotStartedByHand) {

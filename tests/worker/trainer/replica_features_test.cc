@@ -77,9 +77,10 @@ float Parameter(Replica& replica, const std::string& name, int64_t index) {
   for (const StateTensor& tensor : replica.State()) {
     if (tensor.name != name) continue;
     float value = 0;
-    EXPECT_THAT(replica.ReadState(tensor, index * sizeof(value),
-                                  absl::MakeSpan(reinterpret_cast<std::byte*>(&value), sizeof(value))),
-                IsOk());
+    EXPECT_THAT(
+        replica.ReadState(tensor, index * sizeof(value),
+                          absl::MakeSpan(reinterpret_cast<std::byte*>(&value), sizeof(value))),
+        IsOk());
     return value;
   }
   ADD_FAILURE() << name;

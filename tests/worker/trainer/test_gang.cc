@@ -75,6 +75,8 @@ std::vector<TestGang::Result> TestGang::Run() {
     order.setup = link::TrainerSetup{};
     order.setup->worker_id = absl::StrCat("w", rank);
     order.setup->threads = 1;
+    order.setup->device =
+        options_.device == "cuda" ? absl::StrCat("cuda", rank) : options_.device;
     order.setup->data_address = "127.0.0.1";
     order.setup->data_roots = {options_.data_root};
     order.setup->checkpoint_roots = {options_.checkpoint_roots.empty()

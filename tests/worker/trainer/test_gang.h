@@ -34,6 +34,7 @@ class TestGang {
     std::map<int, std::string> faults;  // by rank
     int64_t bucket_bytes = 0;
     int64_t attempt = 1;
+    std::string device;               // "cuda": cuda<rank>; "cuda0" and such of all; empty: a CPU
     int recoveries_max = 0;           // new generations in place after a break
     bool orphan_after_break = false;  // no coordinator any more: no new generation, no exit order
   };

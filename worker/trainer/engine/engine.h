@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/files.h"
+#include "kernels/communicator.h"
 #include "worker/checkpoint/checkpoint_store.h"
 #include "worker/collective/collective.h"
 #include "worker/collective/rendezvous.h"
@@ -103,6 +104,7 @@ class Engine {
   absl::Status OpenCheckpoints(const link::DesiredState& desired);
   absl::StatusOr<Precision> ResolvePrecision(const link::DesiredState& desired,
                                              const BackendOptions& backend) const;
+  absl::Status CheckSums() const;
   Outcome MakeReplica(const link::DesiredState& desired);
   link::NumericsRecord Numerics() const;
   RunFacts Facts() const;
@@ -122,6 +124,8 @@ class Engine {
   MeetingOptions Meeting(const link::DesiredState& desired) const;
   absl::Status Connect(std::shared_ptr<Collective> created, absl::Duration timeout);
   absl::Status Meet(const link::DesiredState& desired, absl::Duration timeout);
+  absl::Status MeetOnCards(const MeetingOptions& meeting, absl::Duration timeout);
+  CommunicatorOptions CommunicatorOf() const;
 
   // ---- engine_synchronise.cc ----
   CoreEvent DoSynchronise(const SynchroniseOp& op);
@@ -176,6 +180,7 @@ class Engine {
   std::unique_ptr<ImageSource> train_;
   std::vector<EvalSet> evals_;
   std::optional<SampleOrder> order_;
+  std::string device_ = "cpu";  // as a backend calls it
   std::unique_ptr<Replica> replica_;
   Precision precision_ = Precision::kF32;
   uint64_t run_hash_ =

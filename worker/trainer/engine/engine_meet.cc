@@ -1,9 +1,12 @@
 // GO, first part: the ranks of a generation meet. See engine.h.
 //
-// Which wire they take shows only when they have met: ranks of one host share memory, others talk
+// Ranks with a card each meet over TCP and sum with NCCL. Of others,
+// which wire they take shows only when they have met: ranks of one host share memory, others talk
 // over TCP. So what a wire means for the bits of a run is told afterwards and not before: the
 // numerics record of PREPARE leaves `collective` empty, those of a checkpoint and of the observed
 // state name what was used.
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -13,6 +16,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "worker/collective/gloo_collective.h"
+#include "worker/collective/nccl_collective.h"
 #include "worker/collective/shared_memory_collective.h"
 #include "worker/collective/single_collective.h"
 #include "worker/trainer/engine/engine.h"
@@ -53,10 +57,32 @@ absl::Status Engine::Connect(std::shared_ptr<Collective> created, absl::Duration
   return created->Connect(timeout);
 }
 
+// Of a card. An abort that hangs takes the process with it: its agent starts another trainer.
+CommunicatorOptions Engine::CommunicatorOf() const {
+  CommunicatorOptions options;
+  options.device = device_;
+  options.on_abort_hung = [] {
+    VITSCALE_LOG(ERROR) << "the abort of a sum between cards hangs: this process ends";
+    _exit(static_cast<int>(link::TrainerExit::kCollective));
+  };
+  return options;
+}
+
+// Sums stay on the cards, whether their ranks share a host or not.
+absl::Status Engine::MeetOnCards(const MeetingOptions& meeting, absl::Duration timeout) {
+  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
+                            CreateCommunicator(CommunicatorOf()));
+  GlooOptions hosts;
+  static_cast<MeetingOptions&>(hosts) = meeting;
+  hosts.data_address = options_.setup.data_address;
+  return Connect(MakeNcclCollective(std::move(hosts), std::move(communicator)), timeout);
+}
+
 absl::Status Engine::Meet(const link::DesiredState& desired, absl::Duration timeout) {
   if (desired.members.size() <= 1) return Connect(MakeSingleCollective(), timeout);
   const absl::Time began = options_.clock->Monotonic();
   const MeetingOptions meeting = Meeting(desired);
+  if (device_ != "cpu") return MeetOnCards(meeting, timeout);
   if (options_.transport != Transport::kGloo) {
     SharedMemoryOptions shared;
     static_cast<MeetingOptions&>(shared) = meeting;

@@ -1,7 +1,5 @@
 // PREPARE: job, data, checkpoint folder, plan, buffers, programs. See engine.h.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -13,6 +11,7 @@
 #include "kernels/base/status.h"
 #include "kernels/base/version.h"
 #include "worker/collective/gloo_collective.h"
+#include "worker/trainer/device_name.h"
 #include "worker/trainer/engine/deal.h"
 #include "worker/trainer/engine/engine.h"
 
@@ -122,12 +121,25 @@ absl::StatusOr<Precision> Engine::ResolvePrecision(const link::DesiredState& des
   if (const Precision placed = FromLink(desired.precision); placed != Precision::kAuto) {
     return placed;
   }
-  return DescribeCpu(backend).bf16_matmul ? Precision::kBf16 : Precision::kF32;
+  const bool bf16 = backend.device != "cpu" || DescribeCpu(backend).bf16_matmul;
+  return bf16 ? Precision::kBf16 : Precision::kF32;
+}
+
+// Several cards need NCCL: where it is missing that is told now and not by every generation.
+absl::Status Engine::CheckSums() const {
+  if (device_ == "cpu" || job_.workers == 1) return absl::OkStatus();
+  if (options_.transport != Transport::kAuto) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "transport is chosen, wanted auto on ", device_, ": cards sum in their own memory"));
+  }
+  return CreateCommunicator(CommunicatorOf()).status();
 }
 
 Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   BackendOptions backend;
-  backend.device = "cpu";
+  auto device = BackendDeviceOf(options_.setup.device, job_.wanted_device);
+  if (!device.ok()) return Fails(device.status(), Fault::kConfiguration);
+  backend.device = device_ = *std::move(device);
   backend.threads = options_.setup.threads;
   backend.instruction_set =
       desired.instruction_set.empty() ? options_.setup.instruction_set : desired.instruction_set;
@@ -137,12 +149,13 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   backend.bf16 = precision_ == Precision::kBf16;
 
   PlanRequest request = PlanRequestFor(job_, precision_);
+  request.device = DeviceKindOf(backend.device);
   const ImageSource& source = train_ ? *train_ : *evals_.front().source;
   request.source_height = source.height();
   request.source_width = source.width();
   if (options_.bucket_bytes > 0) request.bucket_bytes = options_.bucket_bytes;
   request.threads = backend.threads > 0 ? backend.threads : UsableCores();
-  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  const int64_t memory = DeviceMemoryBytes(backend.device);
   if (request.batch_micro == 0) {
     auto micro = ChooseMicroBatch(request, job_.workers, memory);
     if (!micro.ok()) return Fails(micro.status(), Fault::kConfiguration);
@@ -157,7 +170,8 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   backend.packed_per_use = *packing == WeightPacking::kPerUse;
   auto plan = MakePlan(request);
   if (!plan.ok()) return Fails(plan.status(), Fault::kConfiguration);
-  if (absl::Status fits = CheckFits(*plan, memory); !fits.ok())
+  // A card whose memory nobody knows says itself whether it is enough.
+  if (absl::Status fits = memory > 0 ? CheckFits(*plan, memory) : absl::OkStatus(); !fits.ok())
     return Fails(fits, Fault::kConfiguration);
   if (job_.batch_global / request.batch_micro < job_.workers) {
     return Fails(
@@ -173,6 +187,10 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
     return Fails(replica.status(), user ? Fault::kConfiguration : Fault::kDevice);
   }
   replica_ = *std::move(replica);
+  if (absl::Status sums = CheckSums(); !sums.ok()) {
+    const bool user = absl::IsInvalidArgument(sums);
+    return Fails(std::move(sums), user ? Fault::kConfiguration : Fault::kDevice);
+  }
   if (backend.bf16 && !replica_->info().bf16_matmul) {
     VITSCALE_LOG(WARNING)
         << "this CPU does not multiply bf16: inputs are rounded to it and multiplied in f32, "

@@ -76,7 +76,7 @@ class Replica : public EvalModel, public FeatureModel {
   absl::Status RunMicroBatch(const Batch& batch, int64_t number, int64_t count, MarkerSink* sink);
   absl::StatusOr<StepSums> Sums();
   int buckets() const { return static_cast<int>(plan_.layout.buckets.size()); }
-  // Where the host can address them; else empty.
+  // Where they lie: in memory of the host or, for nobody there to touch, of the device.
   absl::Span<float> BucketValues(int bucket);
   // Makes the first value of a bucket NaN; for tests.
   absl::Status SpoilBucket(int bucket);

@@ -13,7 +13,8 @@ namespace {
 
 // Bytes of `whole` from `offset` on, as a tensor of its own.
 TensorView Slice(const TensorView& whole, int64_t offset, size_t bytes) {
-  return {whole.name, whole.arena, whole.offset + offset, DType::kU8, {static_cast<int64_t>(bytes)}};
+  return {
+      whole.name, whole.arena, whole.offset + offset, DType::kU8, {static_cast<int64_t>(bytes)}};
 }
 
 // What a checkpoint file is told: it says that the device has failed, not what failed on disk.

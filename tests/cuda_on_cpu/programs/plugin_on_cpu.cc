@@ -1,0 +1,31 @@
+// The symbol that a program takes from the plugin made for the host: as
+// kernels/cuda/plugin_entry.cc, with the stand-in of NCCL, and as many devices as a test may need.
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/nccl/nccl_communicator.h"
+#include "kernels/plugin.h"
+#include "tests/cuda_on_cpu/device.h"
+#include "tests/cuda_on_cpu/nccl_standin.h"
+
+namespace vitscale {
+namespace {
+
+constexpr int kDevices = 2;
+
+absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicatorOnCpu(
+    const CommunicatorOptions& options) {
+  return cuda::CreateNcclCommunicator(options, cuda_on_cpu::NcclStandin());
+}
+
+}  // namespace
+}  // namespace vitscale
+
+extern "C" const vitscale::PluginApi* vitscale_plugin() {
+  static const auto* tag =
+      new std::string(vitscale::PluginTag(VITSCALE_REVISION, VITSCALE_INTERFACE));
+  static const vitscale::PluginApi api{tag->c_str(), vitscale::cuda::CreateCudaBackend,
+                                       vitscale::CreateCommunicatorOnCpu,
+                                       vitscale::cuda::CudaDeviceBytes};
+  vitscale::cuda_on_cpu::SetDeviceCount(vitscale::kDevices);
+  return &api;
+}
