@@ -20,8 +20,7 @@ namespace {
 absl::StatusOr<nlohmann::json> VariantsOf(const BenchOptions& options, BenchReplica& replica) {
   const ModelLayout& layout = replica.plan.layout;
   nlohmann::json counts = nlohmann::json::object();
-  std::array programs{BuildStep(layout, {}), BuildPrepare(layout),
-                      BuildUpdate(layout, OptimizerConfigOf(options))};
+  std::array programs{BuildStep(layout, {}), BuildUpdate(layout, OptimizerConfigOf(options))};
   for (Program& program : programs) {
     VITSCALE_ASSIGN_OR_RETURN(const auto prepared, replica.backend->Prepare(std::move(program)));
     for (const std::string& line : prepared->variants()) {

@@ -1,7 +1,5 @@
 #include "worker/bench/optimizer_floor.h"
 
-#include <set>
-#include <string>
 #include <type_traits>
 
 #include "worker/model/vit.h"
@@ -30,12 +28,6 @@ struct FloorOf {
   }
 };
 
-bool IsOfOptimizer(const std::string& kind) {
-  static const auto* kinds = new std::set<std::string>{"GradStats", "AdafactorApply", "AdamWApply",
-                                                       "SgdApply", "PrepareWeights"};
-  return kinds->count(kind) > 0;
-}
-
 }  // namespace
 
 double OptimizerFloorBytes(const Plan& plan, const OptimizerConfig& optimizer) {
@@ -48,7 +40,7 @@ double OptimizerFloorBytes(const Plan& plan, const OptimizerConfig& optimizer) {
 nlohmann::json OptimizerReport(const Plan& plan, const OptimizerConfig& optimizer,
                                const std::vector<Tally>& kinds, double ceiling_bytes_per_second) {
   double seconds = 0;
-  for (const Tally& kind : kinds) seconds += IsOfOptimizer(kind.name) ? kind.seconds : 0;
+  for (const Tally& kind : kinds) seconds += IsOfUpdate(kind.name) ? kind.seconds : 0;
   const double bytes = OptimizerFloorBytes(plan, optimizer);
   const double parameters = static_cast<double>(plan.layout.table.parameter_count());
   return {{"optimizer_seconds", seconds},

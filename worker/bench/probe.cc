@@ -1,6 +1,5 @@
 #include "worker/bench/probe.h"
 
-#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -30,14 +29,8 @@ BenchOptions OptionsOf(const ProbeSample& sample, Precision precision, const Pro
   return o;
 }
 
-// The state of one block fits into a cache, that of a model does not: these are measured on their
-// own.
-bool IsOfUpdate(const std::string& op) {
-  static const auto* ops = new std::set<std::string>{"GradStats", "AdafactorApply", "AdamWApply",
-                                                     "SgdApply", "PrepareWeights"};
-  return ops->count(op) > 0;
-}
-
+// The state of one block fits into a cache, that of a model does not: ops of the update are measured
+// on their own.
 void AddKinds(const std::vector<Tally>& kinds, Precision precision, int width, bool of_update,
               MachineRates& rates) {
   for (const Tally& kind : kinds) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <set>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
@@ -16,6 +18,14 @@ using Tallies = std::map<std::string, Tally>;
 bool IsMarker(const Op& op) {
   return std::holds_alternative<GradientsReadyArgs>(op) || std::holds_alternative<PhaseArgs>(op) ||
          std::holds_alternative<PanelBeginArgs>(op) || std::holds_alternative<PanelEndArgs>(op);
+}
+
+bool BeginsWithOptimizer(const Program& piece) {
+  return std::visit(
+      [](const auto& args) {
+        return std::is_base_of_v<OptimizerArgs, std::decay_t<decltype(args)>>;
+      },
+      piece.ops().front());
 }
 
 std::string Matmul(const char* name, int64_t rows, int64_t in, int64_t out) {
@@ -45,14 +55,17 @@ std::string ShapeOf(const Op& op) {
   return OpName(op);
 }
 
-// A step as pieces that can run by themselves: a panel group, or one op.
+// A step as pieces that can run by themselves: a panel group, an optimizer with the weights that it
+// prepares, or one op.
 std::vector<Program> Pieces(const Program& step) {
   std::vector<Program> pieces;
   bool inside = false;
   for (const Op& op : step.ops()) {
     if (std::holds_alternative<GradientsReadyArgs>(op) || std::holds_alternative<PhaseArgs>(op))
       continue;
-    if (!inside) pieces.emplace_back();
+    const bool joins = std::holds_alternative<PrepareWeightsArgs>(op) && !pieces.empty() &&
+                       BeginsWithOptimizer(pieces.back());
+    if (!inside && !joins) pieces.emplace_back();
     pieces.back().mutable_ops().push_back(op);
     if (std::holds_alternative<PanelBeginArgs>(op)) inside = true;
     if (std::holds_alternative<PanelEndArgs>(op)) inside = false;
@@ -146,6 +159,12 @@ double SumOfSeconds(const std::vector<Tally>& tallies) {
 
 }  // namespace
 
+bool IsOfUpdate(const std::string& kind) {
+  static const auto* kinds = new std::set<std::string>{"GradStats", "AdafactorApply", "AdamWApply",
+                                                       "SgdApply", "PrepareWeights"};
+  return kinds->count(kind) > 0;
+}
+
 absl::StatusOr<StepProfile> ProfileStep(BenchReplica& replica, const OptimizerConfig& optimizer,
                                         int repetitions) {
   const ModelLayout& layout = replica.plan.layout;
@@ -153,9 +172,8 @@ absl::StatusOr<StepProfile> ProfileStep(BenchReplica& replica, const OptimizerCo
   Program all = BuildStep(layout, {});
   // A step first: it names all weights and leaves sensible values everywhere.
   VITSCALE_ASSIGN_OR_RETURN(auto step, backend.Prepare(all));
-  for (const Program& more : {BuildPrepare(layout), BuildUpdate(layout, optimizer)}) {
-    for (const Op& op : more.ops()) all.mutable_ops().push_back(op);
-  }
+  const Program update = BuildUpdate(layout, optimizer);
+  for (const Op& op : update.ops()) all.mutable_ops().push_back(op);
   VITSCALE_ASSIGN_OR_RETURN(auto prepare, backend.Prepare(BuildPrepare(layout)));
   VITSCALE_RETURN_IF_ERROR(backend.Run(*prepare, {}, nullptr));
   VITSCALE_RETURN_IF_ERROR(backend.Run(*step, {}, nullptr));
@@ -170,11 +188,9 @@ absl::StatusOr<std::vector<Tally>> ProfileUpdate(BenchReplica& replica,
   const ModelLayout& layout = replica.plan.layout;
   // Names all weights, so that there is something to copy.
   VITSCALE_ASSIGN_OR_RETURN(auto step, replica.backend->Prepare(BuildStep(layout, {})));
-  Program all = BuildPrepare(layout);
-  const Program update = BuildUpdate(layout, optimizer);
-  for (const Op& op : update.ops()) all.mutable_ops().push_back(op);
   Profiler profiler(*replica.backend, repetitions);
-  for (const Program& piece : Pieces(all)) VITSCALE_RETURN_IF_ERROR(profiler.Time(piece));
+  for (const Program& piece : Pieces(BuildUpdate(layout, optimizer)))
+    VITSCALE_RETURN_IF_ERROR(profiler.Time(piece));
   return profiler.Take().kinds;
 }
 

@@ -37,6 +37,9 @@ struct StepProfile {          // each list slowest first
 absl::StatusOr<StepProfile> ProfileStep(BenchReplica& replica, const OptimizerConfig& optimizer,
                                         int repetitions);
 
+// Whether a kind is statistics of gradients, an optimizer or the copying of weights.
+bool IsOfUpdate(const std::string& kind);
+
 // The update and the weight copies alone, by kind.
 absl::StatusOr<std::vector<Tally>> ProfileUpdate(BenchReplica& replica,
                                                  const OptimizerConfig& optimizer, int repetitions);

@@ -61,7 +61,7 @@ class Stepper {
     scalars_.step = step;
     scalars_.beta2 = AdafactorBeta2(step, 0.999);
     scalars_.gradient_scale = 1.0f / static_cast<float>(replica_.plan.layout.batch);
-    for (int i = 0; i < 3; ++i) VITSCALE_RETURN_IF_ERROR(RunProgram(i, sink));
+    for (int i = 0; i < 2; ++i) VITSCALE_RETURN_IF_ERROR(RunProgram(i, sink));
     return absl::OkStatus();
   }
   absl::StatusOr<double> Loss() {

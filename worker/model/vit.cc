@@ -96,15 +96,24 @@ TensorView WholeArena(const ModelLayout& layout, Arena arena, DType dtype, int64
   return {ArenaName(arena), arena, 0, dtype, {elements}};
 }
 
-// Every weight that the program's matmuls name, each once.
-struct WeightSurvey {
+// Every weight that the matmuls of a step name, each once.
+std::vector<WeightParts> WeightsOf(const ModelLayout& layout) {
+  VitBuilder builder(layout, /*training=*/true, /*accumulate=*/false);
+  builder.Forward();
+  builder.Loss();
+  builder.Backward();
+  const Program step = builder.Finish();
   std::vector<WeightParts> weights;
   absl::flat_hash_set<int64_t> seen;  // offset of the first part
-
-  void Note(const WeightParts& weight) {
+  const auto note = [&](const WeightParts& weight) {
     if (seen.insert(weight[0].offset).second) weights.push_back(weight);
+  };
+  for (const Op& op : step.ops()) {
+    if (const auto* linear = std::get_if<LinearArgs>(&op)) note(linear->weight);
+    if (const auto* grad = std::get_if<LinearGradInputArgs>(&op)) note(grad->weight);
   }
-};
+  return weights;
+}
 
 }  // namespace
 
@@ -171,6 +180,7 @@ Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer)
       program.Add(SgdApplyArgs{args});
       break;
   }
+  program.Add(PrepareWeightsArgs{WeightsOf(layout)});
   if (layout.polyak) {
     const int64_t elements = layout.table.arena_elements();
     program.Add(PolyakAverageArgs{WholeArena(layout, Arena::kParameters, DType::kF32, elements),
@@ -182,19 +192,9 @@ Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer)
 }
 
 Program BuildPrepare(const ModelLayout& layout) {
-  VitBuilder builder(layout, /*training=*/true, /*accumulate=*/false);
-  builder.Forward();
-  builder.Loss();
-  builder.Backward();
-  const Program step = builder.Finish();
-  WeightSurvey survey;
-  for (const Op& op : step.ops()) {
-    if (const auto* linear = std::get_if<LinearArgs>(&op)) survey.Note(linear->weight);
-    if (const auto* grad = std::get_if<LinearGradInputArgs>(&op)) survey.Note(grad->weight);
-  }
   Program program;
   program.Add(PhaseArgs{"prepare"});
-  program.Add(PrepareWeightsArgs{std::move(survey.weights)});
+  program.Add(PrepareWeightsArgs{WeightsOf(layout)});
   return program;
 }
 

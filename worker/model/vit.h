@@ -5,9 +5,9 @@
 // projection and everything between matmuls that is not an input of one (residual stream, LayerNorm
 // statistics, softmax, loss) in f32. The last Linear takes the compute dtype and gives f32 logits.
 //
-// A step of one rank with n micro-batches is: BuildPrepare's program whenever parameters changed;
-// then BuildStep's programs in turn ({first} … {last}); then, after the exchange and the gate,
-// BuildUpdate's. Every builder is a pure function of its arguments.
+// A step of one rank with n micro-batches is: BuildPrepare's program whenever parameters were
+// written from outside; then BuildStep's programs in turn ({first} … {last}); then, after the
+// exchange and the gate, BuildUpdate's. Every builder is a pure function of its arguments.
 
 #ifndef WORKER_MODEL_VIT_H_
 #define WORKER_MODEL_VIT_H_
@@ -31,12 +31,11 @@ struct MicroBatch {
 // statistics.loss_sum, .correct.
 Program BuildStep(const ModelLayout& layout, MicroBatch micro_batch);
 
-// Part 2 of a step: statistics of the reduced gradient, then the optimizer and, where kept, the
-// average. No collective. Obeys StepScalars::apply. Does not refresh the compute copies of weights:
-// run BuildPrepare's program before the next step.
+// Part 2 of a step: statistics of the reduced gradient, then the optimizer, the compute copies of
+// the weights that it wrote and, where kept, the average. No collective. Obeys StepScalars::apply.
 Program BuildUpdate(const ModelLayout& layout, const OptimizerConfig& optimizer);
 
-// Makes the compute copies of all weights that matmuls use.
+// Makes the compute copies of all weights that matmuls use, after an initialisation or a load.
 Program BuildPrepare(const ModelLayout& layout);
 
 // Forward and loss with `input.valid` as weights; adds to statistics.eval_loss_sum and

@@ -47,8 +47,7 @@ absl::StatusOr<StepPredictor> StepPredictor::Create(const Plan& plan, const Mach
   const Halves step = SecondsOf(BuildStep(plan.layout, {}), "backward", plan, rates);
   p.forward_ = step.before;
   p.backward_ = step.after;
-  p.update_ = Total(SecondsOf(BuildUpdate(plan.layout, optimizer), "", plan, rates)) +
-              Total(SecondsOf(BuildPrepare(plan.layout), "", plan, rates));
+  p.update_ = Total(SecondsOf(BuildUpdate(plan.layout, optimizer), "", plan, rates));
   return p;
 }
 

@@ -75,7 +75,7 @@ class Replica {
     return Gradients().subspan(p.gradient_offset, p.elements());
   }
 
-  // After any change of parameters.
+  // After a change of parameters that is not an update.
   void PrepareWeights() { Run(*prepare_); }
 
   // All micro-batches of a batch; the loss sum.
@@ -109,10 +109,7 @@ class Replica {
         logits, {reinterpret_cast<std::byte*>(values.data()), values.size() * sizeof(float)}));
     return values;
   }
-  void Update(const StepScalars& scalars) {
-    Check(backend->Run(*update_, scalars, nullptr));
-    PrepareWeights();
-  }
+  void Update(const StepScalars& scalars) { Check(backend->Run(*update_, scalars, nullptr)); }
   template <typename T>
   T Scalar(const TensorView& view) {
     T value;
