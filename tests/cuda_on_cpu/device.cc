@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/runtime/cuda_status.h"
@@ -221,6 +222,23 @@ cudaError_t CheckLaunch(const Launched& launch) {
 
 }  // namespace
 
+namespace {
+
+// Adds all kernels that were launched to the file that VITSCALE_CUDA_KERNELS names, "SHARED_BYTES
+// NAME" each: coverage.sh counts them.
+void WriteKernelsAtExit() {
+  static const bool once = [] {
+    if (std::getenv("VITSCALE_CUDA_KERNELS") == nullptr) return false;
+    return std::atexit([] {
+             std::ofstream file(std::getenv("VITSCALE_CUDA_KERNELS"), std::ios::app);
+             for (const auto& [kernel, bytes] : SharedBytes()) file << bytes << " " << kernel << "\n";
+           }) == 0;
+  }();
+  (void)once;
+}
+
+}  // namespace
+
 absl::Status LaunchKernel(Launched launched, std::vector<cuda::host_twin::KernelArgument> arguments,
                           cudaStream_t handle) {
   Device& device = Device::Get();
@@ -237,6 +255,7 @@ absl::Status LaunchKernel(Launched launched, std::vector<cuda::host_twin::Kernel
                          " points to memory that is not the device's"));
     }
   }
+  WriteKernelsAtExit();
   ++device.counts.launches;
   int64_t& shared_bytes = device.shared_bytes[launched.kernel];
   shared_bytes = std::max(shared_bytes, static_cast<int64_t>(launched.shared_bytes));

@@ -140,7 +140,7 @@ absl::StatusOr<WeightPacking> ChoosePacking(const PlanRequest& request, int64_t 
 // image does not fit; says what it needs and the smallest change that would fit.
 inline constexpr int64_t kMicroBatchMax = 256;
 // From here on a larger one gives little. CPU: panels for a few threads. Card: a tile of 128 by 256
-// for each of 132 multiprocessors in a product that is as wide as the model; 11 images of G/14, 57
+// for each of 132 multiprocessors in a product that is as wide as the model; 11 images of G/14, 58
 // of S/16.
 int64_t MicroBatchEnough(const PlanRequest& request);
 absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers,
