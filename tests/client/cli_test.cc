@@ -699,6 +699,24 @@ TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
   EXPECT_EQ(Run({"plan"}), 2);
 }
 
+TEST_F(CliTest, PlanForACardTellsItsMemoryFromTheHosts) {
+  const std::vector<std::string> card = {"plan",  "-",
+                                         "--set", "resources.device=cuda",
+                                         "--set", "model={variant: G/14, classes: 29593}"};
+  const auto plan = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = card;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Run(arguments, kJob);
+  };
+  ASSERT_EQ(plan({"--memory", "80Gi", "-o", "json"}), 0) << err();
+  const auto json = nlohmann::json::parse(out());
+  EXPECT_EQ(json["memory_bytes"], json["card_bytes"]);
+  EXPECT_GT(json["host_bytes"], json["checkpoint_bytes"]);
+  EXPECT_EQ(json["recompute"], "none");
+  EXPECT_EQ(plan({"--memory", "16Gi"}), 1);
+  EXPECT_THAT(err(), HasSubstr("smallest change that fits: a smaller model, or a worker with"));
+}
+
 TEST_F(CliTest, PlanTellsTimesFromTheRatesOfAProbe) {
   const TemporaryDirectory folder;
   const std::string rates = folder.path() + "/rates.txt";
