@@ -32,7 +32,7 @@ cuda::NcclLibrary NcclStandin();
 // As from now on NCCL had noticed it in the newest communicator of `rank`: operations stand still.
 void FailCommunicator(int rank, ncclResult_t error, const std::string& why);
 
-// Aborts wait, as long as one of these exists.
+// Aborts wait, as long as one of these exists; for ever where VITSCALE_NCCL_HUNG_ABORTS is set.
 class HungAborts {
  public:
   HungAborts();
