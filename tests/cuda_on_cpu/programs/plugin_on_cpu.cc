@@ -1,5 +1,8 @@
 // The symbol that a program takes from the plugin made for the host: as
-// kernels/cuda/plugin_entry.cc, with the stand-in of NCCL, and as many devices as a test may need.
+// kernels/cuda/plugin_entry.cc, with the stand-in of NCCL, and as many devices as a test may need,
+// of VITSCALE_CARD_BYTES of memory where the environment says so.
+
+#include <cstdlib>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/nccl/nccl_communicator.h"
@@ -27,5 +30,8 @@ extern "C" const vitscale::PluginApi* vitscale_plugin() {
                                        vitscale::CreateCommunicatorOnCpu,
                                        vitscale::cuda::CudaDeviceBytes};
   vitscale::cuda_on_cpu::SetDeviceCount(vitscale::kDevices);
+  if (const char* bytes = std::getenv("VITSCALE_CARD_BYTES"); bytes != nullptr) {
+    vitscale::cuda_on_cpu::SetDeviceMemory(std::strtoll(bytes, nullptr, 10));
+  }
   return &api;
 }

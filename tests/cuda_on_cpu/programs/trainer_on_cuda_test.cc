@@ -2,6 +2,7 @@
 // evaluations, snapshots, checkpoints and resumes reach a state that the host cannot address.
 
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <string>
@@ -244,6 +245,15 @@ TEST_F(TrainProgramTest, TrainsOnTheCardThatTheJobOrTheFlagSays) {
   EXPECT_THAT(Log(), HasSubstr("--device is cpu, but the job wants resources.device: cuda\n"));
   EXPECT_EQ(Train(job, {"--device=gpu0"}), 2);
   EXPECT_THAT(Log(), HasSubstr("--device: was \"gpu0\", wanted cpu, cuda or cuda:<index>\n"));
+}
+
+TEST_F(TrainProgramTest, ACardThatIsFullIsToldWithThePlansTableBeforeTheFirstStep) {
+  setenv("VITSCALE_CARD_BYTES", "1000000", /*replace=*/1);
+  const int code = Train(SmallJob(2), {"--device=cuda:0"});
+  unsetenv("VITSCALE_CARD_BYTES");
+  EXPECT_EQ(code, 83);
+  EXPECT_THAT(Log(), AllOf(HasSubstr("are free; planned:\nmemory on the card"),
+                           HasSubstr("memory of the host"), Not(HasSubstr("loss"))));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "kernels/base/status.h"
 #include "kernels/base/version.h"
 #include "worker/collective/gloo_collective.h"
+#include "worker/plan/memory_table.h"
 #include "worker/trainer/device_name.h"
 #include "worker/trainer/engine/deal.h"
 #include "worker/trainer/engine/engine.h"
@@ -184,7 +185,8 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
   if (!replica.ok()) {
     const bool user =
         absl::IsInvalidArgument(replica.status()) || absl::IsUnimplemented(replica.status());
-    return Fails(replica.status(), user ? Fault::kConfiguration : Fault::kDevice);
+    return Fails(WithMemoryTable(replica.status(), *plan),
+                 user ? Fault::kConfiguration : Fault::kDevice);
   }
   replica_ = *std::move(replica);
   if (absl::Status sums = CheckSums(); !sums.ok()) {
@@ -211,7 +213,7 @@ Outcome Engine::MakeReplica(const link::DesiredState& desired) {
     const auto ranges =
         DealMicroBatches(job_.batch_global, request.batch_micro, job_.workers, rank);
     if (absl::Status status = replica_->PrepareSteps(ranges.size()); !status.ok()) {
-      return Fails(status, Fault::kDevice);
+      return Fails(WithMemoryTable(status, *plan), Fault::kDevice);
     }
   }
   return {};
