@@ -22,6 +22,7 @@ constexpr PathRule kPathRules[] = {
     {"kernels/tensor.h", kProgram},
     {"kernels/program.h", kProgram},
     {"kernels/ops.h", kProgram},
+    {"kernels/factored_shape.h", kProgram},
     {"kernels/backend_factory.h", kFactory},
     {"kernels/communicator.h", kFactory},
     {"kernels/cpu/", kCpu},

@@ -20,7 +20,7 @@ namespace vitscale {
 // Where a file of ours, or an included header, belongs. Outside headers are kOutside.
 enum class Layer {
   kBase,         // kernels/base
-  kProgram,      // what a model is built from: kernels/{backend,tensor,program,ops}.h
+  kProgram,      // what a model is built from: kernels/{backend,tensor,program,ops}.h and such
   kFactory,      // kernels/backend_factory.h
   kKernels,      // the rest of kernels/: what both backends share
   kCpu,          // kernels/cpu
