@@ -113,7 +113,7 @@ bench() {
     local code=$?
     cp "$results/bench.log" "${file%.json}.log"
     echo "step $2 batch $3: exit $code: $(last_line "$results/bench.log")"
-    if grep -qi 'out of memory' "$results/bench.log" && ((${4:-2} > 0)); then
+    if grep -qiE 'out of memory|bytes .* of device memory' "$results/bench.log" && ((${4:-2} > 0)); then
       bench "$1" "$2" $(($3 / 2)) $((${4:-2} - 1))
       return
     fi
