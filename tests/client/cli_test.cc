@@ -714,7 +714,7 @@ TEST_F(CliTest, PlanForACardTellsItsMemoryFromTheHosts) {
   EXPECT_GT(json["host_bytes"], json["checkpoint_bytes"]);
   EXPECT_EQ(json["recompute"], "none");
   EXPECT_EQ(plan({"--memory", "16Gi"}), 1);
-  EXPECT_THAT(err(), HasSubstr("smallest change that fits: a smaller model, or a worker with"));
+  EXPECT_THAT(err(), HasSubstr("smallest change that fits: a smaller model, or a card with"));
 }
 
 TEST_F(CliTest, PlanTellsTimesFromTheRatesOfAProbe) {

@@ -136,8 +136,9 @@ absl::StatusOr<std::string> SmallestChange(const PlanRequest& request, int64_t m
   PlanRequest least = change.least();
   least.batch_micro = 1;
   VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(least));
-  return absl::StrCat("a smaller model, or a worker with ", HumanBytes(plan.memory_bytes()),
-                      " (batch.micro 1 and whatever else saves memory)");
+  return absl::StrCat(
+      "a smaller model, or a ", request.device == DeviceKind::kCuda ? "card" : "worker", " with ",
+      HumanBytes(plan.memory_bytes()), " (batch.micro 1 and whatever else saves memory)");
 }
 
 absl::Status CheckDeal(const PlanRequest& request, int workers) {
@@ -167,9 +168,10 @@ absl::Status CheckFits(const Plan& plan, int64_t memory_bytes) {
   if (plan.memory_bytes() <= memory_bytes) return absl::OkStatus();
   VITSCALE_ASSIGN_OR_RETURN(const std::string change, SmallestChange(plan.request, memory_bytes));
   return absl::ResourceExhaustedError(
-      absl::StrCat("plan needs ", HumanBytes(plan.memory_bytes()), " per worker with batch.micro ",
-                   plan.request.batch_micro, ", there are ", HumanBytes(memory_bytes),
-                   "; smallest change that fits: ", change));
+      absl::StrCat("plan needs ", HumanBytes(plan.memory_bytes()),
+                   plan.request.device == DeviceKind::kCuda ? " on the card" : " per worker",
+                   " with batch.micro ", plan.request.batch_micro, ", there are ",
+                   HumanBytes(memory_bytes), "; smallest change that fits: ", change));
 }
 
 absl::StatusOr<RecomputeLevel> ChooseRecompute(const PlanRequest& request, int64_t memory_bytes) {

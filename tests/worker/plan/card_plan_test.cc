@@ -153,8 +153,8 @@ TEST(LargestModelTest, IsRefusedOnACardOf16GBWithTheSmallestOneThatWouldDo) {
   const std::string enough = HumanBytes(Planned(least).card_bytes());
   EXPECT_THAT(CheckFits(Planned(Largest(8)), 16 * kGiB),
               StatusIs(absl::StatusCode::kResourceExhausted,
-                       AllOf(HasSubstr("there are 16 GiB"),
-                             HasSubstr("a smaller model, or a worker with " + enough))));
+                       AllOf(HasSubstr("GiB on the card with batch.micro 8, there are 16 GiB"),
+                             HasSubstr("a smaller model, or a card with " + enough))));
   EXPECT_THAT(ChooseMicroBatch(Largest(1), 48, 16 * kGiB),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("a smaller model")));
 }
