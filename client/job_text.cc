@@ -35,6 +35,19 @@ std::string RunTime(const v1::Job& job, absl::Time now) {
 
 std::string OrDash(const std::string& text) { return text.empty() ? "-" : text; }
 
+// "71.2 GiB of 80.0 GiB"; a CPU says nothing of its own.
+std::string FreeOf(const v1::Worker& worker) {
+  if (!worker.has_device_use()) return "-";
+  return absl::StrCat(FormatSize(worker.device_use().free_bytes()), " of ",
+                      FormatSize(worker.device().memory_bytes()));
+}
+
+std::string WhyOf(const v1::Worker& worker) {
+  const std::string& dirty = worker.device_use().dirty();
+  if (worker.state() != v1::WORKER_STATE_DIRTY || dirty.empty()) return OrDash(worker.reason());
+  return absl::StrCat(worker.reason(), ": ", dirty);
+}
+
 void Line(std::string* out, const std::string& name, const std::string& value) {
   if (!value.empty()) absl::StrAppend(out, absl::StrFormat("%-13s", name), value, "\n");
 }
@@ -104,11 +117,17 @@ Table JobTable(const std::vector<v1::Job>& jobs, absl::Time now, bool wide, bool
   return table;
 }
 
+// Cards have two columns of their own where there are any.
 Table WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now, bool wide, bool color) {
-  std::vector<std::string> head = {"ID", "STATE", "DEVICE", "JOB", "RANK", "HEARTBEAT", "SINCE"};
+  const bool cards = std::any_of(workers.begin(), workers.end(), [](const v1::Worker& worker) {
+    return worker.device().kind() == v1::DEVICE_CUDA;
+  });
+  std::vector<std::string> head = {"ID", "STATE", "DEVICE"};
+  if (cards) head.insert(head.end(), {"CARD", "FREE"});
+  head.insert(head.end(), {"JOB", "RANK", "HEARTBEAT", "SINCE"});
   if (wide) {
-    for (const char* more :
-         {"HOST", "MODEL", "INSTRUCTIONS", "THREADS", "MEMORY", "VERSION", "METRICS", "REASON"}) {
+    for (const char* more : {"HOST", "MODEL", "INSTRUCTIONS", "THREADS", "MEMORY", "DRIVER",
+                             "VERSION", "METRICS", "REASON"}) {
       head.push_back(more);
     }
   }
@@ -116,18 +135,19 @@ Table WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now, bool w
   for (const v1::Worker& w : workers) {
     const double age =
         static_cast<double>(w.heartbeat_age().seconds()) + w.heartbeat_age().nanos() * 1e-9;
-    std::vector<std::string> row = {w.id(),
-                                    Coloured(StateWord(w.state()), color),
-                                    w.device().name(),
-                                    OrDash(w.job_id()),
-                                    w.job_id().empty() ? "-" : absl::StrCat(w.rank()),
-                                    absl::StrFormat("%.1fs", age),
-                                    AgeOf(w.state_time(), now)};
+    std::vector<std::string> row = {w.id(), Coloured(StateWord(w.state()), color),
+                                    w.device().name()};
+    if (cards) {
+      const bool card = w.device().kind() == v1::DEVICE_CUDA;
+      row.insert(row.end(), {card ? w.device().model() : "-", FreeOf(w)});
+    }
+    row.insert(row.end(), {OrDash(w.job_id()), w.job_id().empty() ? "-" : absl::StrCat(w.rank()),
+                           absl::StrFormat("%.1fs", age), AgeOf(w.state_time(), now)});
     if (wide) {
       for (std::string& cell : std::vector<std::string>{
                w.host(), w.device().model(), w.device().instruction_set(),
                absl::StrCat(w.device().threads()), FormatSize(w.device().memory_bytes()),
-               w.version(), OrDash(w.metrics_address()), OrDash(w.reason())}) {
+               OrDash(w.device().driver()), w.version(), OrDash(w.metrics_address()), WhyOf(w)}) {
         row.push_back(std::move(cell));
       }
     }

@@ -221,6 +221,7 @@ class Core {
   absl::Status CheckRegistration(const v1::RegisterRequest& request) const;
   void AdoptIncarnation(WorkerEntry& worker, const v1::RegisterRequest& request);
   void NoteTrainer(WorkerEntry& worker, const v1::ObservedState& before);
+  void NoteDeviceUse(WorkerEntry& worker, const v1::ObservedState& before);
   void NoteProgress(WorkerEntry& worker);
   void NoteHolding(WorkerEntry& worker);
   void LateVerdict(JobEntry& job, const v1::ObservedState& observed);
@@ -234,6 +235,7 @@ class Core {
   v1::Worker Describe(const WorkerEntry& worker) const;
   void NoteState(WorkerEntry& worker, const std::string& reason);
   bool Quarantined(const WorkerEntry& worker) const;
+  bool Dirty(const WorkerEntry& worker) const;
   WorkerEntry* FindWorker(const std::string& worker_id);
   const WorkerEntry* FindWorker(const std::string& worker_id) const;
   void Touch(WorkerEntry& worker);

@@ -63,8 +63,9 @@ void Core::On(const ReportEvent& event) {
     }
     CheckRelease(*worker);
   }
+  NoteDeviceUse(*worker, before);
   if (news) {
-    NoteState(*worker, "heartbeat");
+    NoteState(*worker, Dirty(*worker) ? "foreign_process" : "heartbeat");
     schedule_dirty_ = true;
     SetWake(*worker, std::min(worker->wake, now_.steady + options_.lease));
   }
@@ -76,6 +77,22 @@ void Core::On(const ReportEvent& event) {
       worker->released != nullptr && event.observed.job_id() == worker->released->job_id() &&
       event.observed.attempt() < worker->released->attempt() && !event.observed.job_id().empty();
   out_.push_back(SendAction{event.session, event.message_number, refused, worker->released});
+}
+
+// Somebody has come to use a card, or has left it.
+void Core::NoteDeviceUse(WorkerEntry& worker, const v1::ObservedState& before) {
+  const std::string& dirty = worker.observed.device_use().dirty();
+  if (dirty.empty() == before.device_use().dirty().empty()) return;
+  const std::string& id = worker.row.worker().id();
+  if (writable_) {
+    v1::Event& event =
+        AddEvent(dirty.empty() ? "device_clean" : "device_dirty", absl::StrCat("worker:", id));
+    event.set_worker_id(id);
+    event.set_message(dirty.empty() ? "nobody else uses the card any more" : dirty);
+  }
+  NoteState(worker, dirty.empty() ? "clean" : "foreign_process");
+  schedule_dirty_ = true;
+  Touch(worker);
 }
 
 // Deaths are edges: a trainer is known by its process id, and counted once.

@@ -34,7 +34,8 @@ std::string Core::NumericClass(const WorkerEntry& worker) const {
   const v1::DeviceInfo& device = worker.row.worker().device();
   std::string name = absl::StrCat(static_cast<int>(device.kind()), "|",
                                   worker.row.worker().version(), "|", device.libraries());
-  if (device.kind() == v1::DEVICE_CUDA) absl::StrAppend(&name, "|", device.instruction_set());
+  if (device.kind() == v1::DEVICE_CUDA)
+    absl::StrAppend(&name, "|", device.instruction_set(), "|", device.model());
   return name;
 }
 
@@ -83,7 +84,7 @@ SchedulerInput Core::BuildSchedulerInput() const {
     device.kind = worker.row.worker().device().kind();
     device.numeric_class = worker.numeric_class;
     const bool usable = worker.reported && worker.reachable && !worker.lost &&
-                        !Quarantined(worker) && !worker.row.draining();
+                        !Quarantined(worker) && !worker.row.draining() && !Dirty(worker);
     if (!usable) {
       device.status = DeviceStatus::kUnusable;
     } else if (!worker.holding.has_value()) {

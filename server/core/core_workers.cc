@@ -44,11 +44,17 @@ bool Core::Quarantined(const WorkerEntry& worker) const {
          left <= options_.quarantine_max;  // else the wall clock was set back
 }
 
+// Its card is used by somebody else; a trainer of its own is no reason.
+bool Core::Dirty(const WorkerEntry& worker) const {
+  return !worker.holding.has_value() && !worker.observed.device_use().dirty().empty();
+}
+
 v1::WorkerState Core::StateOf(const WorkerEntry& worker) const {
   if (worker.lost) return v1::WORKER_STATE_LOST;
   if (!worker.reachable) return v1::WORKER_STATE_UNREACHABLE;
   if (Quarantined(worker)) return v1::WORKER_STATE_QUARANTINED;
   if (worker.row.draining()) return v1::WORKER_STATE_DRAINING;
+  if (Dirty(worker)) return v1::WORKER_STATE_DIRTY;
   if (!worker.holding.has_value()) return v1::WORKER_STATE_IDLE;
   return worker.holding->releasing ? v1::WORKER_STATE_RELEASING : v1::WORKER_STATE_BUSY;
 }
@@ -62,6 +68,7 @@ v1::Worker Core::Describe(const WorkerEntry& entry) const {
     worker.set_job_id(entry.holding->job_id);
     if (!entry.holding->releasing) worker.set_rank(entry.holding->rank);
   }
+  if (entry.observed.has_device_use()) *worker.mutable_device_use() = entry.observed.device_use();
   *worker.mutable_heartbeat_age() = ToProto(now_.steady - entry.last_heartbeat);
   *worker.mutable_state_time() = ToProto(entry.state_since);
   return worker;

@@ -31,7 +31,7 @@ constexpr v1::JobState kJobStates[] = {
 constexpr v1::WorkerState kWorkerStates[] = {
     v1::WORKER_STATE_IDLE,        v1::WORKER_STATE_BUSY,        v1::WORKER_STATE_RELEASING,
     v1::WORKER_STATE_UNREACHABLE, v1::WORKER_STATE_QUARANTINED, v1::WORKER_STATE_DRAINING,
-    v1::WORKER_STATE_LOST};
+    v1::WORKER_STATE_LOST,        v1::WORKER_STATE_DIRTY};
 
 std::string Word(const std::string& enum_name, absl::string_view prefix) {
   return absl::AsciiStrToLower(absl::StripPrefix(enum_name, prefix));

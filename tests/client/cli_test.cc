@@ -682,6 +682,36 @@ TEST_F(CliTest, WorkersAreListedDrainedAndReleased) {
   EXPECT_TRUE(coordinator_.updates[2].release());
 }
 
+TEST_F(CliTest, WorkersShowTheirCardsAndWhyOneTakesNothing) {
+  v1::Worker cpu, card;
+  cpu.set_id("w0");
+  cpu.set_state(v1::WORKER_STATE_IDLE);
+  cpu.mutable_device()->set_kind(v1::DEVICE_CPU);
+  cpu.mutable_device()->set_name("cpu0");
+  card.set_id("w1");
+  card.set_state(v1::WORKER_STATE_DIRTY);
+  card.set_reason("foreign_process");
+  card.mutable_device()->set_kind(v1::DEVICE_CUDA);
+  card.mutable_device()->set_name("cuda0");
+  card.mutable_device()->set_model("NVIDIA H100 80GB HBM3");
+  card.mutable_device()->set_driver("580.82.07");
+  card.mutable_device()->set_memory_bytes(int64_t{80} << 30);
+  card.mutable_device_use()->set_free_bytes(int64_t{8} << 30);
+  card.mutable_device_use()->set_dirty("process 4711 holds 71.3 GB of it");
+  coordinator_.workers = {cpu};
+  EXPECT_EQ(Run({"workers"}), 0);
+  EXPECT_THAT(out(), Not(HasSubstr("CARD"))) << "where there is none";
+  coordinator_.workers.push_back(card);
+  EXPECT_EQ(Run({"workers"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("CARD"), HasSubstr("w1  DIRTY"),
+                           HasSubstr("NVIDIA H100 80GB HBM3"), HasSubstr("8.00 GiB of 80.0 GiB")));
+  EXPECT_EQ(Run({"workers", "list", "-o", "wide"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr("580.82.07"),
+                           HasSubstr("foreign_process: process 4711 holds 71.3 GB of it")));
+  EXPECT_EQ(Run({"workers", "list", "-o", "json"}), 0);
+  EXPECT_EQ(nlohmann::json::parse(out())[1]["state"], "DIRTY");
+}
+
 // ---- without a coordinator ----------------------------------------------------------------------
 
 TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {

@@ -15,6 +15,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "vitscale/v1/job_spec.pb.h"
+#include "worker/agent/card_watch.h"
 #include "worker/link/codec.h"
 #include "worker/link/codec_messages.h"
 
@@ -51,6 +52,14 @@ CoordinatorSink Agent::Sink() {
             });
           },
           [this] { queue_.Post([this] { SendIfPossible(); }); }};
+}
+
+void Agent::SeeCard(const absl::StatusOr<Card>& card) {
+  queue_.Post([this, card] {
+    const int64_t trainer = trainer_ && !trainer_->group_empty ? trainer_->process.pid() : 0;
+    events_.push_back(DeviceSeen{DeviceUseOf(
+        card, trainer, [](int64_t pid) -> int64_t { return getpgid(static_cast<pid_t>(pid)); })});
+  });
 }
 
 int Agent::Run(CoordinatorLink& coordinator, int stop_fd) {
@@ -308,6 +317,7 @@ void Agent::CheckProcess() {
   if (!trainer_->group_empty && trainer_->process.GroupEmpty()) {
     trainer_->group_empty = true;
     events_.push_back(TrainerGroupEmpty{trainer_->number});
+    config_.trainer_gone();
   }
 }
 
@@ -341,6 +351,8 @@ void Agent::ShowState() {
   gauges.spool_bytes = spool_.bytes();
   gauges.spool_dropped = spool_.dropped();
   gauges.stage = observed.stage;
+  if (observed.numerics) gauges.precision = observed.numerics->precision;
+  gauges.device_use = observed.device_use;
   metrics_.SetWorker(gauges);
   if (observed.job_id.empty()) metrics_.Clear();
   std::string status =

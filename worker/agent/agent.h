@@ -24,6 +24,7 @@
 #include "worker/agent/line_splitter.h"
 #include "worker/agent/spool.h"
 #include "worker/agent/trainer_process.h"
+#include "worker/card/nvml.h"
 #include "worker/link/channel.h"
 
 namespace vitscale::agent {
@@ -37,6 +38,7 @@ struct AgentConfig {
   absl::Duration watchdog_interval =
       absl::InfiniteDuration();  // `watchdog` is called at least so often
   std::function<void()> watchdog = [] {};
+  std::function<void()> trainer_gone = [] {};  // no process of it is left
 };
 
 class Agent {
@@ -47,6 +49,9 @@ class Agent {
 
   // Where the coordinator link reports to; any thread.
   CoordinatorSink Sink();
+
+  // What the driver says of the card by now; any thread.
+  void SeeCard(const absl::StatusOr<Card>& card);
 
   // Until the core says exit; returns the exit code. `stop_fd` is a signalfd: each signal read from
   // it is a ShutdownRequested.

@@ -22,8 +22,9 @@ MetricLabels With(MetricLabels labels, const std::string& key, const std::string
 
 }  // namespace
 
-AgentMetrics::AgentMetrics(std::string worker_id, std::string device)
-    : worker_id_(std::move(worker_id)), device_(std::move(device)) {}
+AgentMetrics::AgentMetrics(std::string worker_id, std::string device,
+                           std::optional<CardLimits> card)
+    : worker_id_(std::move(worker_id)), device_(std::move(device)), card_(card) {}
 
 void AgentMetrics::TrainerStarted(const std::string& job_name, int rank) {
   absl::MutexLock lock(&mutex_);
@@ -77,6 +78,7 @@ std::vector<prometheus::MetricFamily> AgentMetrics::Collect() const {
     if (trainer_) CollectTraining(families);
     CollectStepTimes(families);
     CollectWorker(families);
+    if (card_) CollectCard(families);
   }
   CollectProcess(families);
   return families;
@@ -98,6 +100,12 @@ void AgentMetrics::CollectTraining(Families& families) const {
   Gauge("vitscale_train_flops_per_second", "Training FLOPs per second over the last steps")
       .Add(m.flops_per_second, labels)
       .To(families);
+  if (const double peak = PeakFlops(); peak > 0) {
+    Gauge("vitscale_train_mfu_ratio",
+          "Training FLOPs per second over what the card could do at most")
+        .Add(m.flops_per_second / peak, labels)
+        .To(families);
+  }
   Gauge("vitscale_train_resident_memory_bytes", "Resident memory of the trainer, bytes")
       .Add(static_cast<double>(m.resident_bytes), labels)
       .To(families);
@@ -142,6 +150,39 @@ void AgentMetrics::CollectTraining(Families& families) const {
   Gauge("vitscale_checkpoint_last_success_timestamp_seconds",
         "Wall clock of the last complete checkpoint, seconds since the epoch")
       .Add(m.checkpoint_timestamp_seconds, labels)
+      .To(families);
+}
+
+// In the precision that the trainer runs in; 0: no card, an unknown one, or no trainer yet.
+double AgentMetrics::PeakFlops() const {
+  if (!card_) return 0;
+  switch (worker_.precision) {
+    case link::Precision::kBf16:
+      return card_->bf16_flops_per_second;
+    case link::Precision::kF32:
+      return card_->f32_flops_per_second;
+    default:
+      return 0;
+  }
+}
+
+void AgentMetrics::CollectCard(Families& families) const {
+  const MetricLabels labels = {{"device", device_}};
+  Gauge("vitscale_worker_device_memory_bytes", "Memory of the card, bytes")
+      .Add(static_cast<double>(card_->memory_bytes), labels)
+      .To(families);
+  if (!worker_.device_use) return;
+  const link::DeviceUse& use = *worker_.device_use;
+  Gauge("vitscale_worker_device_memory_used_bytes", "Memory of the card in use by anybody, bytes")
+      .Add(static_cast<double>(use.used_bytes), labels)
+      .To(families);
+  Gauge("vitscale_worker_device_foreign_processes",
+        "Processes on the card that are not the worker's")
+      .Add(use.foreign_processes, labels)
+      .To(families);
+  Gauge("vitscale_worker_device_dirty",
+        "1 while somebody else uses the card: nothing is placed on it")
+      .Add(use.dirty.empty() ? 0 : 1, labels)
       .To(families);
 }
 

@@ -32,12 +32,22 @@ struct WorkerGauges {
   int64_t spool_bytes = 0;
   int64_t spool_dropped = 0;
   link::Stage stage = link::Stage::kIdle;
+  link::Precision precision = link::Precision::kUnspecified;  // of the trainer, once it is known
+  std::optional<link::DeviceUse> device_use;                  // of a card
+};
+
+// The worker's card. FLOPs per second at most; 0: unknown, then there is no share of it.
+struct CardLimits {
+  int64_t memory_bytes = 0;
+  double bf16_flops_per_second = 0, f32_flops_per_second = 0;
 };
 
 // Thread-safe: the loop writes, /metrics reads.
 class AgentMetrics : public prometheus::Collectable {
  public:
-  explicit AgentMetrics(std::string worker_id, std::string device);
+  // `card`: none for a CPU.
+  AgentMetrics(std::string worker_id, std::string device,
+               std::optional<CardLimits> card = std::nullopt);
 
   // A trainer starts: its series begin anew under these labels.
   void TrainerStarted(const std::string& job_name, int rank);
@@ -64,9 +74,12 @@ class AgentMetrics : public prometheus::Collectable {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CollectStepTimes(Families& families) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CollectWorker(Families& families) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CollectCard(Families& families) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  double PeakFlops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string worker_id_;
   const std::string device_;
+  const std::optional<CardLimits> card_;
   mutable absl::Mutex mutex_;
   std::map<std::string, std::string> job_labels_ ABSL_GUARDED_BY(mutex_);
   std::optional<link::TrainerMetrics> trainer_ ABSL_GUARDED_BY(mutex_);

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/files.h"
 
 namespace vitscale::agent {
@@ -16,6 +17,7 @@ namespace {
 
 constexpr int64_t kCpuInfoBytesMax = 4 << 20;
 constexpr int kDeviceNumberMax = 1023;
+constexpr int kSmLeast = 80;  // bf16 in tensor cores, asynchronous copies
 
 std::string CpuModel() {
   const auto text = PosixFileSystem().ReadFile("/proc/cpuinfo", kCpuInfoBytesMax);
@@ -33,12 +35,10 @@ int64_t MemoryBytes() {
   return sysinfo(&info) == 0 ? static_cast<int64_t>(info.totalram) * info.mem_unit : 0;
 }
 
-bool IsNumbered(absl::string_view device, absl::string_view kind) {
-  int number = 0;
-  if (!absl::StartsWith(device, kind)) return false;
-  device.remove_prefix(kind.size());
-  return absl::SimpleAtoi(device, &number) && number >= 0 && number <= kDeviceNumberMax &&
-         absl::StrCat(number) == device;
+bool IsNumbered(absl::string_view device, absl::string_view kind, int* number) {
+  if (!absl::ConsumePrefix(&device, kind)) return false;
+  return absl::SimpleAtoi(device, number) && *number >= 0 && *number <= kDeviceNumberMax &&
+         absl::StrCat(*number) == device;
 }
 
 }  // namespace
@@ -51,15 +51,34 @@ std::string BestInstructionSet() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "avx2" : "";
 }
 
-absl::StatusOr<v1::DeviceInfo> DescribeDevice(absl::string_view device, int threads) {
-  if (IsNumbered(device, "cuda")) {
-    return absl::UnimplementedError(
-        absl::StrCat("device '", device, "': this build has no CUDA backend"));
+absl::StatusOr<std::optional<int>> CardIndexOf(absl::string_view device) {
+  int number = 0;
+  if (IsNumbered(device, "cuda", &number)) return std::optional<int>(number);
+  if (IsNumbered(device, "cpu", &number)) return std::optional<int>();
+  return absl::InvalidArgumentError(
+      absl::StrCat("device '", device, "': expected cpu<i> or cuda<i>, for example cpu0"));
+}
+
+absl::StatusOr<v1::DeviceInfo> DescribeCard(absl::string_view device, const Card& card,
+                                            int threads) {
+  if (card.sm < kSmLeast) {
+    return absl::FailedPreconditionError(absl::StrCat("device '", device, "' is ", card.name,
+                                                      " (sm_", card.sm, "), want sm_", kSmLeast,
+                                                      " or later"));
   }
-  if (!IsNumbered(device, "cpu")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("device '", device, "': expected cpu<i>, for example cpu0"));
-  }
+  v1::DeviceInfo info;
+  info.set_kind(v1::DEVICE_CUDA);
+  info.set_name(std::string(device));
+  info.set_model(card.name);
+  info.set_instruction_set(absl::StrCat("sm_", card.sm));
+  info.set_bf16(true);
+  info.set_memory_bytes(card.memory_bytes);
+  info.set_threads(threads);
+  info.set_driver(card.driver);
+  return info;
+}
+
+absl::StatusOr<v1::DeviceInfo> DescribeCpu(absl::string_view device, int threads) {
   const std::string instruction_set = BestInstructionSet();
   if (instruction_set.empty()) {
     return absl::FailedPreconditionError("this CPU has no AVX2 and FMA");

@@ -110,8 +110,14 @@ void Declare(CLI::App& app, Flags& flags, Text& text) {
   app.add_option("--coordinator", text.coordinator,
                  "unix:/path or host:port; else VITSCALE_ADDRESS, else the default socket")
       ->envname("VITSCALE_ADDRESS");
-  app.add_option("--device", flags.device, "cpu<i>")->capture_default_str();
-  app.add_option("--threads", flags.threads, "Threads of a CPU device")
+  app.add_option("--device", flags.device, "cpu<i>, or cuda<i>, counted as nvidia-smi does")
+      ->capture_default_str();
+  app.add_option("--peak-tflops", flags.peak_tflops,
+                 "What the card multiplies at most, for its share in /metrics; default: its data "
+                 "sheet")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--threads", flags.threads,
+                 "Threads of a CPU device; of a card, those that read data")
       ->check(WholeNumber(1, kThreadsMax))
       ->capture_default_str();
   app.add_option("--worker-id", flags.worker_id, "Unique name; default <host>-<device>");

@@ -14,7 +14,8 @@ namespace vitscale::agent {
 
 struct Flags {
   Address coordinator;
-  std::string device = "cpu0";
+  std::string device = "cpu0";  // or "cuda<i>"
+  double peak_tflops = 0;       // of the card; 0: as its data sheet says
   int threads = 1;
   std::string worker_id;  // default "<host>-<device>"
   std::string host;

@@ -9,8 +9,10 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -25,6 +27,7 @@
 #include "prometheus/exposer.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/agent_metrics.h"
+#include "worker/agent/card_watch.h"
 #include "worker/agent/device_info.h"
 #include "worker/agent/device_lock.h"
 #include "worker/agent/event_queue.h"
@@ -32,6 +35,8 @@
 #include "kernels/base/systemd.h"
 #include "worker/agent/session_rpc.h"
 #include "worker/agent/spool.h"
+#include "worker/card/nvml.h"
+#include "worker/card/peak.h"
 
 namespace vitscale::agent {
 namespace {
@@ -40,6 +45,7 @@ constexpr int kCannotStart = 1;
 constexpr int kDeviceHeld = 75;
 constexpr int kConfiguration = 78;
 constexpr int kIncarnationCharacters = 16;
+constexpr absl::Duration kCardInterval = absl::Seconds(2);
 
 // SIGTERM and SIGINT become readable; blocked before any thread starts, so that every thread
 // inherits it.
@@ -111,9 +117,42 @@ AgentConfig MakeConfig(const Flags& flags, int lock_fd) {
   return config;
 }
 
+// What the flags call the device: as the coordinator is told, and how to ask about it.
+struct Device {
+  v1::DeviceInfo info;
+  std::unique_ptr<Nvml> nvml;  // none for a CPU, as below
+  int card = 0;
+  std::optional<CardLimits> limits;
+};
+
+double PeakOf(const Flags& flags, const Card& card, bool bf16) {
+  if (flags.peak_tflops > 0) return 1e12 * flags.peak_tflops;
+  const auto peak = PeakOfCard(card.name, bf16);
+  return peak ? peak->flops_per_second : 0;
+}
+
+// Trainers count cards as nvidia-smi does, all of them: which one they take is said by --device.
+absl::StatusOr<Device> FindDevice(const Flags& flags) {
+  Device device;
+  VITSCALE_ASSIGN_OR_RETURN(const std::optional<int> card_index, CardIndexOf(flags.device));
+  if (!card_index) {
+    VITSCALE_ASSIGN_OR_RETURN(device.info, DescribeCpu(flags.device, flags.threads));
+    return device;
+  }
+  setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", /*overwrite=*/1);
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  device.card = *card_index;
+  VITSCALE_ASSIGN_OR_RETURN(device.nvml, Nvml::Open());
+  VITSCALE_ASSIGN_OR_RETURN(const Card card, device.nvml->Read(device.card));
+  VITSCALE_ASSIGN_OR_RETURN(device.info, DescribeCard(flags.device, card, flags.threads));
+  device.limits = CardLimits{card.memory_bytes, PeakOf(flags, card, true), PeakOf(flags, card, false)};
+  return device;
+}
+
 int Run(const Flags& flags, int stop_fd) {
-  const auto device = DescribeDevice(flags.device, flags.threads);
-  if (!device.ok()) return Fail(device.status(), kConfiguration);
+  auto device = FindDevice(flags);
+  if (!device.ok())
+    return Fail(Annotate(device.status(), absl::StrCat("--device ", flags.device)), kConfiguration);
   const auto lock = TakeDeviceLock(flags.lock_dir, flags.device, flags.lock_wait, stop_fd);
   if (absl::IsCancelled(lock.status())) return 0;
   if (absl::IsUnavailable(lock.status())) return Fail(lock.status(), kDeviceHeld);
@@ -128,21 +167,33 @@ int Run(const Flags& flags, int stop_fd) {
   // The exposer is destroyed last: its web server takes two seconds to stop.
   const auto exposer = ServeMetrics(flags.metrics);
   if (!exposer.ok()) return Fail(exposer.status(), kCannotStart);
-  const auto metrics = std::make_shared<AgentMetrics>(flags.worker_id, flags.device);
+  const auto metrics =
+      std::make_shared<AgentMetrics>(flags.worker_id, flags.device, device->limits);
   (*exposer)->RegisterCollectable(metrics);
   const int metrics_port = (*exposer)->GetListeningPorts().at(0);
 
   EventQueue queue;
-  Agent agent(MakeConfig(flags, lock->get()), RealClock(), SystemRandom(), **spool, *metrics,
-              queue);
+  std::unique_ptr<CardWatch> watch;
+  AgentConfig config = MakeConfig(flags, lock->get());
+  config.trainer_gone = [&watch] {
+    if (watch) watch->Hurry();
+  };
+  Agent agent(std::move(config), RealClock(), SystemRandom(), **spool, *metrics, queue);
   const auto coordinator = ConnectCoordinator(
-      flags.coordinator, MakeRegistration(flags, *device, incarnation, metrics_port), agent.Sink());
+      flags.coordinator, MakeRegistration(flags, device->info, incarnation, metrics_port), agent.Sink());
   VITSCALE_LOG(INFO) << "worker " << flags.worker_id << " incarnation " << incarnation
-                     << ", device " << flags.device << " (" << device->instruction_set() << ", "
+                     << ", device " << flags.device << " (" << device->info.model() << ", "
+                     << device->info.instruction_set() << ", "
                      << flags.threads << " threads), coordinator " << flags.coordinator.ToString()
                      << ", metrics " << HostPort{flags.metrics.host, metrics_port}.ToString();
+  if (device->nvml) {
+    watch = std::make_unique<CardWatch>(
+        std::move(device->nvml), device->card, kCardInterval,
+        [&agent](const absl::StatusOr<Card>& card) { agent.SeeCard(card); });
+  }
   NotifySystemd("READY=1");
   const int code = agent.Run(*coordinator, stop_fd);
+  watch.reset();
   NotifySystemd("STOPPING=1");
   VITSCALE_LOG(INFO) << "worker " << flags.worker_id << " ends with code " << code;
   return code;

@@ -183,6 +183,17 @@ DesiredState FromProto(const v1::DesiredState& from) {
   return to;
 }
 
+void ToProto(const DeviceUse& from, v1::DeviceUse* to) {
+  to->set_used_bytes(from.used_bytes);
+  to->set_free_bytes(from.free_bytes);
+  to->set_foreign_processes(from.foreign_processes);
+  to->set_dirty(from.dirty);
+}
+
+DeviceUse FromProto(const v1::DeviceUse& from) {
+  return {from.used_bytes(), from.free_bytes(), from.foreign_processes(), from.dirty()};
+}
+
 void ToProto(const ObservedState& from, v1::ObservedState* to) {
   to->set_job_id(from.job_id);
   to->set_attempt(from.attempt);
@@ -207,6 +218,7 @@ void ToProto(const ObservedState& from, v1::ObservedState* to) {
   to->set_trainer_pid(from.trainer_pid);
   to->set_spooled(from.spooled);
   to->set_total_steps(from.total_steps);
+  if (from.device_use) ToProto(*from.device_use, to->mutable_device_use());
 }
 
 ObservedState FromProto(const v1::ObservedState& from) {
@@ -236,6 +248,7 @@ ObservedState FromProto(const v1::ObservedState& from) {
   to.trainer_pid = from.trainer_pid();
   to.spooled = from.spooled();
   to.total_steps = from.total_steps();
+  if (from.has_device_use()) to.device_use = FromProto(from.device_use());
   return to;
 }
 

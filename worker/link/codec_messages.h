@@ -27,6 +27,7 @@ void ToProto(const Gap& from, v1::Gap* to);
 void ToProto(const SpooledRecord& from, v1::SpooledRecord* to);
 // spec_bytes that are no JobSpec are left out.
 void ToProto(const DesiredState& from, v1::DesiredState* to);
+void ToProto(const DeviceUse& from, v1::DeviceUse* to);
 void ToProto(const ObservedState& from, v1::ObservedState* to);
 void ToProto(const TrainerSetup& from, v1::TrainerSetup* to);
 void ToProto(const TrainerOrder& from, v1::TrainerOrder* to);
@@ -47,6 +48,7 @@ Event FromProto(const v1::Event& from);
 Gap FromProto(const v1::Gap& from);
 SpooledRecord FromProto(const v1::SpooledRecord& from);
 DesiredState FromProto(const v1::DesiredState& from);
+DeviceUse FromProto(const v1::DeviceUse& from);
 ObservedState FromProto(const v1::ObservedState& from);
 TrainerSetup FromProto(const v1::TrainerSetup& from);
 TrainerOrder FromProto(const v1::TrainerOrder& from);

@@ -254,6 +254,15 @@ struct DesiredState {
   bool operator==(const DesiredState&) const = default;
 };
 
+// What is going on on a card, as its driver says.
+struct DeviceUse {
+  int64_t used_bytes = 0;
+  int64_t free_bytes = 0;
+  int foreign_processes = 0;
+  std::string dirty;
+  bool operator==(const DeviceUse&) const = default;
+};
+
 // Where a trainer stands, as its agent sees it.
 struct ObservedState {
   std::string job_id;
@@ -279,6 +288,7 @@ struct ObservedState {
   int64_t trainer_pid = 0;   // set by the agent
   int64_t spooled = 0;       // set by the agent
   int64_t total_steps = 0;
+  std::optional<DeviceUse> device_use;  // set by the agent
   bool operator==(const ObservedState&) const = default;
 };
 

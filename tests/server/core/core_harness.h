@@ -29,6 +29,8 @@ struct SimulatedAgent {
   v1::ObservedState observed;
   int64_t message = 0;
   int64_t next_pid = 100;
+  std::optional<v1::DeviceInfo> device;  // none: a CPU
+  std::optional<v1::DeviceUse> device_use;
 
   std::string incarnation() const { return absl::StrCat(id, "-life", life); }
 };
@@ -81,9 +83,13 @@ class CoreHarness {
   }
 
   // ---- agents -----------------------------------------------------------------
-  SimulatedAgent& AddAgent(const std::string& id) {
+  SimulatedAgent& NewAgent(const std::string& id) {
     SimulatedAgent& agent = agents_[id];
     agent.id = id;
+    return agent;
+  }
+  SimulatedAgent& AddAgent(const std::string& id) {
+    SimulatedAgent& agent = NewAgent(id);
     Connect(agent);
     return agent;
   }
@@ -99,6 +105,7 @@ class CoreHarness {
     request.mutable_device()->set_name("cpu0");
     request.mutable_device()->set_instruction_set("avx512_bf16");
     request.mutable_device()->set_bf16(true);
+    if (agent.device.has_value()) *request.mutable_device() = *agent.device;
     request.set_device_lock_held(true);
     return request;
   }
@@ -130,6 +137,7 @@ class CoreHarness {
   }
   void Report(SimulatedAgent& agent) {
     if (!agent.connected) return;
+    if (agent.device_use.has_value()) *agent.observed.mutable_device_use() = *agent.device_use;
     Handle(ReportEvent{agent.session, agent.id, core_->term(), ++agent.message, agent.observed});
   }
   void Heartbeat(SimulatedAgent& agent) {

@@ -411,6 +411,73 @@ TEST_F(CoreTest, ADrainingWorkerLetsItsJobGoAndTakesNothingNew) {
   EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_DRAINING);
 }
 
+v1::DeviceInfo CardOf(const std::string& model) {
+  v1::DeviceInfo device;
+  device.set_kind(v1::DEVICE_CUDA);
+  device.set_name("cuda0");
+  device.set_model(model);
+  device.set_instruction_set("sm_90");
+  device.set_bf16(true);
+  return device;
+}
+
+TEST_F(CoreTest, ADirtyCardIsShownAndTakesNothingUntilItIsClean) {
+  SimulatedAgent& agent = h_.AddAgent("w0");
+  h_.Run(absl::Seconds(1));
+  EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_IDLE);
+  agent.device_use.emplace().set_dirty("process 4711 holds 71.3 GB of it");
+  agent.device_use->set_free_bytes(8);
+  h_.Run(absl::Seconds(1));
+  v1::Worker worker = h_.core().Workers()[0];
+  EXPECT_EQ(worker.state(), v1::WORKER_STATE_DIRTY);
+  EXPECT_EQ(worker.reason(), "foreign_process");
+  EXPECT_EQ(worker.device_use().dirty(), "process 4711 holds 71.3 GB of it");
+  EXPECT_EQ(worker.device_use().free_bytes(), 8);
+  EXPECT_EQ(h_.CountEvents("device_dirty"), 1) << "told once";
+  const std::string id = h_.Submit(CoreHarness::Spec(1));
+  h_.Run(absl::Seconds(10));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_QUEUED);
+  EXPECT_EQ(h_.job(id).reason(), "not_enough_workers");
+  agent.device_use->clear_dirty();
+  h_.Run(absl::Seconds(5));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_BUSY);
+  EXPECT_EQ(h_.CountEvents("device_clean"), 1);
+}
+
+// What a trainer that runs shares its card with is no reason to stop it.
+TEST_F(CoreTest, ACardThatTurnsDirtyUnderAJobKeepsIt) {
+  const std::string id = Running(1);
+  h_.agent("w0").device_use.emplace().set_dirty("process 4711 holds it");
+  h_.Run(absl::Seconds(5));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_BUSY);
+}
+
+TEST_F(CoreTest, AnyDeviceMeansAllOfOneKindAndCudaMeansCardsOfOneModel) {
+  h_.AddAgent("cpu");
+  for (const auto& [id, model] : {std::pair{"a", "NVIDIA H100 80GB HBM3"},
+                                  std::pair{"b", "NVIDIA H200"}, std::pair{"c", "NVIDIA H200"}}) {
+    SimulatedAgent& agent = h_.NewAgent(id);
+    agent.device = CardOf(model);
+    h_.Connect(agent);
+  }
+  v1::JobSpec three = CoreHarness::Spec(3), two = CoreHarness::Spec(2);
+  three.mutable_resources()->set_device(v1::DEVICE_ANY);
+  two.mutable_resources()->set_device(v1::DEVICE_ANY);
+  const std::string large = h_.Submit(three), fits = h_.Submit(two);
+  h_.Run(absl::Seconds(5));
+  EXPECT_EQ(h_.state(large), v1::JOB_STATE_QUEUED) << "no three of one kind";
+  EXPECT_EQ(h_.state(fits), v1::JOB_STATE_RUNNING);
+  EXPECT_THAT(h_.job(fits).workers(), testing::ElementsAre("b", "c"));
+  EXPECT_EQ(h_.agent("b").desired.instruction_set(), "") << "that is for CPUs";
+  v1::JobSpec one = CoreHarness::Spec(1);
+  one.mutable_resources()->set_device(v1::DEVICE_CUDA);
+  const std::string card = h_.Submit(one);
+  h_.Run(absl::Seconds(5));
+  EXPECT_THAT(h_.job(card).workers(), testing::ElementsAre("a"));
+}
+
 TEST_F(CoreTest, ARestartedCoordinatorAdoptsWhatTrainsWithoutDisturbingIt) {
   const std::string id = Running();
   const int64_t pid = h_.agent("w0").observed.trainer_pid();

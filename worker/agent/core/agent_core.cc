@@ -43,6 +43,7 @@ ObservedState AgentCore::Observed() const {
   ObservedState observed = trainer_.Observed(desired_);
   observed.draining = leaving_;
   observed.spooled = unacknowledged_;
+  observed.device_use = device_use_;
   return observed;
 }
 
@@ -135,6 +136,21 @@ void AgentCore::On(const SpoolChanged& event, absl::Time, Actions&) {
   unacknowledged_ = event.unacknowledged;
   unsent_ = event.unsent;
   if (event.on_disk) trainer_.RecordsSpooled();
+}
+
+// While a trainer of ours lives, the card is in use by it; what was seen then says nothing of
+// others after its end either.
+void AgentCore::On(const DeviceSeen& event, absl::Time, Actions& actions) {
+  const std::string before = device_use_ ? device_use_->dirty : "";
+  device_use_ = event.use;
+  if (trainer_.lives()) device_use_->dirty.clear();
+  if (before.empty() == device_use_->dirty.empty()) return;
+  const bool clean = device_use_->dirty.empty();
+  actions.push_back(LogText{
+      clean ? LogLevel::INFO : LogLevel::WARNING,
+      clean
+          ? "the card is clean"
+          : absl::StrCat("the card is dirty, nothing will be placed on it: ", device_use_->dirty)});
 }
 
 // ---- ownership ---------------------------------------------------------------

@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,6 +68,7 @@ class AgentCore {
   void On(const TrainerGroupEmpty& event, absl::Time now, Actions& actions);
   void On(const TrainerOutput& event, absl::Time now, Actions& actions);
   void On(const SpoolChanged& event, absl::Time now, Actions& actions);
+  void On(const DeviceSeen& event, absl::Time now, Actions& actions);
   void On(const ShutdownRequested& event, absl::Time now, Actions& actions);
 
   bool Accept(const link::DesiredState& desired, Actions& actions);
@@ -83,7 +85,8 @@ class AgentCore {
   std::map<std::string, std::pair<int64_t, int64_t>>
       fences_;  // job -> greatest (attempt, generation)
   std::pair<int64_t, int64_t> death_message_ = {
-      0, 0};  // (session, number) that first told of the death
+      0, 0};                                   // (session, number) that first told of the death
+  std::optional<link::DeviceUse> device_use_;  // of a card
   int64_t unacknowledged_ = 0;
   bool unsent_ = false;
   absl::Time promised_call_ = absl::InfiniteFuture();  // NextDeadline after the last event

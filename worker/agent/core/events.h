@@ -103,12 +103,19 @@ struct SpoolChanged {
   bool on_disk = true;         // all that were given to it
 };
 
+// What the driver says of the card, after every change of it; `dirty` as if no trainer of ours ran
+// there.
+struct DeviceSeen {
+  link::DeviceUse use;
+};
+
 // SIGTERM or SIGINT. The second one does not wait.
 struct ShutdownRequested {};
 
-using Event = std::variant<Tick, Registered, SessionFailed, CoordinatorSays, TrainerStarted,
-                           TrainerStartFailed, TrainerReported, TrainerLinkEnded, TrainerReaped,
-                           TrainerGroupEmpty, TrainerOutput, SpoolChanged, ShutdownRequested>;
+using Event =
+    std::variant<Tick, Registered, SessionFailed, CoordinatorSays, TrainerStarted,
+                 TrainerStartFailed, TrainerReported, TrainerLinkEnded, TrainerReaped,
+                 TrainerGroupEmpty, TrainerOutput, SpoolChanged, DeviceSeen, ShutdownRequested>;
 
 // ---- actions -----------------------------------------------------------------
 

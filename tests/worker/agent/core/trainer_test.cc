@@ -119,6 +119,26 @@ TEST(TrainerTest, ReportsTheDeathOnlyWhenTheWholeGroupIsGone) {
   EXPECT_EQ(observed.error, "killed by SIGSEGV (139)");
 }
 
+TEST(TrainerTest, ACardThatSomebodyElseUsesIsToldButNotWhileTheOwnTrainerRunsThere) {
+  AgentHarness agent;
+  agent.Connect();
+  EXPECT_FALSE(agent.core().Observed().device_use);
+  const link::DeviceUse dirty{.used_bytes = 7, .dirty = "process 4711 holds it"};
+  agent.Do(DeviceSeen{dirty});
+  EXPECT_EQ(agent.Last<SendMessage>()->observed.device_use, dirty) << "at once";
+  EXPECT_THAT(agent.Logged(), HasSubstr("the card is dirty"));
+  agent.Do(DeviceSeen{{.used_bytes = 5}});
+  EXPECT_EQ(agent.Last<SendMessage>()->observed.device_use->dirty, "");
+  agent.RunTrainer(Want(Stage::kPrepare, 1));
+  agent.Do(DeviceSeen{dirty});
+  EXPECT_EQ(agent.core().Observed().device_use->dirty, "");
+  EXPECT_EQ(agent.core().Observed().device_use->used_bytes, 7);
+  agent.Die(137);
+  EXPECT_EQ(agent.core().Observed().device_use->dirty, "") << "seen while it ran";
+  agent.Do(DeviceSeen{dirty});
+  EXPECT_EQ(agent.core().Observed().device_use->dirty, dirty.dirty);
+}
+
 TEST(TrainerTest, AKilledTrainerStartsAgainAsSoonAsItsDeathIsAcknowledged) {
   AgentHarness agent;
   agent.Connect();
