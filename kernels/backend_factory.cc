@@ -1,5 +1,7 @@
 #include "kernels/backend_factory.h"
 
+#include <atomic>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
@@ -32,9 +34,15 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(
   return (*plugin)->create_communicator(options);
 }
 
+// Asked for every bucket of a step, so the plugin is looked for once.
 absl::Span<std::byte> DeviceBytes(Backend& backend, Arena arena) {
-  const absl::StatusOr<const PluginApi*> plugin = LoadPlugin(kCudaPluginFile);
-  return plugin.ok() ? (*plugin)->device_bytes(backend, arena) : absl::Span<std::byte>();
+  static std::atomic<const PluginApi*> opened{nullptr};
+  if (opened == nullptr) {
+    const absl::StatusOr<const PluginApi*> plugin = LoadPlugin(kCudaPluginFile);
+    if (!plugin.ok()) return {};
+    opened = *plugin;
+  }
+  return opened.load()->device_bytes(backend, arena);
 }
 
 BackendInfo DescribeCpu(const BackendOptions& options) { return cpu::DescribeCpuBackend(options); }
