@@ -1,19 +1,18 @@
 #include "kernels/cuda/blas_tuner.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <memory>
 
 #include "kernels/base/status.h"
 #include "kernels/cuda/runtime/cuda_status.h"
 #include "kernels/cuda/runtime/memory.h"
+#include "kernels/cuda/runtime/stopwatch.h"
 #include "kernels/cuda/runtime/stream.h"
 
 namespace vitscale::cuda {
 namespace {
 
-constexpr int kRuns = 5;
 constexpr int kFill = 0x3c;  // bf16 and f32 of this byte are 0.0115: no infinities, no denormals
 
 int64_t StoredBytes(int64_t rows, int64_t stride, DType dtype) {
@@ -42,48 +41,19 @@ struct Playground {
   int64_t a, b, d, bias, aux;
 };
 
-class Stopwatch {
- public:
-  static absl::StatusOr<Stopwatch> Create() {
-    VITSCALE_ASSIGN_OR_RETURN(CudaEvent begin, CudaEvent::CreateTimed());
-    VITSCALE_ASSIGN_OR_RETURN(CudaEvent end, CudaEvent::CreateTimed());
-    return Stopwatch(std::move(begin), std::move(end));
-  }
-  absl::Status Begin(const CudaStream& stream) const { return begin_.Record(stream); }
-  absl::StatusOr<double> End(const CudaStream& stream) const {
-    VITSCALE_RETURN_IF_ERROR(end_.Record(stream));
-    VITSCALE_RETURN_IF_ERROR(end_.Synchronize());
-    float milliseconds = 0;
-    VITSCALE_RETURN_IF_ERROR(CudaStatus(
-        cudaEventElapsedTime(&milliseconds, begin_.get(), end_.get()), "read a stopwatch"));
-    return milliseconds * 1e-3;
-  }
-
- private:
-  Stopwatch(CudaEvent begin, CudaEvent end) : begin_(std::move(begin)), end_(std::move(end)) {}
-  CudaEvent begin_, end_;
-};
-
 // Infinity for an algorithm that does not run.
 absl::StatusOr<double> MedianSeconds(const BoundMatmul& matmul,
                                      const cublasLtMatmulAlgo_t& algorithm, cublasLtHandle_t handle,
                                      const BlasWorkspace& workspace, const DeviceMemory& flush,
                                      const CudaStream& stream) {
-  VITSCALE_ASSIGN_OR_RETURN(const Stopwatch watch, Stopwatch::Create());
-  std::array<double, kRuns> seconds;
-  for (int run = -1; run < kRuns; ++run) {  // the first loads the kernel
-    VITSCALE_RETURN_IF_ERROR(CudaStatus(
-        cudaMemsetAsync(flush.data(), run & 0xff, static_cast<size_t>(flush.bytes()), stream.get()),
-        "flush L2"));
-    VITSCALE_RETURN_IF_ERROR(watch.Begin(stream));
-    if (matmul.Run(handle, algorithm, workspace, stream.get()) != CUBLAS_STATUS_SUCCESS) {
-      return std::numeric_limits<double>::infinity();
-    }
-    VITSCALE_ASSIGN_OR_RETURN(const double once, watch.End(stream));
-    if (run >= 0) seconds[static_cast<size_t>(run)] = once;
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + kRuns / 2, seconds.end());
-  return seconds[kRuns / 2];
+  bool runs = true;
+  const absl::StatusOr<double> seconds = MedianSecondsCold(flush, stream, [&] {
+    const cublasStatus_t status = matmul.Run(handle, algorithm, workspace, stream.get());
+    runs = status == CUBLAS_STATUS_SUCCESS;
+    return BlasStatus(status, "run an algorithm");
+  });
+  if (!runs) return std::numeric_limits<double>::infinity();
+  return seconds;
 }
 
 }  // namespace
