@@ -1,5 +1,6 @@
 # VITSCALE_CUDA: auto builds the CUDA plugin where nvcc is found, on insists, off needs no CUDA. Gives
-# VITSCALE_HAS_CUDA and, where that is set, the CUDA language, CUDA::cudart, CUDA::cublasLt and VITSCALE_NCCL_INCLUDE_DIR.
+# VITSCALE_HAS_CUDA and, where that is set, the CUDA language, CUDA::cudart, CUDA::cublasLt, VITSCALE_NCCL_INCLUDE_DIR and
+# VITSCALE_CUDNN_INCLUDE_DIR.
 set(VITSCALE_CUDA auto CACHE STRING "Build the CUDA plugin: auto (where nvcc is found), on, off")
 set_property(CACHE VITSCALE_CUDA PROPERTY STRINGS auto on off)
 string(TOLOWER "${VITSCALE_CUDA}" vitscale_cuda)
@@ -22,12 +23,16 @@ if(NOT vitscale_cuda STREQUAL "off")
     enable_language(CUDA)
     find_package(CUDAToolkit QUIET)
     find_path(VITSCALE_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} DOC "The folder of nccl.h")
+    find_path(VITSCALE_CUDNN_INCLUDE_DIR cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS}
+              DOC "The folder of cudnn_graph.h")
     if(NOT TARGET CUDA::cudart)
       set(cuda_missing "nvcc is ${CMAKE_CUDA_COMPILER}, but there is no libcudart beside it")
     elseif(NOT TARGET CUDA::cublasLt)
       set(cuda_missing "nvcc is ${CMAKE_CUDA_COMPILER}, but there is no libcublasLt beside it")
     elseif(NOT VITSCALE_NCCL_INCLUDE_DIR)
       set(cuda_missing "nccl.h is not there, neither beside CUDA's headers nor in the system's: install NCCL's development files")
+    elseif(NOT VITSCALE_CUDNN_INCLUDE_DIR)
+      set(cuda_missing "cudnn_graph.h is not there, neither beside CUDA's headers nor in the system's: install the development files of cuDNN 9")
     else()
       set(VITSCALE_HAS_CUDA ON)
     endif()

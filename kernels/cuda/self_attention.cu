@@ -5,6 +5,8 @@
 //   simple    f32; head dim > 128            self_attention_simple.cu
 //   mma       bf16 and head dim <= 128       6 d tokens B read + 2 d tokens B written; k and v once
 //                                            more from the L2 cache per 128 query rows
+//   cuDNN     where mma could be, if cuDNN   the same at best; cudnn/cudnn_attention.h
+//             is there, agrees and is faster
 //
 // mma is Dao 2023 (arXiv:2307.08691), algorithm 1: scores never leave registers. Arithmetic: 4 d
 // tokens^2 FLOP a head against 8 d tokens B, so tokens / 2 FLOP/B: 98 at 196 tokens. An H100 gives
@@ -27,6 +29,7 @@
 #include "kernels/cuda/attention_launch.h"
 #include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/cuda_op.h"
+#include "kernels/cuda/cudnn/cudnn_attention.h"
 #include "kernels/cuda/dialect/launch.h"
 
 namespace vitscale::cuda {
@@ -233,19 +236,25 @@ __global__ void __launch_bounds__(kAttentionThreads, 1)
 // ---- launcher -----------------------------------------------------------------------------------
 
 CudaOpOr Mma(const SelfAttentionArgs& args, CudaOpBuilder& builder, AttentionShape shape) {
-  const ForwardArgs to{builder.Memory<const Bf16>(args.qkv), builder.Memory<Bf16>(args.out),
-                       builder.Memory<float>(args.log_sum_exp)};
-  shape.tiles = TilesOf(shape.tokens, kQueryRows);
-  const dim3 grid(static_cast<unsigned>(args.batch * args.heads * shape.tiles));
-  return MakeOp(MmaAttentionVariant(shape.head_dim), [=](const RunContext& context) {
-    return WithPaddedHeadDim(shape.head_dim, [&](auto dim) {
-      return Launch(ForwardMma<dim()>, grid, dim3(kAttentionThreads), sizeof(ForwardShared<dim()>),
-                    context.stream, to, shape);
-    });
-  });
+  return MakeAttentionOp(args, builder, MmaAttentionVariant(shape.head_dim),
+                         MmaAttention({args.batch, args.tokens, args.heads, shape.head_dim}));
 }
 
 }  // namespace
+
+AttentionForward MmaAttention(const AttentionSize& size) {
+  AttentionShape shape = ShapeOfAttention(size.tokens, size.heads, size.head_dim);
+  shape.tiles = TilesOf(shape.tokens, kQueryRows);
+  const dim3 grid(static_cast<unsigned>(size.batch * size.heads * shape.tiles));
+  return [=](const AttentionOperands& operands, cudaStream_t stream) {
+    const ForwardArgs to{static_cast<const Bf16*>(operands.qkv), static_cast<Bf16*>(operands.out),
+                         operands.log_sum_exp};
+    return WithPaddedHeadDim(shape.head_dim, [&](auto dim) {
+      return Launch(ForwardMma<dim()>, grid, dim3(kAttentionThreads), sizeof(ForwardShared<dim()>),
+                    stream, to, shape);
+    });
+  };
+}
 
 CudaOpOr MakeCudaOp(const SelfAttentionArgs& args, CudaOpBuilder& builder) {
   return MakeSelfAttention<ForwardShared>(args, builder, Mma);

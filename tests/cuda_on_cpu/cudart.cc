@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -13,6 +14,9 @@
 
 namespace vitscale::cuda_on_cpu {
 namespace {
+
+// cuDNN is not faked, and a real one must not get addresses of this device.
+[[maybe_unused]] const int without_cudnn = setenv("VITSCALE_CUDNN", "off", /*overwrite=*/0);
 
 std::unique_lock<std::recursive_mutex> Lock() {
   return std::unique_lock<std::recursive_mutex>(Device::Get().mutex());

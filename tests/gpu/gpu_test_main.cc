@@ -1,6 +1,9 @@
 // The main of every test that runs on a real device: without one it says why and leaves with 77,
 // which CTest counts as skipped. VITSCALE_GPU_REQUIRED=1, set where a device is known to be, makes
 // that a failure.
+//
+// Attention is our own here (VITSCALE_CUDNN=off) unless a test asks for cuDNN's: what the tests of
+// a variant run must not depend on which of them is faster.
 
 #include <csignal>
 #include <cstdio>
@@ -25,6 +28,7 @@ int WithoutDevice(const absl::Status& status) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  setenv("VITSCALE_CUDNN", "off", /*overwrite=*/0);
   testing::InitGoogleMock(&argc, argv);
   if (!GTEST_FLAG_GET(list_tests)) {
     vitscale::BackendOptions options;
