@@ -317,7 +317,6 @@ void Agent::CheckProcess() {
   if (!trainer_->group_empty && trainer_->process.GroupEmpty()) {
     trainer_->group_empty = true;
     events_.push_back(TrainerGroupEmpty{trainer_->number});
-    config_.trainer_gone();
   }
 }
 

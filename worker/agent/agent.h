@@ -38,7 +38,6 @@ struct AgentConfig {
   absl::Duration watchdog_interval =
       absl::InfiniteDuration();  // `watchdog` is called at least so often
   std::function<void()> watchdog = [] {};
-  std::function<void()> trainer_gone = [] {};  // no process of it is left
 };
 
 class Agent {

@@ -47,23 +47,11 @@ CardWatch::~CardWatch() {
   thread_.join();
 }
 
-void CardWatch::Hurry() {
-  absl::MutexLock lock(&mutex_);
-  hurry_ = true;
-}
-
 void CardWatch::Run() {
   while (true) {
     seen_(nvml_->Read(card_));
     absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(
-                                +[](CardWatch* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-                                  return self->hurry_ || self->stopping_;
-                                },
-                                this),
-                            interval_);
-    if (stopping_) return;
-    hurry_ = false;
+    if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), interval_)) return;
   }
 }
 

@@ -27,13 +27,10 @@ link::DeviceUse DeviceUseOf(const absl::StatusOr<Card>& card, int64_t trainer,
 
 class CardWatch {
  public:
-  // `seen` is called on the watch's thread: at once, then every `interval`, and soon after Hurry.
+  // `seen` is called on the watch's thread: at once, then every `interval`.
   CardWatch(std::unique_ptr<Nvml> nvml, int card, absl::Duration interval,
             std::function<void(const absl::StatusOr<Card>&)> seen);
   ~CardWatch();
-
-  // Something has changed: look now.
-  void Hurry();
 
  private:
   void Run();
@@ -43,7 +40,6 @@ class CardWatch {
   const absl::Duration interval_;
   const std::function<void(const absl::StatusOr<Card>&)> seen_;
   absl::Mutex mutex_;
-  bool hurry_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

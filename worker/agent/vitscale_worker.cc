@@ -173,12 +173,8 @@ int Run(const Flags& flags, int stop_fd) {
   const int metrics_port = (*exposer)->GetListeningPorts().at(0);
 
   EventQueue queue;
-  std::unique_ptr<CardWatch> watch;
-  AgentConfig config = MakeConfig(flags, lock->get());
-  config.trainer_gone = [&watch] {
-    if (watch) watch->Hurry();
-  };
-  Agent agent(std::move(config), RealClock(), SystemRandom(), **spool, *metrics, queue);
+  Agent agent(MakeConfig(flags, lock->get()), RealClock(), SystemRandom(), **spool, *metrics,
+              queue);
   const auto coordinator = ConnectCoordinator(
       flags.coordinator, MakeRegistration(flags, device->info, incarnation, metrics_port), agent.Sink());
   VITSCALE_LOG(INFO) << "worker " << flags.worker_id << " incarnation " << incarnation
@@ -186,6 +182,7 @@ int Run(const Flags& flags, int stop_fd) {
                      << device->info.instruction_set() << ", "
                      << flags.threads << " threads), coordinator " << flags.coordinator.ToString()
                      << ", metrics " << HostPort{flags.metrics.host, metrics_port}.ToString();
+  std::unique_ptr<CardWatch> watch;
   if (device->nvml) {
     watch = std::make_unique<CardWatch>(
         std::move(device->nvml), device->card, kCardInterval,

@@ -13,6 +13,7 @@ using link::ObservedState;
 
 constexpr size_t kFencesMax = 1024;
 constexpr absl::Duration kTimeJump = absl::Seconds(10);
+constexpr absl::Duration kListedAfterEnd = absl::Seconds(5);  // by a card's driver
 constexpr absl::Duration kUnkillable = absl::Seconds(30);  // a process in an uninterruptible call
 
 }  // namespace
@@ -22,6 +23,7 @@ std::vector<Action> AgentCore::Handle(const Event& event, absl::Time now) {
   if (exited_) return actions;
   if (now > promised_call_ + kTimeJump) trainer_.OnTimeJump(now);
   std::visit([&](const auto& e) { On(e, now, actions); }, event);
+  if (trainer_.lives()) trainer_lived_ = now;
 
   session_.Advance(now, actions);
   const bool may_start = !leaving_ && now < OrphanOrderAt();
@@ -138,12 +140,12 @@ void AgentCore::On(const SpoolChanged& event, absl::Time, Actions&) {
   if (event.on_disk) trainer_.RecordsSpooled();
 }
 
-// While a trainer of ours lives, the card is in use by it; what was seen then says nothing of
-// others after its end either.
-void AgentCore::On(const DeviceSeen& event, absl::Time, Actions& actions) {
+// While a trainer of ours lives, and as long as the driver may still list it, the card is in use by
+// it: what is seen says nothing of others.
+void AgentCore::On(const DeviceSeen& event, absl::Time now, Actions& actions) {
   const std::string before = device_use_ ? device_use_->dirty : "";
   device_use_ = event.use;
-  if (trainer_.lives()) device_use_->dirty.clear();
+  if (trainer_.lives() || now < trainer_lived_ + kListedAfterEnd) device_use_->dirty.clear();
   if (before.empty() == device_use_->dirty.empty()) return;
   const bool clean = device_use_->dirty.empty();
   actions.push_back(LogText{

@@ -87,6 +87,7 @@ class AgentCore {
   std::pair<int64_t, int64_t> death_message_ = {
       0, 0};                                   // (session, number) that first told of the death
   std::optional<link::DeviceUse> device_use_;  // of a card
+  absl::Time trainer_lived_ = absl::InfinitePast();
   int64_t unacknowledged_ = 0;
   bool unsent_ = false;
   absl::Time promised_call_ = absl::InfiniteFuture();  // NextDeadline after the last event
