@@ -106,6 +106,7 @@ absl::Status Replica::SpoilBucket(int bucket) {
 absl::StatusOr<UpdateNorms> Replica::Update(const StepScalars& scalars) {
   weights_current_ = false;
   VITSCALE_RETURN_IF_ERROR(backend_->Run(*update_, scalars, nullptr));
+  weights_current_ = true;  // the update prepares what it wrote
   const StatisticsViews& statistics = plan_.layout.statistics;
   UpdateNorms norms;
   VITSCALE_ASSIGN_OR_RETURN(norms.gradient, ReadScalar<double>(statistics.gradient_square_sum));
