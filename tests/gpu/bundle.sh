@@ -23,7 +23,7 @@ cp build/gpu/bin/{vitscale-bench,vitscale-train,device-ceiling} "$out/bin/"
 cp build/gpu/tests/*_gpu_test "$out/tests/"
 cp build/gpu/lib/libvitscale_{base,cuda}.so "$out/lib/"
 cp tests/bench/peer/{peer,model}.py "$out/peer/"
-cp tests/gpu/{run.sh,report.sh} "$out/"
+cp tests/gpu/{run.sh,report.sh,train_gpu_test.sh} "$out/"
 
 # Whatever the loader finds here, except what every glibc and libstdc++ system has (ours are older than theirs) and
 # CUDA, which belongs to the driver's machine.
