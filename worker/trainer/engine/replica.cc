@@ -100,7 +100,8 @@ absl::Status Replica::SpoilBucket(int bucket) {
   const float value = std::numeric_limits<float>::quiet_NaN();
   const TensorView first{"gradient", Arena::kGradients, plan_.layout.buckets[bucket].offset_bytes,
                          DType::kF32, {1}};
-  return backend_->Write(first, AsBytes(std::vector<float>{value}));
+  VITSCALE_RETURN_IF_ERROR(backend_->Write(first, AsBytes(std::vector<float>{value})));
+  return ReadScalar<float>(first).status();  // a device may write later; the sum begins now
 }
 
 absl::StatusOr<UpdateNorms> Replica::Update(const StepScalars& scalars) {
