@@ -9,15 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "kernels/base/defaults.h"
-#include "kernels/base/files.h"
-#include "kernels/base/hash.h"
 #include "kernels/base/status.h"
+#include "kernels/cuda/machine_file.h"
 
 namespace vitscale::cuda {
 namespace {
 
-constexpr int64_t kFileBytesMax = int64_t{16} << 20;
 constexpr size_t kAlgorithmWords = std::size(cublasLtMatmulAlgo_t{}.data);
 
 // The first line of a file.
@@ -38,7 +35,7 @@ AlgorithmCache& AlgorithmCache::OfProcess(const std::string& machine) {
 }
 
 std::string AlgorithmCache::DefaultPath() const {
-  return absl::StrCat(DefaultStateDirectory(), "/cublaslt/", absl::Hex(Hash64(machine_)), ".txt");
+  return MachineFilePath("cublaslt", machine_);
 }
 
 const cublasLtMatmulAlgo_t* AlgorithmCache::Find(const MatmulKey& key) const {
@@ -70,28 +67,21 @@ void AlgorithmCache::AddLine(absl::string_view line) {
 }
 
 absl::Status AlgorithmCache::Load(const std::string& path) {
-  const absl::StatusOr<std::string> text = PosixFileSystem().ReadFile(path, kFileBytesMax);
-  if (absl::IsNotFound(text.status())) return absl::OkStatus();
-  VITSCALE_RETURN_IF_ERROR(text.status());
-  const std::vector<absl::string_view> lines = absl::StrSplit(*text, '\n');
-  if (lines.front() != Head(machine_)) return absl::OkStatus();
-  for (const absl::string_view line : lines) AddLine(line);
+  VITSCALE_ASSIGN_OR_RETURN(const auto lines, ReadMachineFile(path, Head(machine_)));
+  for (const std::string& line : lines) AddLine(line);
   return absl::OkStatus();
 }
 
 absl::Status AlgorithmCache::SaveIfChanged(const std::string& path) {
   if (!changed_) return absl::OkStatus();
   (void)Load(path);
-  std::string text = absl::StrCat(Head(machine_), "\n");
+  std::string text;
   for (const auto& [key, algorithm] : algorithms_) {
     absl::StrAppend(&text, absl::StrJoin(key, " "));
     for (const uint64_t word : algorithm.data) absl::StrAppend(&text, " ", absl::Hex(word));
     text += "\n";
   }
-  FileSystem& fs = PosixFileSystem();
-  const std::string folder = path.substr(0, path.rfind('/'));
-  VITSCALE_RETURN_IF_ERROR(fs.MakeDirectories(folder));
-  VITSCALE_RETURN_IF_ERROR(WriteFileAtomically(fs, path, text));
+  VITSCALE_RETURN_IF_ERROR(WriteMachineFile(path, Head(machine_), text));
   changed_ = false;
   return absl::OkStatus();
 }

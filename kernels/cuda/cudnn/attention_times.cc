@@ -6,15 +6,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "kernels/base/defaults.h"
-#include "kernels/base/files.h"
-#include "kernels/base/hash.h"
 #include "kernels/base/status.h"
+#include "kernels/cuda/machine_file.h"
 
 namespace vitscale::cuda {
 namespace {
-
-constexpr int64_t kFileBytesMax = int64_t{16} << 20;
 
 // The first line of a file.
 std::string Head(const std::string& machine) {
@@ -25,7 +21,7 @@ std::string Head(const std::string& machine) {
 }  // namespace
 
 std::string AttentionTimes::DefaultPath() const {
-  return absl::StrCat(DefaultStateDirectory(), "/cudnn/", absl::Hex(Hash64(machine_)), ".txt");
+  return MachineFilePath("cudnn", machine_);
 }
 
 std::optional<AttentionSeconds> AttentionTimes::Find(const AttentionSize& size) const {
@@ -49,25 +45,19 @@ void AttentionTimes::AddLine(absl::string_view line) {
 }
 
 absl::Status AttentionTimes::Load(const std::string& path) {
-  const absl::StatusOr<std::string> text = PosixFileSystem().ReadFile(path, kFileBytesMax);
-  if (absl::IsNotFound(text.status())) return absl::OkStatus();
-  VITSCALE_RETURN_IF_ERROR(text.status());
-  const std::vector<absl::string_view> lines = absl::StrSplit(*text, '\n');
-  if (lines.front() != Head(machine_)) return absl::OkStatus();
-  for (const absl::string_view line : lines) AddLine(line);
+  VITSCALE_ASSIGN_OR_RETURN(const auto lines, ReadMachineFile(path, Head(machine_)));
+  for (const std::string& line : lines) AddLine(line);
   return absl::OkStatus();
 }
 
 absl::Status AttentionTimes::Save(const std::string& path) {
   (void)Load(path);
-  std::string text = absl::StrCat(Head(machine_), "\n");
+  std::string text;
   for (const auto& [size, seconds] : times_) {
     absl::StrAppend(&text, size.batch, " ", size.tokens, " ", size.heads, " ", size.head_dim, " ",
                     seconds.own, " ", seconds.cudnn, "\n");
   }
-  FileSystem& fs = PosixFileSystem();
-  VITSCALE_RETURN_IF_ERROR(fs.MakeDirectories(path.substr(0, path.rfind('/'))));
-  return WriteFileAtomically(fs, path, text);
+  return WriteMachineFile(path, Head(machine_), text);
 }
 
 }  // namespace vitscale::cuda

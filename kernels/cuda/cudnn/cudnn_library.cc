@@ -1,30 +1,13 @@
 #include "kernels/cuda/cudnn/cudnn_library.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <array>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
+#include "kernels/cuda/runtime/opened_library.h"
 
 namespace vitscale::cuda {
-namespace {
-
-std::string VersionText(size_t code) {
-  return absl::StrCat(code / 10000, ".", code / 100 % 100, ".", code % 100);
-}
-
-template <typename Function>
-absl::Status Find(void* library, const std::string& file, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  if (function != nullptr) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "cuDNN: ", file, " has no ", name, ", want cuDNN ", VersionText(kCudnnLeast), " or later"));
-}
-
-}  // namespace
-
 std::string CudnnLibrary::version() const { return VersionText(GetVersion()); }
 
 absl::Status CudnnLibrary::ToStatus(cudnnStatus_t status, absl::string_view what) const {
@@ -38,19 +21,15 @@ absl::Status CudnnLibrary::ToStatus(cudnnStatus_t status, absl::string_view what
 }
 
 absl::Status CheckCudnnVersion(const CudnnLibrary& library) {
-  if (library.GetVersion() >= kCudnnLeast) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("cuDNN is ", library.version(), ", want ",
-                                                    VersionText(kCudnnLeast), " or later"));
+  return CheckVersion("cuDNN", library.GetVersion(), kCudnnLeast);
 }
 
 absl::StatusOr<CudnnLibrary> LoadCudnn(const std::string& file) {
-  void* opened = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (opened == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat("cuDNN cannot be opened: ", dlerror()));
-  }
+  VITSCALE_ASSIGN_OR_RETURN(const OpenedLibrary opened,
+                            OpenedLibrary::Open("cuDNN", file, kCudnnLeast));
   CudnnLibrary library;
 #define VITSCALE_CUDNN_FIND(name) \
-  VITSCALE_RETURN_IF_ERROR(Find(opened, file, "cudnn" #name, library.name));
+  VITSCALE_RETURN_IF_ERROR(opened.Find("cudnn" #name, library.name));
   VITSCALE_CUDNN_FUNCTIONS(VITSCALE_CUDNN_FIND)
 #undef VITSCALE_CUDNN_FIND
   VITSCALE_RETURN_IF_ERROR(CheckCudnnVersion(library));

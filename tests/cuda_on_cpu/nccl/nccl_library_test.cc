@@ -16,7 +16,7 @@ using ::testing::Not;
 TEST(NcclLibraryTest, AMissingLibraryIsNamedInOneLine) {
   EXPECT_THAT(LoadNccl("/nowhere/libnccl.so.2"),
               StatusIs(absl::StatusCode::kFailedPrecondition,
-                       AllOf(HasSubstr("NCCL, which several GPUs need, cannot be opened: "),
+                       AllOf(HasSubstr("sums between GPUs: NCCL cannot be opened: "),
                              HasSubstr("/nowhere/libnccl.so.2"), Not(HasSubstr("\n")))));
 }
 
