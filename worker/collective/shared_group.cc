@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 #include "worker/collective/shared_region.h"
+#include "worker/collective/streamed.h"
 #include "worker/collective/sum_in_order.h"
 
 namespace vitscale {
@@ -93,8 +94,8 @@ absl::Status SharedGroup::AllReduceSum(absl::Span<float> values, uint32_t tag) {
     const absl::Span<const float> own = piece(chunk);
     const Part part = PartOf(own.size(), rank_, ranks);
     float* const to = reinterpret_cast<float*>(input);
-    std::copy(own.begin(), own.begin() + part.begin, to);
-    std::copy(own.begin() + part.end, own.end(), to + part.end);
+    StreamCopy(own.data(), part.begin, to);
+    StreamCopy(own.data() + part.end, own.size() - part.end, to + part.end);
   };
   const auto sum = [&](int64_t chunk, uint64_t slot) {
     const absl::Span<float> own = piece(chunk);

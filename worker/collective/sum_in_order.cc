@@ -1,5 +1,7 @@
 #include "worker/collective/sum_in_order.h"
 
+#include "worker/collective/streamed.h"
+
 namespace vitscale {
 namespace {
 
@@ -16,7 +18,7 @@ inline __attribute__((always_inline)) Vector* VectorsAt(float* floats) {
   return reinterpret_cast<Vector*>(floats);
 }
 
-// Whole groups of vectors; returns how many floats that were.
+// Whole groups of vectors; returns how many floats that were. `second` can be streamed to.
 __attribute__((target_clones("avx512f", "avx2", "default"))) int64_t SumVectors(
     const float* const* inputs, int64_t inputs_count, int64_t count, float* first, float* second) {
   int64_t at = 0;
@@ -31,7 +33,9 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) int64_t SumVectors(
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       VectorsAt(first + at)[v] = sums[v];
-      VectorsAt(second + at)[v] = sums[v];
+      const float* const sum = reinterpret_cast<const float*>(&sums[v]);
+      for (int64_t part = 0; part < kLanes; part += kStreamFloats)
+        Stream(sum + part, second + at + v * kLanes + part);
     }
   }
   return at;
@@ -40,12 +44,14 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) int64_t SumVectors(
 }  // namespace
 
 void SumInOrder(absl::Span<const float* const> inputs, int64_t count, float* first, float* second) {
-  int64_t at = SumVectors(inputs.data(), inputs.size(), count, first, second);
+  int64_t at = 0;
+  if (CanStream(second)) at = SumVectors(inputs.data(), inputs.size(), count, first, second);
   for (; at < count; ++at) {
     float sum = inputs[0][at];
     for (size_t i = 1; i < inputs.size(); ++i) sum += inputs[i][at];
     first[at] = second[at] = sum;
   }
+  StreamFence();
 }
 
 }  // namespace vitscale
