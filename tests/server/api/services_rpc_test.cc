@@ -73,7 +73,7 @@ class ServicesTest : public testing::Test {
     Coordinator::Options options;
     options.join_secret = "open sesame";
     options.core.heartbeat = absl::Milliseconds(100);
-    options.core.lease = absl::Seconds(2);
+    options.core.lease = absl::Seconds(10);
     coordinator_ = std::make_unique<Coordinator>(
         options, *std::move(control), *std::move(step_store), SystemRandom(), RealClock());
     EXPECT_THAT(coordinator_->Start(), IsOk());
