@@ -1,6 +1,5 @@
 #include "worker/bench/probe.h"
 
-
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"

@@ -11,7 +11,8 @@ namespace vitscale {
 
 // first[i] = second[i] = ((inputs[0][i] + inputs[1][i]) + inputs[2][i]) …, each addition rounded to
 // f32. `first` or `second` may be one of the inputs, or the same; else nothing overlaps. At least
-// one input.
+// one input. `second` is for others to read: stored past the caches, and fast from 16-byte
+// boundaries only (streamed.h).
 void SumInOrder(absl::Span<const float* const> inputs, int64_t count, float* first, float* second);
 
 }  // namespace vitscale
