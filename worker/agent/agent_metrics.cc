@@ -128,6 +128,14 @@ void AgentMetrics::CollectTraining(Families& families) const {
   Counter("vitscale_allreduce_failures_total", "Collectives that failed")
       .Add(static_cast<double>(m.collective_failures_total), labels)
       .To(families);
+  FamilyBuilder handed_over =
+      Counter("vitscale_allreduce_bytes_total",
+              "Bytes of gradients and records that this rank has handed to sums and gathers of "
+              "several ranks, by what carries them");
+  for (const auto& [algorithm, bytes] : m.collective_bytes_total) {
+    handed_over.Add(static_cast<double>(bytes), With(labels, "algorithm", algorithm));
+  }
+  handed_over.To(families);
   Counter("vitscale_data_input_wait_seconds_total", "Seconds that a step waited for images")
       .Add(m.input_wait_seconds_total, labels)
       .To(families);

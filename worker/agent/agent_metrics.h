@@ -1,5 +1,5 @@
-// What the agent's /metrics shows: its trainer (vitscale_train_*, vitscale_data_*,
-// vitscale_checkpoint_*), itself (vitscale_worker_*) and its process (process_*).
+// What the agent's /metrics shows: its trainer (vitscale_train_*, vitscale_allreduce_*,
+// vitscale_data_*, vitscale_checkpoint_*), itself (vitscale_worker_*) and its process (process_*).
 //
 // Series of a job are labelled with job_name and rank and go with the job; nothing grows with the
 // number of jobs. Totals of a trainer start again at zero with the next one, as counters do after

@@ -73,6 +73,10 @@ class Collective {
   // Ranks that the error points at; a guess, empty without an error and after an own Abort.
   // Thread-safe.
   virtual std::vector<int> suspects() const = 0;
+
+  // Bytes that this rank has handed over and that have passed: of buckets, records, and of what it
+  // gave to AllGather. 0 for a rank alone, whose bytes go nowhere. Thread-safe.
+  virtual int64_t bytes_handed_over() const = 0;
 };
 
 }  // namespace vitscale

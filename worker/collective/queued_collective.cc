@@ -1,6 +1,7 @@
 #include "worker/collective/queued_collective.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -62,7 +63,10 @@ class QueuedCollective : public Collective {
     Enqueue(absl::StrCat("bucket ", bucket), [this, bucket, values, first_use = added] {
       if (first_use) VITSCALE_RETURN_IF_ERROR(CompareSizes(bucket, values.size() * sizeof(float)));
       if (values.empty()) return absl::OkStatus();
-      return wire_->AllReduceSum(values, NextTag(OpKind::kBucket, values.size()));
+      VITSCALE_RETURN_IF_ERROR(
+          wire_->AllReduceSum(values, NextTag(OpKind::kBucket, values.size())));
+      handed_over_ += static_cast<int64_t>(values.size() * sizeof(float));
+      return absl::OkStatus();
     });
   }
 
@@ -107,6 +111,8 @@ class QueuedCollective : public Collective {
     return suspects_;
   }
 
+  int64_t bytes_handed_over() const override { return handed_over_; }
+
  private:
   struct Operation {
     std::string name;
@@ -143,7 +149,10 @@ class QueuedCollective : public Collective {
 
   absl::Status Gather(OpKind kind, absl::string_view own, std::string& all) {
     all.resize(own.size() * wire_->world_size());
-    return wire_->AllGather(own, absl::MakeSpan(all.data(), all.size()), NextTag(kind, own.size()));
+    VITSCALE_RETURN_IF_ERROR(
+        wire_->AllGather(own, absl::MakeSpan(all.data(), all.size()), NextTag(kind, own.size())));
+    if (kind != OpKind::kBucketSize) handed_over_ += static_cast<int64_t>(own.size());
+    return absl::OkStatus();
   }
 
   // Ranks that disagree about a size would fail without naming it, or wait until the deadline: so
@@ -235,6 +244,7 @@ class QueuedCollective : public Collective {
   const std::unique_ptr<Wire> wire_;
   std::map<int, int64_t> bucket_sizes_;  // of the caller's thread
   uint64_t operations_ = 0;              // of the operations' thread
+  std::atomic<int64_t> handed_over_{0};  // bytes
 
   mutable absl::Mutex mutex_;
   std::deque<Operation> queue_ ABSL_GUARDED_BY(mutex_);

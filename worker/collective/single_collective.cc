@@ -27,6 +27,7 @@ class SingleCollective : public Collective {
   absl::Status Barrier(absl::Duration) override { return Alive(); }
   void Abort() override { aborted_ = true; }
   std::vector<int> suspects() const override { return {}; }
+  int64_t bytes_handed_over() const override { return 0; }
 
  private:
   absl::Status Alive() const {

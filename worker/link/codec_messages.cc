@@ -309,6 +309,8 @@ void ToProto(const TrainerMetrics& from, v1::TrainerMetrics* to) {
   to->set_flops_per_second(from.flops_per_second);
   to->set_checkpoint_timestamp_seconds(from.checkpoint_timestamp_seconds);
   ToProto(from.goodput, to->mutable_goodput());
+  to->mutable_collective_bytes_total()->insert(from.collective_bytes_total.begin(),
+                                               from.collective_bytes_total.end());
 }
 
 TrainerMetrics FromProto(const v1::TrainerMetrics& from) {
@@ -328,6 +330,8 @@ TrainerMetrics FromProto(const v1::TrainerMetrics& from) {
   to.flops_per_second = from.flops_per_second();
   to.checkpoint_timestamp_seconds = from.checkpoint_timestamp_seconds();
   to.goodput = FromProto(from.goodput());
+  to.collective_bytes_total = {from.collective_bytes_total().begin(),
+                               from.collective_bytes_total().end()};
   return to;
 }
 

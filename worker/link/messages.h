@@ -331,6 +331,7 @@ struct TrainerMetrics {
   double flops_per_second = 0;
   double checkpoint_timestamp_seconds = 0;
   Goodput goodput;
+  std::map<std::string, int64_t> collective_bytes_total;  // by algorithm
   bool operator==(const TrainerMetrics&) const = default;
 };
 

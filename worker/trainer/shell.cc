@@ -180,6 +180,7 @@ link::TrainerMetrics TrainerShell::Metrics() const {
   metrics.images_total = totals.images;
   metrics.input_wait_seconds_total = totals.input_wait_seconds;
   metrics.data_read_bytes_total = totals.data_read_bytes;
+  metrics.collective_bytes_total = totals.collective_bytes;
   const CheckpointWriter::Totals saved = engine_->checkpoint_totals();
   metrics.checkpoint_save_seconds = saved.save_seconds;
   metrics.checkpoint_bytes = saved.checkpoint_bytes;

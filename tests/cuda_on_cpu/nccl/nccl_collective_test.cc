@@ -56,6 +56,24 @@ TEST(NcclCollectiveTest, SumsAreDoneWhenTheRecordsOfAllRanksAreThere) {
   }
 }
 
+// Of the same sizes, whatever carries them: no hash that travels with a gather, no comparison.
+TEST(NcclCollectiveTest, BytesHandedOverAreThoseOfBucketsRecordsAndGathers) {
+  const Buckets first, second;
+  NcclGang(2).Run([&](Collective& collective) {
+    const int rank = collective.rank();
+    for (int step = 1; step <= 3; ++step) {
+      collective.Start(0, Span(first.of[rank]));
+      collective.Start(1, Span(second.of[rank], 7));
+      ASSERT_THAT(collective.ExchangeRecords(RecordOf(collective, step), kLong), IsOk());
+    }
+    const int64_t summed = 3 * (4 * (kCount + 7) + sizeof(ControlRecord));
+    EXPECT_EQ(collective.bytes_handed_over(), summed);
+    ASSERT_THAT(collective.AllGather("seven77", kLong), IsOk());
+    ASSERT_THAT(collective.Barrier(kLong), IsOk());
+    EXPECT_EQ(collective.bytes_handed_over(), summed + 7);
+  });
+}
+
 TEST(NcclCollectiveTest, BroadcastAllGatherAndBarrierWorkInTurn) {
   std::atomic<int> good{0};
   NcclGang(3).Run([&](Collective& collective) {

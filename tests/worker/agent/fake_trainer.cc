@@ -104,7 +104,8 @@ class FakeTrainer {
       report.records.back().record = StepRecord{.step = ++observed_.step, .step_seconds = 0.01};
     }
     report.observed = observed_;
-    report.metrics = TrainerMetrics{.images_total = 64 * observed_.step};
+    report.metrics = TrainerMetrics{.images_total = 64 * observed_.step,
+                                    .collective_bytes_total = {{"gloo_ring", 1024}}};
     (void)channel_.Send(EncodeReport(report), absl::Seconds(1));
   }
 

@@ -443,6 +443,9 @@ TEST_F(WorkerProgramTest, MetricsShowTheTrainerAndTheWorker) {
        {"vitscale_train_step_seconds_bucket{job_name=\"fake\",phase=\"all\",rank=\"0\",le=\"0."
         "01\"}",
         "vitscale_train_goodput_seconds_total{job_name=\"fake\",rank=\"0\",state=\"productive\"}",
+        "# TYPE vitscale_allreduce_bytes_total counter\n"
+        "vitscale_allreduce_bytes_total{algorithm=\"gloo_ring\",job_name=\"fake\",rank=\"0\"} "
+        "1024\n",
         "vitscale_worker_connected 1", "vitscale_worker_stage{stage=\"go\"} 1",
         "vitscale_worker_trainer_starts_total 1", "process_resident_memory_bytes ",
         "vitscale_build_info{"}) {
@@ -450,7 +453,11 @@ TEST_F(WorkerProgramTest, MetricsShowTheTrainerAndTheWorker) {
   }
   // The job leaves, and its series with it.
   coordinator_->Want({});
-  EXPECT_TRUE(Eventually([&] { return !absl::StrContains(scrape(), "vitscale_train_"); }));
+  EXPECT_TRUE(Eventually([&] {
+    const std::string left = scrape();
+    return !absl::StrContains(left, "vitscale_train_") &&
+           !absl::StrContains(left, "vitscale_allreduce_");
+  }));
 }
 
 }  // namespace

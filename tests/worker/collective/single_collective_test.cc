@@ -16,6 +16,7 @@ TEST(SingleCollectiveTest, ExchangesItsOwnRecordAndLeavesBucketsAlone) {
   ASSERT_TRUE(records.ok());
   EXPECT_THAT(*records, ::testing::ElementsAre(own));
   EXPECT_EQ(values[1], 2);
+  EXPECT_EQ(collective->bytes_handed_over(), 0) << "they went nowhere";
 }
 
 TEST(SingleCollectiveTest, NothingPassesAfterAnAbort) {

@@ -1,6 +1,7 @@
 // What holds for every implementation between several ranks.
 
 #include <atomic>
+#include <barrier>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -147,6 +148,36 @@ TEST_P(WiredCollectiveTest, BroadcastAllGatherAndBarrierWorkInTurn) {
     good += collective.Barrier(kLong).ok();
   });
   EXPECT_EQ(good, 9);
+}
+
+// Whatever a wire adds (sizes that are compared, tags) is its own business; who alone broadcasts
+// would count a state once that arrives everywhere.
+TEST_P(WiredCollectiveTest, BytesHandedOverAreThoseOfBucketsRecordsAndGathersThatPassed) {
+  int64_t of_buckets = 0;
+  for (const int size : kSizes) of_buckets += 4 * size;
+  std::vector<int64_t> steps[3];
+  for (auto& each : steps) each.resize(3);
+  std::barrier all_passed(3);
+  GangOf(3).RunThreads([&](Collective& collective) {
+    const int rank = collective.rank();
+    EXPECT_EQ(collective.bytes_handed_over(), 0);
+    EXPECT_TRUE(SumAll(collective).ok() && SumAll(collective).ok());
+    steps[0][rank] = collective.bytes_handed_over();
+    std::byte bytes[8] = {};
+    EXPECT_TRUE(collective.AllGather("seven77", kLong).ok());
+    EXPECT_TRUE(collective.Broadcast(1, absl::MakeSpan(bytes), kLong).ok());
+    EXPECT_TRUE(collective.Barrier(kLong).ok());
+    steps[1][rank] = collective.bytes_handed_over();
+    all_passed.arrive_and_wait();
+    collective.Abort();
+    EXPECT_FALSE(SumAll(collective).ok());
+    steps[2][rank] = collective.bytes_handed_over();
+  });
+  const auto on_all = [](int64_t bytes) { return ElementsAre(bytes, bytes, bytes); };
+  const int64_t summed = 2 * (of_buckets + static_cast<int64_t>(sizeof(ControlRecord)));
+  EXPECT_THAT(steps[0], on_all(summed));
+  EXPECT_THAT(steps[1], on_all(summed + 7));
+  EXPECT_THAT(steps[2], on_all(summed + 7)) << "what was aborted does not count";
 }
 
 TEST_P(WiredCollectiveTest, ADifferentBucketSizeIsNamedWithRankAndBucket) {

@@ -61,7 +61,7 @@ class Filler {
     return oneof != nullptr && oneof->field(choice_ % oneof->field_count()) != &field;
   }
 
-  // Every map of these messages is string -> double.
+  // Every map of these messages is of strings to strings or numbers.
   void FillMap(Message* message, const FieldDescriptor* field) {
     for (int k = 0; k < 2; ++k) {
       Message* entry = message->GetReflection()->AddMessage(message, field);
@@ -69,6 +69,8 @@ class Filler {
       const Reflection* reflection = entry->GetReflection();
       if (type->map_value()->cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
         reflection->SetDouble(entry, type->map_value(), ++next_);
+      } else if (type->map_value()->cpp_type() == FieldDescriptor::CPPTYPE_INT64) {
+        reflection->SetInt64(entry, type->map_value(), (int64_t{1} << 40) + ++next_);
       } else {
         reflection->SetString(entry, type->map_value(), Text());
       }

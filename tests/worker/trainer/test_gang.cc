@@ -108,6 +108,7 @@ std::vector<TestGang::Result> TestGang::Run() {
 void TestGang::OnReport(int rank, link::TrainerReport report) {
   absl::MutexLock lock(&mutex_);
   if (report.observed) results_[rank].observed = *std::move(report.observed);
+  if (report.metrics) results_[rank].metrics = *std::move(report.metrics);
   for (link::SpooledRecord& record : report.records)
     results_[rank].records.push_back(std::move(record));
   Advance();

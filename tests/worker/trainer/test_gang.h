@@ -44,6 +44,7 @@ class TestGang {
     std::string error;
     link::ObservedState observed;  // last report
     std::vector<link::SpooledRecord> records;
+    link::TrainerMetrics metrics;  // of the last report
   };
 
   explicit TestGang(Options options);

@@ -12,6 +12,7 @@
 #include "kernels/base/files.h"
 #include "tests/status_matchers.h"
 #include "tests/worker/trainer/test_gang.h"
+#include "worker/plan/plan.h"
 #include "worker/trainer/engine/deal.h"
 #include "worker/trainer/engine/faults.h"
 
@@ -88,6 +89,34 @@ TEST(TrainerTest, TwoRanksOfHalfTheBatchSeeTheSameSamplesAndLossesAsOneRank) {
   }
   EXPECT_THAT(RecordsOf<link::StepRecord>(b[1]), IsEmpty());
   EXPECT_THAT(steps_b[0].arrival_skew_seconds, SizeIs(2));
+}
+
+// What all ranks tell each other before the first step and after the last is the same in both runs.
+TEST(TrainerTest, EveryStepHandsItsGradientsAndOneRecordToTheSumsAndNoBreakForgetsThem) {
+  const TemporaryDirectory folder;
+  const auto bytes_of = [&](int steps, const std::string& fault, int rank) {
+    TestGang::Options options = With(
+        folder, 2,
+        {{"batch", "{global: 64, micro: 16}"},
+         {"schedule", absl::StrCat("{name: rsqrt, warmup: 1 steps, timescale: 10 steps, total: ",
+                                   steps, " steps}")}});
+    options.job_id = absl::StrCat("job", steps, fault.empty() ? "whole" : "cut");
+    options.faults[1] = fault;
+    options.recoveries_max = 1;
+    const auto result = RunGang(options)[rank];
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    EXPECT_THAT(result.metrics.collective_bytes_total, SizeIs(1));
+    const auto counted = result.metrics.collective_bytes_total.find("shared_memory_in_order");
+    return counted != result.metrics.collective_bytes_total.end() ? counted->second : 0;
+  };
+  const auto job = ParseJobConfig(TinyJob({{"batch", "{global: 64, micro: 16}"}}), "tiny.yaml", {});
+  ASSERT_THAT(job, IsOk());
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const Plan plan, MakePlan(PlanRequestFor(*job, Precision::kF32)));
+  int64_t of_a_step = sizeof(ControlRecord);
+  for (const Bucket& bucket : plan.layout.buckets) of_a_step += bucket.bytes;
+  const int64_t nine = bytes_of(9, "", 1);
+  EXPECT_EQ(nine - bytes_of(5, "", 1), 4 * of_a_step);
+  EXPECT_GE(bytes_of(9, "fail_collective@step=6", 0), 9 * of_a_step);
 }
 
 TEST(TrainerTest, AStopSavesAndTheResumedRunEqualsTheUninterruptedOneBitForBit) {

@@ -6,6 +6,18 @@
 #include "kernels/base/status.h"
 
 namespace vitscale {
+namespace {
+
+// A label of metrics: with the host of each rank it would have a value for each set of members.
+std::string WithoutHosts(std::string algorithm) {
+  const size_t hosts = algorithm.find(" on hosts "), rest = algorithm.rfind(", ");
+  if (hosts != std::string::npos && rest != std::string::npos && hosts < rest) {
+    algorithm.erase(hosts, rest - hosts);
+  }
+  return algorithm;
+}
+
+}  // namespace
 
 Engine::Engine(EngineOptions options) : options_(std::move(options)) {}
 
@@ -62,14 +74,21 @@ void Engine::DropCollective() {
   aborted_ = false;
   collective.swap(collective_);
   loader.swap(loader_);
+  AddHandedOver(collective.get(), totals_);
   if (loader) totals_.data_read_bytes += loader->bytes_read();
 }
 
 EngineTotals Engine::totals() const {
   absl::MutexLock lock(&mutex_);
   EngineTotals totals = totals_;
+  AddHandedOver(collective_.get(), totals);
   if (loader_) totals.data_read_bytes += loader_->bytes_read();
   return totals;
+}
+
+void Engine::AddHandedOver(const Collective* collective, EngineTotals& totals) {
+  const int64_t bytes = collective != nullptr ? collective->bytes_handed_over() : 0;
+  if (bytes > 0) totals.collective_bytes[WithoutHosts(collective->algorithm())] += bytes;
 }
 
 CheckpointWriter::Totals Engine::checkpoint_totals() const {

@@ -57,6 +57,8 @@ struct EngineTotals {
   int64_t images = 0;  // of this rank
   double input_wait_seconds = 0;
   int64_t data_read_bytes = 0;
+  // Handed over to collectives of several ranks, by their algorithm without the ranks' hosts.
+  std::map<std::string, int64_t> collective_bytes;
 };
 
 class Engine {
@@ -146,6 +148,7 @@ class Engine {
   CoreEvent DoApply(const ApplyOp& op);
   CoreEvent DoLeave();
   void AddPhases(const std::map<std::string, double>& seconds);
+  static void AddHandedOver(const Collective* collective, EngineTotals& totals);
 
   // ---- engine_eval.cc ----
   absl::StatusOr<EvalSet> OpenEval(const EvalConfig& eval, SourceRequest request) const;

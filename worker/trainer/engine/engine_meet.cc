@@ -51,8 +51,10 @@ absl::Status Engine::Connect(std::shared_ptr<Collective> created, absl::Duration
   {
     absl::MutexLock lock(&mutex_);
     before = std::exchange(collective_, created);
+    AddHandedOver(before.get(), totals_);
     aborted = aborted_;
   }
+  before.reset();  // gone before the next one meets: a process has one communicator at a time
   if (aborted) created->Abort();
   return created->Connect(timeout);
 }
