@@ -38,7 +38,11 @@ void Check(const LinearArgs& a, OpChecker& c) {
   c.RowsInGroup(rows, "x");
   const bool residual = a.epilogue == LinearEpilogue::kResidual;
   const bool gelu = a.epilogue == LinearEpilogue::kGelu;
-  c.Is(a.y, "y", residual ? kOnlyF32 : kComputeOrF32, {rows, out});
+  if (residual || gelu) {
+    c.Is(a.y, "y", residual ? kOnlyF32 : kComputeOrF32, {rows, out});
+  } else {
+    c.IsMaybePadded(a.y, "y", kComputeOrF32, {rows, out}, a.weight);
+  }
   c.Require(residual || !a.residual.present(),
             "residual is present, want absent: no such epilogue");
   c.Require(gelu || !a.pre_activation.present(),
@@ -55,7 +59,7 @@ void Check(const LinearGradInputArgs& a, OpChecker& c) {
   const int64_t out = c.PartsWidth(a.weight, "weight", in, Arena::kParameters);
   if (!c.ok()) return;
   c.RowsInGroup(rows, "grad_y");
-  c.Is(a.grad_y, "grad_y", kComputeOrF32, {rows, out});
+  c.IsMaybePadded(a.grad_y, "grad_y", kComputeOrF32, {rows, out}, a.weight);
   c.Is(a.grad_x, "grad_x", kComputeOrF32, {rows, in});
   c.Maybe(a.pre_activation, "pre_activation", Only(a.grad_x.dtype), {rows, in});
   c.Maybe(a.activation, "activation", Only(a.grad_x.dtype), {rows, in});
@@ -71,7 +75,7 @@ void Check(const LinearGradWeightArgs& a, OpChecker& c) {
   const int64_t out = c.PartsWidth(a.grad_weight, "grad_weight", in, Arena::kGradients);
   if (!c.ok()) return;
   c.BiasParts(a.grad_bias, "grad_bias", a.grad_weight, Arena::kGradients);
-  c.Is(a.grad_y, "grad_y", kComputeOrF32, {rows, out});
+  c.IsMaybePadded(a.grad_y, "grad_y", kComputeOrF32, {rows, out}, a.grad_weight);
   SameInputDType(a.x, a.grad_y, "grad_y", a.full_precision, c);
 }
 

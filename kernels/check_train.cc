@@ -35,10 +35,14 @@ void CheckLoss(const LossArgs& a, OpChecker& c) {
   c.OutsideGroups();
   c.Is(a.logits, "logits", kOnlyF32, {kAny, kAny});
   if (!c.ok()) return;
-  const int64_t batch = a.logits.shape[0], classes = a.logits.shape[1];
+  const int64_t batch = a.logits.shape[0], columns = a.logits.shape[1];
+  const int64_t classes = a.classes == 0 ? columns : a.classes;
+  c.Require(classes == columns || (classes > 0 && PadColumns(classes) == columns),
+            absl::StrCat("classes is ", classes, ", want that logits have as many columns, or ",
+                         "padded ones: they have ", columns));
   CheckLabels(a.labels, batch, classes, c);
   c.Maybe(a.valid, "valid", kOnlyF32, {batch});
-  c.Maybe(a.grad_logits, "grad_logits", kComputeOrF32, {batch, classes});
+  c.Maybe(a.grad_logits, "grad_logits", kComputeOrF32, {batch, columns});
   c.Is(a.loss_sum, "loss_sum", kOnlyF64, {1});
   c.InArena(a.loss_sum, "loss_sum", Arena::kStatistics);
   c.Is(a.correct, "correct", kOnlyI64, {1});

@@ -75,6 +75,12 @@ void OpChecker::Is(const TensorView& view, absl::string_view operand, DTypes dty
       absl::StrCat(noun, " is at offset ", view.offset, ", want a multiple of ", kTensorAlignment));
 }
 
+void OpChecker::IsMaybePadded(const TensorView& view, absl::string_view operand, DTypes dtypes,
+                              const Shape& shape, const WeightParts& weight) {
+  const Shape padded = {shape[0], PadColumns(shape[1])};
+  Is(view, operand, dtypes, weight.size() == 1 && view.shape == padded ? padded : shape);
+}
+
 void OpChecker::Maybe(const TensorView& view, absl::string_view operand, DTypes dtypes,
                       const Shape& shape) {
   if (view.present()) Is(view, operand, dtypes, shape);

@@ -31,7 +31,10 @@ class OpChecker {
   // The operand must be there, aligned, of one of the dtypes and of this shape (kAny fits any
   // dimension).
   void Is(const TensorView& view, absl::string_view operand, DTypes dtypes, const Shape& shape);
-  // The same if it is there.
+  // [rows, columns], or padded (PadColumns) behind a weight in one part.
+  void IsMaybePadded(const TensorView& view, absl::string_view operand, DTypes dtypes,
+                     const Shape& shape, const WeightParts& weight);
+  // The same as Is if it is there.
   void Maybe(const TensorView& view, absl::string_view operand, DTypes dtypes, const Shape& shape);
   void InArena(const TensorView& view, absl::string_view operand, Arena arena);
 

@@ -9,6 +9,8 @@
 // `accumulate`: add to what the gradient holds (second and later micro-batches) instead of overwriting it.
 // No result depends on the number of threads: every reduction has fixed tiles, summed in index order.
 // Optional operands are absent views (TensorView::present() is false).
+// Logits and their gradient may be padded: rows of PadColumns(classes) elements, so that each begins where tensor
+// cores load from. The padding of logits is undefined and counts for nothing, that of their gradient is 0.
 
 #ifndef KERNELS_OPS_H_
 #define KERNELS_OPS_H_
@@ -26,6 +28,12 @@ namespace vitscale {
 // compute copies (packed, in the compute dtype) for every weight that a Linear or LinearGradInput names, and makes
 // them anew when PrepareWeights runs.
 using WeightParts = absl::InlinedVector<TensorView, 3>;
+
+// Columns of a padded row: the next multiple of 16 bytes of bf16.
+inline constexpr int64_t kPaddedColumns = 8;
+constexpr int64_t PadColumns(int64_t columns) {
+  return (columns + kPaddedColumns - 1) / kPaddedColumns * kPaddedColumns;
+}
 
 // ---- input ---------------------------------------------------------------------------------------------------
 
@@ -73,14 +81,15 @@ struct LinearArgs {
   LinearEpilogue epilogue = LinearEpilogue::kNone;
   TensorView residual;        // kResidual: [rows, out], f32
   TensorView pre_activation;  // kGelu: [rows, out], compute dtype; absent in evaluation
-  TensorView y;               // [rows, out], compute dtype or f32 (kResidual: f32; may be `residual` itself)
+  TensorView y;               // [rows, out], compute dtype or f32 (kResidual: f32; may be `residual` itself;
+                              // kNone: or padded)
   bool full_precision = false;  // multiply in f32 whatever the compute dtype (heads in f32); x may then be f32
 };
 // grad_x = grad_y W^T; with `pre_activation` present, times gelu_tanh'(pre_activation). With `activation` present
 // too, the GELU itself is computed again, to the bit as the forward pass did: a step that did not keep it needs it
 // for the weight gradient behind this op.
 struct LinearGradInputArgs {
-  TensorView grad_y;          // [rows, out], compute dtype
+  TensorView grad_y;          // [rows, out], compute dtype; or padded
   WeightParts weight;         // [in, out]
   TensorView pre_activation;  // [rows, in], compute dtype, optional
   TensorView grad_x;          // [rows, in], compute dtype or f32
@@ -92,7 +101,7 @@ struct LinearGradInputArgs {
 // Runs outside panels: it needs all rows.
 struct LinearGradWeightArgs {
   TensorView x;             // [rows, in], compute dtype
-  TensorView grad_y;        // [rows, out], compute dtype
+  TensorView grad_y;        // [rows, out], compute dtype; or padded
   WeightParts grad_weight;  // [in, out] in parts, f32, in Arena::kGradients
   WeightParts grad_bias;    // [out] in parts, f32; empty: none
   bool accumulate = false;
@@ -214,10 +223,11 @@ struct Labels {
 // Source: big_vision utils.sigmoid_xent (there averaged over the batch).
 // correct: images whose argmax (the first greatest) is one of their labels (kDense: the argmax of the label).
 struct LossArgs {
-  TensorView logits;       // [batch, classes], f32
+  TensorView logits;       // [batch, classes], f32; or padded
+  int64_t classes = 0;     // 0: logits.columns(), without padding
   Labels labels;
   TensorView valid;        // [batch], f32, optional: weight 0 leaves an image out (padding of the last batch)
-  TensorView grad_logits;  // [batch, classes], compute dtype or f32; absent in evaluation
+  TensorView grad_logits;  // shape of logits, compute dtype or f32; absent in evaluation
   TensorView loss_sum;     // [1], f64, in Arena::kStatistics
   TensorView correct;      // [1], i64, in Arena::kStatistics
   bool accumulate = false; // of loss_sum and correct

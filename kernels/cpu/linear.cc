@@ -60,8 +60,8 @@ std::byte* At(std::byte* base, int64_t elements, DType dtype) {
 class PieceMatmul {
  public:
   absl::Status Init(const TensorView& x, const WeightParts& weight, const WeightParts& bias,
-                    bool transposed, bool full_precision, DType y, const RowPieces& pieces,
-                    CpuOpBuilder& builder);
+                    bool transposed, bool full_precision, const TensorView& y,
+                    const RowPieces& pieces, CpuOpBuilder& builder);
 
   int64_t scratch_bytes() const { return scratch_bytes_; }
   // x_row: the first row of the piece in memory. Writes y as f32 or bf16, as Init was told.
@@ -75,13 +75,14 @@ class PieceMatmul {
   const PackedCopy* packed_ = nullptr;
   std::vector<std::pair<const float*, int64_t>> bias_;  // parts and their widths
   bool widen_ = false;                                  // x is bf16, multiplied as f32
-  int64_t k_ = 0;
+  int64_t x_stride_ = 0;
   int64_t x_offset_ = 0, matmul_offset_ = 0, scratch_bytes_ = 0;  // in this thread's scratch
 };
 
 absl::Status PieceMatmul::Init(const TensorView& x, const WeightParts& weight,
                                const WeightParts& bias, bool transposed, bool full_precision,
-                               DType y, const RowPieces& pieces, CpuOpBuilder& builder) {
+                               const TensorView& y, const RowPieces& pieces,
+                               CpuOpBuilder& builder) {
   const WeightKey key = BindWeight(weight, builder);
   MatmulShape shape;
   shape.rows = pieces.heights();
@@ -89,7 +90,8 @@ absl::Status PieceMatmul::Init(const TensorView& x, const WeightParts& weight,
   shape.out = key.out();
   shape.bf16 = x.dtype == DType::kBf16 && !full_precision;
   shape.bias = !bias.empty();
-  shape.y = y == DType::kBf16 ? TileOut::kBf16 : TileOut::kF32;
+  shape.out_stride = (transposed ? x : y).columns();
+  shape.y = y.dtype == DType::kBf16 ? TileOut::kBf16 : TileOut::kF32;
   VITSCALE_ASSIGN_OR_RETURN(matmul_,
                             MakePackedMatmul(shape, transposed, builder.isa(), builder.threads()));
   VITSCALE_ASSIGN_OR_RETURN(packed_, builder.weights().Get(key, matmul_->format()));
@@ -98,9 +100,9 @@ absl::Status PieceMatmul::Init(const TensorView& x, const WeightParts& weight,
   }
   elementwise_ = &ElementwiseKernelsFor(builder.isa());
   widen_ = x.dtype == DType::kBf16 && full_precision;
-  k_ = transposed ? shape.out : shape.in;
+  x_stride_ = x.columns();
   x_offset_ = AlignUp(shape.out * static_cast<int64_t>(sizeof(float)));
-  matmul_offset_ = x_offset_ + (widen_ ? AlignUp(pieces.rows_max() * k_ * 4) : 0);
+  matmul_offset_ = x_offset_ + (widen_ ? AlignUp(pieces.rows_max() * x_stride_ * 4) : 0);
   scratch_bytes_ = AlignUp(matmul_offset_ + matmul_->scratch_bytes());
   return absl::OkStatus();
 }
@@ -121,7 +123,7 @@ void PieceMatmul::Multiply(const RunContext& context, const std::byte* x_row, in
   const void* x = x_row;
   if (widen_) {
     auto* wide = reinterpret_cast<float*>(context.scratch + x_offset_);
-    elementwise_->to_f32(reinterpret_cast<const Bf16*>(x_row), wide, rows * k_);
+    elementwise_->to_f32(reinterpret_cast<const Bf16*>(x_row), wide, rows * x_stride_);
     x = wide;
   }
   matmul_->Multiply(context.thread, rows, x, packed_->data(), Bias(context.scratch), y,
@@ -170,7 +172,7 @@ class LinearOp : public CpuOp {
     gelu_ = &GeluKernelsFor(builder.isa());
     linear_ = &LinearKernelsFor(builder.isa());
     VITSCALE_RETURN_IF_ERROR(matmul_.Init(args.x, args.weight, args.bias, /*transposed=*/false,
-                                          args.full_precision, y_type_, pieces_, builder));
+                                          args.full_precision, args.y, pieces_, builder));
     const bool sum = epilogue_ == LinearEpilogue::kResidual;
     builder.RequestScratch(matmul_.scratch_bytes() + (sum ? pieces_.rows_max() * out_ * 4 : 0));
     return absl::OkStatus();
@@ -228,7 +230,7 @@ class LinearGradInputOp : public CpuOp {
     activation_ = builder.Memory<std::byte>(args.activation);
     gelu_ = &GeluKernelsFor(builder.isa());
     VITSCALE_RETURN_IF_ERROR(matmul_.Init(args.grad_y, args.weight, /*bias=*/{},
-                                          /*transposed=*/true, args.full_precision, x_type_,
+                                          /*transposed=*/true, args.full_precision, args.grad_x,
                                           pieces_, builder));
     builder.RequestScratch(matmul_.scratch_bytes());
     return absl::OkStatus();

@@ -39,7 +39,8 @@ class LossOp : public CpuOp {
       : kernels_(LossKernelsFor(builder.isa())),
         softmax_(softmax),
         batch_(args.logits.rows()),
-        classes_(args.logits.columns()),
+        stride_(args.logits.columns()),
+        classes_(args.classes == 0 ? stride_ : args.classes),
         logits_(builder.Memory<const float>(args.logits)),
         kind_(args.labels.kind),
         ids_(builder.Memory<const int32_t>(args.labels.ids)),
@@ -71,7 +72,7 @@ class LossOp : public CpuOp {
     return static_cast<int>(grad.dtype == DType::kBf16 ? GradType::kBf16 : GradType::kF32);
   }
   void* GradAt(int64_t image, int64_t first) const {
-    return grad_ == nullptr ? nullptr : grad_ + (image * classes_ + first) * grad_bytes_;
+    return grad_ == nullptr ? nullptr : grad_ + (image * stride_ + first) * grad_bytes_;
   }
 
   void RunImage(int64_t image, float* scratch) {
@@ -79,14 +80,17 @@ class LossOp : public CpuOp {
     if (weight == 0.0f) {  // padding: its logits may be anything, NaN too
       losses_[image] = 0.0;
       hits_[image] = 0;
-      if (grad_ != nullptr) std::memset(GradAt(image, 0), 0, classes_ * grad_bytes_);
+      if (grad_ != nullptr) std::memset(GradAt(image, 0), 0, stride_ * grad_bytes_);
       return;
     }
     const Targets targets = TargetsOf(image);
-    const float* logits = logits_ + image * classes_;
+    const float* logits = logits_ + image * stride_;
     const Greatest greatest = kernels_.greatest(logits, classes_);
     double loss = softmax_ ? SoftmaxImage(image, targets, greatest.value, weight, scratch)
                            : SigmoidImage(image, targets, weight, scratch);
+    if (grad_ != nullptr) {
+      std::memset(GradAt(image, classes_), 0, (stride_ - classes_) * grad_bytes_);
+    }
     for (const int32_t id : targets.ids) {
       if (id < 0 || id >= classes_) loss = std::numeric_limits<double>::quiet_NaN();
     }
@@ -133,7 +137,7 @@ class LossOp : public CpuOp {
     for (int64_t first = 0; first < classes_; first += kClassChunk) {
       const int64_t count = std::min(kClassChunk, classes_ - first);
       const float* labels = TargetsOfChunk(targets, first, count, scratch);
-      loss += kernels_.sigmoid[grad_type_](logits_ + image * classes_ + first, labels, weight,
+      loss += kernels_.sigmoid[grad_type_](logits_ + image * stride_ + first, labels, weight,
                                            GradAt(image, first), count);
     }
     return loss;
@@ -141,7 +145,7 @@ class LossOp : public CpuOp {
 
   double SoftmaxImage(int64_t image, const Targets& targets, float maximum, float weight,
                       float* scratch) {
-    const float* logits = logits_ + image * classes_;
+    const float* logits = logits_ + image * stride_;
     double exp_sum = 0.0, label_sum = 0.0, gap_sum = 0.0;
     for (int64_t first = 0; first < classes_; first += kClassChunk) {
       const int64_t count = std::min(kClassChunk, classes_ - first);
@@ -178,7 +182,7 @@ class LossOp : public CpuOp {
 
   const LossKernels& kernels_;
   bool softmax_;
-  int64_t batch_, classes_;
+  int64_t batch_, stride_, classes_;
   const float* logits_;
   LabelKind kind_;
   const int32_t* ids_;

@@ -37,11 +37,12 @@ class TileMatmulWay : public PackedMatmul {
     m.rows = rows;
     m.columns = dims_.columns;
     m.k = kernels_.Units(dims_.k);
-    m.a = kernels_.natural(x, dims_.k, rows, dims_.k, scratch, &m.a_stride);
+    m.a = kernels_.natural(x, shape_.x_stride(format_.transposed), rows, dims_.k, scratch,
+                           &m.a_stride);
     m.b = packed;
     m.bias = bias;
     m.c = y;
-    m.c_stride = dims_.columns;
+    m.c_stride = shape_.y_stride(format_.transposed);
     m.out = shape_.y;
     kernels_.multiply(m);
   }

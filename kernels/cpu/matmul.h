@@ -52,6 +52,12 @@ struct MatmulShape {
   bool bf16 = false;          // x is bf16, else f32
   bool bias = false;
   TileOut y = TileOut::kF32;
+  int64_t out_stride = 0;  // elements from row to row of y, or of x where W is transposed; 0: out
+  int64_t x_stride(bool transposed) const { return transposed ? padded_out() : in; }
+  int64_t y_stride(bool transposed) const { return transposed ? in : padded_out(); }
+
+ private:
+  int64_t padded_out() const { return out_stride > 0 ? out_stride : out; }
 };
 
 class PackedMatmul {
@@ -59,8 +65,8 @@ class PackedMatmul {
   virtual ~PackedMatmul() = default;
   virtual const WeightFormat& format() const = 0;
   virtual int64_t scratch_bytes() const = 0;
-  // x [rows, k], y [rows, columns], both dense; `scratch` on a cache line. `thread` below the
-  // number given to Make.
+  // x [rows, k], y [rows, columns], dense but for out_stride; `scratch` on a cache line. `thread`
+  // below the number given to Make.
   virtual void Multiply(int thread, int64_t rows, const void* x, const void* packed,
                         const float* bias, void* y, std::byte* scratch) = 0;
 };

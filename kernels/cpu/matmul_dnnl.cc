@@ -146,11 +146,11 @@ class DnnlMatmulWay : public PackedMatmul {
     const int64_t k = format_.transposed ? shape_.out : shape_.in;
     const int64_t columns = format_.transposed ? shape_.in : shape_.out;
     Descs d;
-    d.x = memory::desc({rows, k}, Type(shape_.bf16), memory::format_tag::ab);
+    d.x = Rows(rows, k, shape_.x_stride(format_.transposed), shape_.bf16);
     d.weight = WeightDesc(format_, shape_.in, shape_.out);
     d.has_bias = shape_.bias;
     if (d.has_bias) d.bias = memory::desc({1, columns}, Type(false), memory::format_tag::ab);
-    d.y = memory::desc({rows, columns}, Type(shape_.y == TileOut::kBf16), memory::format_tag::ab);
+    d.y = Rows(rows, columns, shape_.y_stride(format_.transposed), shape_.y == TileOut::kBf16);
     const dnnl::matmul::primitive_desc desc = MakePrimitiveDesc(d);
     Size size;
     size.rows = rows;
@@ -160,6 +160,9 @@ class DnnlMatmulWay : public PackedMatmul {
     return size;
   }
 
+  static memory::desc Rows(int64_t rows, int64_t columns, int64_t stride, bool bf16) {
+    return {memory::dims{rows, columns}, Type(bf16), memory::dims{stride, 1}};
+  }
   static PerThread MakeThread(const Descs& d, const memory::desc& scratchpad) {
     PerThread t;
     t.stream = dnnl::stream(Engine());

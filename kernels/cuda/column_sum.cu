@@ -145,14 +145,16 @@ ColumnSum PlanColumnSum(const TensorView& x, const WeightParts& sums, bool accum
   plan.x = builder.Memory<const void>(x);
   plan.x_dtype = x.dtype;
   plan.rows = x.rows();
-  plan.columns = x.columns();
+  int64_t padding = plan.columns = x.columns();
   plan.rows_per_tile = kRowsPerTile;
   plan.shares = static_cast<float*>(
       builder.Scratch(CeilDivide(plan.rows, kRowsPerTile) * plan.columns * sizeof(float)));
   for (size_t part = 0; part < sums.size(); ++part) {
     plan.sums.at[part] = builder.Memory<float>(sums[part]);
     plan.sums.columns[part] = sums[part].elements();
+    padding -= sums[part].elements();
   }
+  if (padding > 0) plan.sums.columns[sums.size()] = padding;
   plan.accumulate = accumulate;
   return plan;
 }

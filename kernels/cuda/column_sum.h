@@ -29,7 +29,8 @@ struct ColumnSum {
   ColumnParts sums;
   bool accumulate = false;
 };
-// `sums`: one to three f32 vectors with x.columns() elements in all. Takes Scratch, from its start;
+// `sums`: one to three f32 vectors with x.columns() elements in all, or one that leaves out the
+// last columns (padding). Takes Scratch, from its start;
 // what an op has there must have been used up before LaunchColumnSum.
 ColumnSum PlanColumnSum(const TensorView& x, const WeightParts& sums, bool accumulate,
                         CudaOpBuilder& builder);

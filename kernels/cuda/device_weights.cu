@@ -130,16 +130,18 @@ absl::Status CopyTable::Launch(cudaStream_t stream) const {
 }
 
 absl::StatusOr<const void*> DeviceWeights::Get(const WeightSource& weight,
-                                               const WeightSource& source, DType dtype) {
-  if (dtype == DType::kF32 && source.parts.size() == 1) return source.parts[0];
+                                               const WeightSource& source, DType dtype,
+                                               int64_t columns) {
+  const bool padded = columns > source.width();
+  if (dtype == DType::kF32 && source.parts.size() == 1 && !padded) return source.parts[0];
   auto& copies = copies_[weight];
   for (const auto& copy : copies) {
     const bool same = !(copy->source < source) && !(source < copy->source);
-    if (same && copy->dtype == dtype) return copy->memory.data();
+    if (same && copy->dtype == dtype && copy->columns == columns) return copy->memory.data();
   }
-  auto copy = std::make_unique<Copy>(Copy{source, dtype, {}, false});
+  auto copy = std::make_unique<Copy>(Copy{source, dtype, columns, {}, false});
   VITSCALE_ASSIGN_OR_RETURN(copy->memory,
-                            DeviceMemory::Allocate(source.rows * source.width() * DTypeBytes(dtype),
+                            DeviceMemory::Allocate(source.rows * columns * DTypeBytes(dtype),
                                                    "compute copy of a weight"));
   copies.push_back(std::move(copy));
   changed_ = true;
@@ -147,14 +149,15 @@ absl::StatusOr<const void*> DeviceWeights::Get(const WeightSource& weight,
 }
 
 absl::StatusOr<const void*> DeviceWeights::Weight(const WeightParts& weight, DType dtype,
-                                                  const CudaOpBuilder& builder) {
+                                                  int64_t columns, const CudaOpBuilder& builder) {
   const WeightSource source = Bind(weight, builder);
-  return Get(source, source, dtype);
+  return Get(source, source, dtype, columns);
 }
 
 absl::StatusOr<const void*> DeviceWeights::Bias(const WeightParts& bias, const WeightParts& weight,
-                                                DType dtype, const CudaOpBuilder& builder) {
-  return Get(Bind(weight, builder), Bind(bias, builder), dtype);
+                                                DType dtype, int64_t columns,
+                                                const CudaOpBuilder& builder) {
+  return Get(Bind(weight, builder), Bind(bias, builder), dtype, columns);
 }
 
 std::shared_ptr<const CopyTable> DeviceWeights::TableOf(const std::vector<WeightParts>& weights,
@@ -181,12 +184,26 @@ std::vector<PartCopy> DeviceWeights::PartsOf(const std::vector<WeightSource>& we
       std::byte* to = copy->memory.data();
       for (size_t i = 0; i < source.parts.size(); ++i) {
         parts.push_back({source.parts[i], to, source.rows * source.widths[i], source.widths[i],
-                         source.width(), 0, copy->dtype == DType::kBf16});
+                         copy->columns, 0, copy->dtype == DType::kBf16});
         to += source.widths[i] * DTypeBytes(copy->dtype);
       }
     }
   }
   return parts;
+}
+
+// Copying writes no padding.
+absl::Status DeviceWeights::ClearNew(const CudaStream& stream) {
+  for (const auto& [weight, copies] : copies_) {
+    for (const auto& copy : copies) {
+      if (copy->made || copy->columns == copy->source.width()) continue;
+      VITSCALE_RETURN_IF_ERROR(
+          CudaStatus(cudaMemsetAsync(copy->memory.data(), 0,
+                                     static_cast<size_t>(copy->memory.bytes()), stream.get()),
+                     "clear the padding of a weight"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DeviceWeights::FinishPrepare(HostStaging& staging, const CudaStream& stream) {
@@ -202,6 +219,7 @@ absl::Status DeviceWeights::FinishPrepare(HostStaging& staging, const CudaStream
   std::vector<WeightSource> every;
   for (const auto& [weight, copies] : copies_) every.push_back(weight);
   any_new_ = true;
+  VITSCALE_RETURN_IF_ERROR(ClearNew(stream));
   const auto never_made = [](const Copy& copy) { return !copy.made; };
   return never_made_.Fill(PartsOf(every, never_made), staging, stream);
 }

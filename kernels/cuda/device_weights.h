@@ -2,9 +2,10 @@
 // when it is prepared; PrepareWeights makes them anew from the f32 parameters. They belong to the
 // backend, so that a program that updates parameters and another that uses them share them.
 //
-// A copy is [in, out] of all parts side by side, bf16 or f32. An f32 weight in one part is its own
-// copy. A bias in the dtype of a matmul's output is copied with its weight. A copy that was never
-// made is made before the next run.
+// A copy is [in, out] of all parts side by side, bf16 or f32; behind padded logits rows of it are
+// padded alike, with zeros, and so is its bias. An f32 weight in one part without padding is its
+// own copy. A bias in the dtype of a matmul's output is copied with its weight. A copy that was
+// never made is made before the next run.
 
 #ifndef KERNELS_CUDA_DEVICE_WEIGHTS_H_
 #define KERNELS_CUDA_DEVICE_WEIGHTS_H_
@@ -59,11 +60,12 @@ class CopyTable {
 
 class DeviceWeights {
  public:
-  // Both stay where they are as long as the backend lives.
-  absl::StatusOr<const void*> Weight(const WeightParts& weight, DType dtype,
+  // Both stay where they are as long as the backend lives. `columns`: of the copy, padding
+  // included.
+  absl::StatusOr<const void*> Weight(const WeightParts& weight, DType dtype, int64_t columns,
                                      const CudaOpBuilder& builder);
   absl::StatusOr<const void*> Bias(const WeightParts& bias, const WeightParts& weight, DType dtype,
-                                   const CudaOpBuilder& builder);
+                                   int64_t columns, const CudaOpBuilder& builder);
 
   // A table of all copies of `weights`, those asked for later included.
   std::shared_ptr<const CopyTable> TableOf(const std::vector<WeightParts>& weights,
@@ -80,6 +82,7 @@ class DeviceWeights {
   struct Copy {
     WeightSource source;
     DType dtype;
+    int64_t columns;
     DeviceMemory memory;
     bool made = false;
   };
@@ -89,7 +92,8 @@ class DeviceWeights {
   };
 
   absl::StatusOr<const void*> Get(const WeightSource& weight, const WeightSource& source,
-                                  DType dtype);
+                                  DType dtype, int64_t columns);
+  absl::Status ClearNew(const CudaStream& stream);
   template <typename Chosen>
   std::vector<PartCopy> PartsOf(const std::vector<WeightSource>& weights, const Chosen& chosen);
 

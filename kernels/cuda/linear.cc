@@ -13,6 +13,9 @@
 // again: cuBLASLt takes the value before it is rounded, by a formula and by algorithms that differ
 // from epilogue to epilogue, so no bit of its GELU could be promised again.
 //
+// Padded logits are a product with padded copies of weight and bias (device_weights.h): all of its
+// rows begin at multiples of 16 bytes, and its sums run over whole groups of eight.
+//
 // cuBLASLt's bias has the dtype of its output: a bf16 output gets the bias rounded to bf16 (copies:
 // device_weights.h), off by at most 2^-9 |bias|, half of what rounding the output costs where the
 // bias is all there is.
@@ -88,7 +91,8 @@ absl::Status BindUnfused(LinearForms forms, LinearWork& work, ScratchPieces& scr
   forms.tail.product = static_cast<const float*>(plain.d);
   if (forms.has_bias()) {
     VITSCALE_ASSIGN_OR_RETURN(
-        const void* bias, builder.weights().Bias(*forms.bias, *forms.weight, DType::kF32, builder));
+        const void* bias,
+        builder.weights().Bias(*forms.bias, *forms.weight, DType::kF32, plain.columns, builder));
     forms.tail.bias = static_cast<const float*>(bias);
   }
   if (forms.tail.kind != TailKind::kPlain || forms.tail.bias != nullptr ||
@@ -103,9 +107,9 @@ absl::Status BindFused(LinearForms forms, LinearWork& work, CudaOpBuilder& build
   const std::string why = CannotFuse(forms.fused);
   if (!why.empty()) return absl::UnimplementedError(why);
   if (forms.has_bias()) {
-    VITSCALE_ASSIGN_OR_RETURN(
-        forms.fused.bias,
-        builder.weights().Bias(*forms.bias, *forms.weight, forms.fused.output, builder));
+    VITSCALE_ASSIGN_OR_RETURN(forms.fused.bias,
+                              builder.weights().Bias(*forms.bias, *forms.weight, forms.fused.output,
+                                                     forms.fused.columns, builder));
   }
   VITSCALE_ASSIGN_OR_RETURN(work.matmul, builder.blas().Bind(forms.fused));
   return absl::OkStatus();
@@ -155,7 +159,7 @@ CudaOpOr MakeCudaOp(const LinearArgs& args, CudaOpBuilder& builder) {
   m.epilogue = args.bias.empty() ? BlasEpilogue::kNone : BlasEpilogue::kBias;
   m.add = args.epilogue == LinearEpilogue::kResidual;
   m.a = work.x.at();
-  VITSCALE_ASSIGN_OR_RETURN(m.b, builder.weights().Weight(args.weight, input, builder));
+  VITSCALE_ASSIGN_OR_RETURN(m.b, builder.weights().Weight(args.weight, input, m.columns, builder));
   m.c = builder.Memory<const void>(args.residual);
   // GELU works in place where the pre-activation is not kept.
   const bool keeps = args.pre_activation.present();
@@ -184,7 +188,7 @@ CudaOpOr MakeCudaOp(const LinearGradInputArgs& args, CudaOpBuilder& builder) {
   m.input = input;
   m.output = args.grad_x.dtype;
   m.a = work.x.at();
-  VITSCALE_ASSIGN_OR_RETURN(m.b, builder.weights().Weight(args.weight, input, builder));
+  VITSCALE_ASSIGN_OR_RETURN(m.b, builder.weights().Weight(args.weight, input, m.inner, builder));
   m.d = builder.Memory<void>(args.grad_x);
   m.aux = builder.Memory<void>(args.pre_activation);
   const bool gelu = args.pre_activation.present();

@@ -1,11 +1,14 @@
 // SigmoidLoss and SoftmaxLoss on CUDA. Contract: LossArgs in kernels/ops.h. Reference:
 // kernels/cpu/loss.cc.
 //
-//   variant          chosen when        memory traffic per logit (gradient in bf16)
-//   sigmoid, simple  classes % 4 != 0   read 4 B once, write 2 B; 4 B at a time
-//   sigmoid, vector  otherwise          the same, 16 B at a time
-//   softmax, simple  classes % 4 != 0   read 4 B twice (the second time from L2), write 2 B
-//   softmax, vector  otherwise          the same, 16 B at a time
+//   variant          chosen when                 memory traffic per logit (gradient in bf16)
+//   sigmoid, simple  rows are not of 4 classes   read 4 B once, write 2 B; 4 B at a time
+//   sigmoid, vector  otherwise                   the same, 16 B at a time
+//   softmax, simple  rows are not of 4 classes   read 4 B twice (then from L2), write 2 B
+//   softmax, vector  otherwise                   the same, 16 B at a time
+//
+// Rows are padded by plans for cards, so that any number of classes is taken 16 B at a time; dense
+// labels are not. A logit of padding counts as one of -inf that is no target, its gradient is 0.
 //
 // A block owns an image and walks its classes once: nothing but a few sums is kept, so a head may
 // have any width, and logits of some images at a time are enough. Dense labels are read along: 4 B
@@ -56,13 +59,13 @@ __global__ void __launch_bounds__(kThreadsMax) SigmoidImage(LossRows rows) {
   if (weight == 0.0f) return LeaveOut<kVec, Grad>(rows, image);
   const Targets targets = TargetsOf<false>(rows, image);
   const bool owns_label = OwnsLabel<kVec>(targets);
-  const float* logits = rows.logits + image * rows.classes;
+  const float* logits = rows.logits + image * rows.stride;
   Greatest answer = NoneYet<kVec>(), dense_answer = NoneYet<kVec>();
   double loss = 0.0;
   const int step = static_cast<int>(blockDim.x) * kVec;
-  for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.classes; c += step) {
-    const Floats<kVec> z = LoadFloats<kVec>(logits + c);
-    const Floats<kVec> y = TargetsAt<false, kVec>(targets, owns_label, c);
+  for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.stride; c += step) {
+    const Floats<kVec> z = LogitsAt<kVec>(logits, c, rows.classes);
+    const Floats<kVec> y = TargetsAt<false, kVec>(targets, owns_label, c, rows.classes);
     Floats<kVec> gradient;
     float part = 0.0f;
 #pragma unroll
@@ -71,11 +74,12 @@ __global__ void __launch_bounds__(kThreadsMax) SigmoidImage(LossRows rows) {
       part += term.loss;
       gradient[i] = weight * term.gradient;
       answer.See(z[i], c + i);
-      if (targets.dense != nullptr) dense_answer.See(y[i], c + i);
+      if (targets.dense != nullptr && c < rows.classes) dense_answer.See(y[i], c + i);
     }
     loss += static_cast<double>(part);
     if constexpr (kIsPresent<Grad>) {
-      StoreFloats(static_cast<Grad*>(rows.grad) + image * rows.classes + c, gradient);
+      StoreFloats(static_cast<Grad*>(rows.grad) + image * rows.stride + c,
+                  WithoutPadding(gradient, c, rows.classes, 0.0f));
     }
   }
   const Answers answers = AnswersOf(answer, dense_answer, targets, shared);
@@ -123,18 +127,18 @@ struct SoftmaxSums {
 template <int kVec, typename Grad>
 __device__ inline void SoftmaxGradient(const LossRows& rows, int64_t image, const Targets& targets,
                                        bool owns_label, const SoftmaxSums& sums, float weight) {
-  const float* logits = rows.logits + image * rows.classes;
-  Grad* grad = static_cast<Grad*>(rows.grad) + image * rows.classes;
+  const float* logits = rows.logits + image * rows.stride;
+  Grad* grad = static_cast<Grad*>(rows.grad) + image * rows.stride;
   const float scale = static_cast<float>(sums.label_sum / sums.exp_sum);
   const int step = static_cast<int>(blockDim.x) * kVec;
-  for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.classes; c += step) {
-    const Floats<kVec> z = LoadFloats<kVec>(logits + c);
-    Floats<kVec> gradient = TargetsAt<true, kVec>(targets, owns_label, c);
+  for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.stride; c += step) {
+    const Floats<kVec> z = LogitsAt<kVec>(logits, c, rows.classes);
+    Floats<kVec> gradient = TargetsAt<true, kVec>(targets, owns_label, c, rows.classes);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       gradient[i] = (expf(z[i] - sums.maximum) * scale - gradient[i]) * weight;
     }
-    StoreFloats(grad + c, gradient);
+    StoreFloats(grad + c, WithoutPadding(gradient, c, rows.classes, 0.0f));
   }
 }
 
@@ -146,16 +150,16 @@ __global__ void __launch_bounds__(kThreadsMax) SoftmaxImage(LossRows rows) {
   if (weight == 0.0f) return LeaveOut<kVec, Grad>(rows, image);
   const Targets targets = TargetsOf<true>(rows, image);
   const bool owns_label = OwnsLabel<kVec>(targets);
-  const float* logits = rows.logits + image * rows.classes;
+  const float* logits = rows.logits + image * rows.stride;
   Greatest answer = NoneYet<kVec>(), dense_answer = NoneYet<kVec>();
   SoftmaxSums sums{-INFINITY, 0.0, 0.0, 0.0};
   const int step = static_cast<int>(blockDim.x) * kVec;
-  for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.classes; c += step) {
-    const Floats<kVec> z = LoadFloats<kVec>(logits + c);
+  for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.stride; c += step) {
+    const Floats<kVec> z = LogitsAt<kVec>(logits, c, rows.classes);
     sums.Add(z);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) answer.See(z[i], c + i);
-    if (targets.dense == nullptr) continue;
+    if (targets.dense == nullptr || c >= rows.classes) continue;
     const Floats<kVec> y = LoadFloats<kVec>(targets.dense + c);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
@@ -223,16 +227,18 @@ LossRows RowsOf(const LossArgs& args, CudaOpBuilder& builder) {
           .hits = builder.Reserve<int64_t>(batch),
           .batch = batch,
           .id_count = dense ? 0 : args.labels.ids.elements(),
-          .classes = static_cast<int>(args.logits.columns())};
+          .classes = static_cast<int>(args.classes == 0 ? args.logits.columns() : args.classes),
+          .stride = static_cast<int>(args.logits.columns())};
 }
 
 template <bool kSoftmax>
 CudaOpOr MakeLoss(const LossArgs& args, CudaOpBuilder& builder) {
   const LossRows rows = RowsOf(args, builder);
-  const bool vector = rows.classes % 4 == 0;
+  // Groups of four, and those of dense labels, begin at multiples of 16 bytes.
+  const bool vector = rows.stride % 4 == 0 && (rows.dense == nullptr || rows.classes % 4 == 0);
   const auto kernel =
       vector ? KernelFor<kSoftmax, 4>(args.grad_logits) : KernelFor<kSoftmax, 1>(args.grad_logits);
-  const int64_t groups = CeilDivide(rows.classes, vector ? 4 : 1);
+  const int64_t groups = CeilDivide(rows.stride, vector ? 4 : 1);
   const auto threads = static_cast<unsigned>(
       std::min<int64_t>(kThreadsMax, CeilDivide(groups, kWarpLanes) * kWarpLanes));
   double* loss_sum = builder.Memory<double>(args.loss_sum);

@@ -17,16 +17,16 @@
 namespace vitscale::cuda {
 
 struct LossRows {
-  const float* logits;     // [batch, classes]
+  const float* logits;     // [batch, stride]
   const int32_t* ids;      // kClassId: [batch]; kSparse: [id_count]
   const int32_t* offsets;  // kSparse: [batch + 1]
   const float* dense;      // kDense: [batch, classes]
   const float* valid;      // [batch], or null
-  void* grad;              // [batch, classes], or null
+  void* grad;              // [batch, stride], or null
   double* losses;          // [batch]
   int64_t* hits;           // [batch]
   int64_t batch, id_count;
-  int classes;
+  int classes, stride;  // of logits; what lies between is padding
 };
 
 struct LossShared {
@@ -34,6 +34,24 @@ struct LossShared {
   WarpSlots<float> values;
   WarpSlots<int> indexes;
 };
+
+// ---- padding ------------------------------------------------------------------------------------
+
+// `values` of classes c to c + kVec - 1, with `filler` for those that are padding.
+template <int kVec>
+__device__ inline Floats<kVec> WithoutPadding(Floats<kVec> values, int c, int classes,
+                                              float filler) {
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) {
+    if (c + i >= classes) values[i] = filler;
+  }
+  return values;
+}
+
+template <int kVec>
+__device__ inline Floats<kVec> LogitsAt(const float* logits, int c, int classes) {
+  return WithoutPadding(LoadFloats<kVec>(logits + c), c, classes, -INFINITY);
+}
 
 // ---- targets ------------------------------------------------------------------------------------
 
@@ -66,12 +84,13 @@ __device__ inline bool OwnsLabel(const Targets& targets) {
   return false;
 }
 
-// The targets of classes c to c + kVec - 1. A class named twice is one target of the sigmoid loss
-// and two of the softmax loss.
+// The targets of classes c to c + kVec - 1, none of padding. A class named twice is one target of
+// the sigmoid loss and two of the softmax loss.
 template <bool kSoftmax, int kVec>
-__device__ inline Floats<kVec> TargetsAt(const Targets& targets, bool owns_label, int c) {
-  if (targets.dense != nullptr) return LoadFloats<kVec>(targets.dense + c);
+__device__ inline Floats<kVec> TargetsAt(const Targets& targets, bool owns_label, int c,
+                                         int classes) {
   Floats<kVec> y = ZeroFloats<kVec>();
+  if (targets.dense != nullptr) return c < classes ? LoadFloats<kVec>(targets.dense + c) : y;
   if (!owns_label) return y;
   for (int64_t i = 0; i < targets.count; ++i) {
     const int id = targets.ids[i];
@@ -134,9 +153,9 @@ __device__ inline void KeepImage(const LossRows& rows, int64_t image, const Targ
 template <int kVec, typename Grad>
 __device__ inline void LeaveOut(const LossRows& rows, int64_t image) {
   if constexpr (kIsPresent<Grad>) {
-    Grad* grad = static_cast<Grad*>(rows.grad) + image * rows.classes;
+    Grad* grad = static_cast<Grad*>(rows.grad) + image * rows.stride;
     const int step = static_cast<int>(blockDim.x) * kVec;
-    for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.classes; c += step) {
+    for (int c = static_cast<int>(threadIdx.x) * kVec; c < rows.stride; c += step) {
       StoreFloats(grad + c, ZeroFloats<kVec>());
     }
   }

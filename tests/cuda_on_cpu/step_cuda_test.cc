@@ -65,7 +65,8 @@ const Case kCases[] = {
     {"cls_softmax_dim128", 128, PoolKind::kCls, LossKind::kSoftmax},
 };
 
-PlanRequest RequestOf(const Case& c, Precision precision) {
+// Plans for cards pad logits: 11 classes become rows of 16.
+PlanRequest RequestOf(const Case& c, Precision precision, DeviceKind device) {
   PlanRequest request;
   request.model.SetShape(
       {.patch = 4, .width = 2 * c.head_dim, .depth = 2, .heads = 2, .mlp_width = 72});
@@ -86,6 +87,7 @@ PlanRequest RequestOf(const Case& c, Precision precision) {
   request.labels = c.labels;
   request.sparse_labels_per_image = 2;
   request.polyak = true;
+  request.device = device;
   return request;
 }
 
@@ -115,8 +117,9 @@ TensorView WholeArena(Arena arena, int64_t bytes) {
 // A replica on one backend.
 class Replica {
  public:
-  Replica(const Case& c, Precision precision, const BackendMaker& make) : case_(c) {
-    plan_ = MakePlan(RequestOf(c, precision)).value();
+  Replica(const Case& c, Precision precision, DeviceKind device, const BackendMaker& make)
+      : case_(c) {
+    plan_ = MakePlan(RequestOf(c, precision, device)).value();
     auto backend = make();
     Check(backend.status());
     backend_ = *std::move(backend);
@@ -341,19 +344,19 @@ void ExpectBf16StepOfTheCpu(Replica& cuda, Replica& cpu, Replica& exact) {
 
 // `cuda` has made Step(7).
 void ExpectStepOfTheCpu(Replica& cuda, Case c, Precision precision) {
-  Replica cpu(c, precision, CpuMaker(precision));
+  Replica cpu(c, precision, DeviceKind::kCpu, CpuMaker(precision));
   cpu.Step(7);
   if (precision == Precision::kF32 && c.residual == DType::kF32) {
     return ExpectF32StepOfTheCpu(cuda, cpu);
   }
   c.residual = DType::kF32;
-  Replica exact(c, Precision::kF32, CpuMaker(Precision::kF32));
+  Replica exact(c, Precision::kF32, DeviceKind::kCpu, CpuMaker(Precision::kF32));
   exact.Step(7);
   ExpectBf16StepOfTheCpu(cuda, cpu, exact);
 }
 
 TEST_P(StepCudaTest, LossAndEveryGradientAreThoseOfTheCpu) {
-  Replica cuda(test_case(), precision(), Cuda());
+  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cuda.Step(7);
   ExpectStepOfTheCpu(cuda, test_case(), precision());
 }
@@ -365,13 +368,13 @@ TEST_P(StepCudaTest, EveryLevelOfRecomputeGivesTheSameBitsAndTheyAreNearTheCpu) 
     Case c = test_case();
     c.residual = residual;
     c.recompute = RecomputeLevel::kNone;
-    Replica keeps_all(c, precision(), Cuda());
+    Replica keeps_all(c, precision(), DeviceKind::kCuda, Cuda());
     keeps_all.Step(7);
     ExpectStepOfTheCpu(keeps_all, c, precision());
     for (const auto level : {RecomputeLevel::kGeluAndLayerNorm, RecomputeLevel::kBlock}) {
       SCOPED_TRACE(absl::StrCat(RecomputeName(level), ", residual ", DTypeName(residual)));
       c.recompute = level;
-      Replica again(c, precision(), Cuda());
+      Replica again(c, precision(), DeviceKind::kCuda, Cuda());
       again.Step(7);
       EXPECT_EQ(again.LossSum(), keeps_all.LossSum());
       EXPECT_TRUE(GradientsOf(again) == GradientsOf(keeps_all));
@@ -381,8 +384,8 @@ TEST_P(StepCudaTest, EveryLevelOfRecomputeGivesTheSameBitsAndTheyAreNearTheCpu) 
 
 // From the same gradients and the same state: optimizer, average and the weights that come of it.
 TEST_P(StepCudaTest, UpdateAndEvaluationAreThoseOfTheCpu) {
-  Replica cpu(test_case(), precision(), CpuMaker(precision()));
-  Replica cuda(test_case(), precision(), Cuda());
+  Replica cpu(test_case(), precision(), DeviceKind::kCpu, CpuMaker(precision()));
+  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cpu.Step(7);
   for (int64_t step = 0; step < 2; ++step) {
     cuda.WriteArena(Arena::kGradients, cpu.ReadArena(Arena::kGradients));
@@ -405,7 +408,7 @@ TEST_P(StepCudaTest, UpdateAndEvaluationAreThoseOfTheCpu) {
 }
 
 TEST_P(StepCudaTest, ClosedGateChangesNoBitOfTheState) {
-  Replica cuda(test_case(), precision(), Cuda());
+  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cuda.Step(7);
   constexpr Arena kState[] = {Arena::kParameters, Arena::kMomentum, Arena::kSecondMoment,
                               Arena::kAverage};
@@ -418,8 +421,8 @@ TEST_P(StepCudaTest, ClosedGateChangesNoBitOfTheState) {
 }
 
 TEST_P(StepCudaTest, DigestOfTheSameBytesIsThatOfTheCpu) {
-  Replica cpu(test_case(), precision(), CpuMaker(precision()));
-  Replica cuda(test_case(), precision(), Cuda());
+  Replica cpu(test_case(), precision(), DeviceKind::kCpu, CpuMaker(precision()));
+  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cpu.Step(7);
   cpu.Update(0);
   const int64_t before = cuda.Digest();
@@ -432,7 +435,7 @@ TEST_P(StepCudaTest, DigestOfTheSameBytesIsThatOfTheCpu) {
 
 // Gradients, state and statistics of two steps and an evaluation.
 std::vector<Bytes> RunOf(const Case& c, Precision precision, const BackendMaker& make) {
-  Replica replica(c, precision, make);
+  Replica replica(c, precision, DeviceKind::kCuda, make);
   for (int64_t step = 0; step < 2; ++step) {
     replica.Step(static_cast<uint64_t>(10 * step));
     replica.Update(step);
@@ -454,7 +457,7 @@ TEST_P(StepCudaTest, TwoRunsGiveTheSameBits) {
 
 #ifdef VITSCALE_CUDA_ON_CPU
 TEST_P(StepCudaTest, NothingIsAllocatedAfterTheFirstStep) {
-  Replica cuda(test_case(), precision(), Cuda());
+  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cuda.Step(7);
   cuda.Update(0);
   const int64_t allocations = cuda_on_cpu::Counts().allocations;

@@ -30,7 +30,19 @@ struct LossProblem {
   Doubles ids, offsets;  // kClassId, kSparse
   Doubles dense;         // kDense
   Doubles valid;         // empty: absent
+  double padding = 0.0;  // what padded logits hold there
+  bool padded = false;
 };
+
+// Rows of `columns` values, each followed by `filler` up to the padded width.
+inline Doubles PaddedRows(const Doubles& values, int64_t columns, double filler) {
+  Doubles padded;
+  for (auto row = values.begin(); row != values.end(); row += columns) {
+    padded.insert(padded.end(), row, row + columns);
+    padded.resize(padded.size() + PadColumns(columns) - columns, filler);
+  }
+  return padded;
+}
 
 // 0 to 3 labels an image, and the first of three once more; last comes capacity that nobody owns.
 inline void AddSparseLabels(const Doubles& picks, LossProblem& p) {
@@ -80,12 +92,14 @@ inline void MakeImpossible(LossProblem& p, int64_t b, double impossible = -INFIN
 // The sums begin at 100 and 1000, for those who add to them. kNoGradient: as in evaluation.
 template <typename Bench>
 LossArgs AddLossOperands(const LossProblem& p, DType grad_type, Bench& bench) {
-  const Shape shape = {p.batch, p.classes};
+  const Shape shape = {p.batch, p.padded ? PadColumns(p.classes) : p.classes};
   LossArgs args;
-  args.logits = bench.Input("logits", DType::kF32, shape, p.logits);
+  args.logits = bench.Input("logits", DType::kF32, shape,
+                            p.padded ? PaddedRows(p.logits, p.classes, p.padding) : p.logits);
+  if (p.padded) args.classes = p.classes;
   args.labels.kind = p.kind;
   if (p.kind == LabelKind::kDense) {
-    args.labels.dense = bench.Input("dense", DType::kF32, shape, p.dense, Arena::kInput);
+    args.labels.dense = bench.Input("dense", DType::kF32, {p.batch, p.classes}, p.dense, Arena::kInput);
   } else {
     args.labels.ids =
         bench.Input("ids", DType::kI32, {static_cast<int64_t>(p.ids.size())}, p.ids, Arena::kInput);

@@ -47,10 +47,10 @@ std::string ShapeOf(const Op& op) {
   }
   if (const auto* a = std::get_if<LinearGradInputArgs>(&op)) {
     return Matmul(a->pre_activation.present() ? "LinearGradInput+dGelu" : "LinearGradInput",
-                  a->grad_y.rows(), a->grad_y.columns(), a->grad_x.columns());
+                  a->grad_y.rows(), Columns(a->weight), a->grad_x.columns());
   }
   if (const auto* a = std::get_if<LinearGradWeightArgs>(&op)) {
-    return Matmul("LinearGradWeight", a->x.rows(), a->x.columns(), a->grad_y.columns());
+    return Matmul("LinearGradWeight", a->x.rows(), a->x.columns(), Columns(a->grad_weight));
   }
   return OpName(op);
 }

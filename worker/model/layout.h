@@ -67,6 +67,7 @@ struct ModelLayout {
   int64_t head_rows =
       0;  // images whose logits exist at a time; below `batch` it is a multiple of 64.
           // 0: all. Gradients of the classifier are then summed piece by piece
+  bool padded_logits = false;  // rows of logits and of their gradient are padded, as cards like it
   float range_min = -1.0f, range_max = 1.0f;
   ParamTable table;
   std::vector<Bucket> buckets;

@@ -38,8 +38,9 @@ const TensorView& VitBuilder::ClassifierInput() const {
 void VitBuilder::Loss() {
   const int64_t rows = layout_.head_rows > 0 ? std::min(layout_.head_rows, batch_) : batch_;
   in_pieces_ = rows < batch_;
-  head_.logits = New("logits", DType::kF32, rows, m_.classes);
-  if (training_) grad_logits_ = New("grad_logits", compute_, rows, m_.classes);
+  const int64_t columns = layout_.padded_logits ? PadColumns(m_.classes) : m_.classes;
+  head_.logits = New("logits", DType::kF32, rows, columns);
+  if (training_) grad_logits_ = New("grad_logits", compute_, rows, columns);
   if (training_ && in_pieces_) NewGradOfClassifierInput();
   for (int64_t first = 0; first < batch_; first += rows) {
     const int64_t count = std::min(rows, batch_ - first);
@@ -50,6 +51,7 @@ void VitBuilder::Loss() {
 
 void VitBuilder::LossOf(int64_t first, int64_t count) {
   LossArgs loss;
+  loss.classes = m_.classes;
   loss.logits = Rows(head_.logits, 0, count);
   program_.Add(LinearArgs{.x = Rows(ClassifierInput(), first, count),
                           .weight = Kernel("head/kernel"),

@@ -30,10 +30,10 @@ int64_t Allocated(int64_t bytes) {
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t Elements(const WeightParts& parts) {
-  int64_t elements = 0;
-  for (const TensorView& part : parts) elements += part.elements();
-  return elements;
+int64_t Columns(const WeightParts& parts) {
+  int64_t columns = 0;
+  for (const TensorView& part : parts) columns += part.columns();
+  return columns;
 }
 
 DType MultipliedAs(const TensorView& operand, bool full_precision) {
@@ -43,17 +43,18 @@ DType MultipliedAs(const TensorView& operand, bool full_precision) {
 // ---- weights
 // -------------------------------------------------------------------------------------
 
-// Both directions of a matmul read the same copy; an f32 weight in one part is its own.
+// Both directions of a matmul read the same copy; an f32 weight in one part without padding is its
+// own.
 class WeightSurvey {
  public:
   void operator()(const LinearArgs& a) {
     const DType input = MultipliedAs(a.x, a.full_precision);
-    Note(a.weight, input);
+    Note(a.weight, input, a.y.columns());
     const bool unfused = input == DType::kF32 && a.y.dtype == DType::kBf16;
-    if (!a.bias.empty()) Note(a.bias, unfused ? DType::kF32 : a.y.dtype);
+    if (!a.bias.empty()) Note(a.bias, unfused ? DType::kF32 : a.y.dtype, a.y.columns());
   }
   void operator()(const LinearGradInputArgs& a) {
-    Note(a.weight, MultipliedAs(a.grad_y, a.full_precision));
+    Note(a.weight, MultipliedAs(a.grad_y, a.full_precision), a.grad_y.columns());
   }
   template <typename Other>
   void operator()(const Other&) {}
@@ -65,9 +66,10 @@ class WeightSurvey {
   }
 
  private:
-  void Note(const WeightParts& parts, DType dtype) {
-    if (dtype == DType::kF32 && parts.size() == 1) return;
-    copies_[{parts[0].offset, static_cast<int>(dtype)}] = Elements(parts) * DTypeBytes(dtype);
+  void Note(const WeightParts& parts, DType dtype, int64_t columns) {
+    if (dtype == DType::kF32 && parts.size() == 1 && columns == Columns(parts)) return;
+    copies_[{parts[0].offset, static_cast<int>(dtype)}] =
+        parts[0].elements() / parts[0].columns() * columns * DTypeBytes(dtype);
   }
   std::map<std::tuple<int64_t, int>, int64_t> copies_;  // by place and dtype
 };

@@ -15,10 +15,10 @@ struct FlopsOfOp {
     return Matmul(a.x.rows(), a.x.columns(), Columns(a.weight));
   }
   double operator()(const LinearGradInputArgs& a) const {
-    return Matmul(a.grad_y.rows(), a.grad_x.columns(), a.grad_y.columns());
+    return Matmul(a.grad_y.rows(), a.grad_x.columns(), Columns(a.weight));
   }
   double operator()(const LinearGradWeightArgs& a) const {
-    return Matmul(a.x.rows(), a.x.columns(), a.grad_y.columns());
+    return Matmul(a.x.rows(), a.x.columns(), Columns(a.grad_weight));
   }
   // Scores and weighted sum; backward has two matmuls for each.
   double operator()(const SelfAttentionArgs& a) const {

@@ -153,6 +153,7 @@ ModelLayout MakeLayout(const PlanRequest& r, ArenaLayout& input, ArenaLayout& st
   layout.training = r.training;
   layout.batch = r.batch_micro;
   layout.head_rows = HeadRows(r.batch_micro, r.model.classes, r.logit_bytes_max);
+  layout.padded_logits = r.device == DeviceKind::kCuda;
   layout.range_min = r.range_min;
   layout.range_max = r.range_max;
   layout.table = ParamTable(r.model, r.optimizer);

@@ -27,6 +27,21 @@ void Line(std::string& text, absl::string_view name, absl::string_view value) {
   absl::StrAppendFormat(&text, "%-22s %s\n", name, value);
 }
 
+void BatchLines(std::string& text, const Plan& plan) {
+  Line(text, "batch",
+       absl::StrCat(plan.request.batch_global, " images per step in micro-batches of ",
+                    plan.request.batch_micro,
+                    plan.layout.head_rows < plan.request.batch_micro
+                        ? absl::StrCat(", logits of ", plan.layout.head_rows, " at a time")
+                        : ""));
+  const int64_t classes = plan.request.model.classes;
+  if (plan.layout.padded_logits && PadColumns(classes) != classes) {
+    Line(text, "logits",
+         absl::StrCat(classes, " classes in rows of ", PadColumns(classes),
+                      ": the padding is in no sum"));
+  }
+}
+
 void ModelLines(std::string& text, const Plan& plan) {
   const ModelConfig& m = plan.request.model;
   Line(text, "model",
@@ -53,12 +68,7 @@ void ModelLines(std::string& text, const Plan& plan) {
                        "training",
                        plan.flops.forward / 1e9, plan.flops.trunk / 1e9,
                        plan.flops.paper_table / 1e9, plan.flops.training() / 1e9));
-  Line(text, "batch",
-       absl::StrCat(plan.request.batch_global, " images per step in micro-batches of ",
-                    plan.request.batch_micro,
-                    plan.layout.head_rows < plan.request.batch_micro
-                        ? absl::StrCat(", logits of ", plan.layout.head_rows, " at a time")
-                        : ""));
+  BatchLines(text, plan);
   Line(text, "precision",
        absl::StrCat(PrecisionName(plan.request.precision), ", residual stream ",
                     DTypeName(plan.request.model.residual)));

@@ -2,9 +2,12 @@
 // recompute that follows.
 
 #include <string>
+#include <variant>
 
 #include "tests/status_matchers.h"
+#include "worker/model/vit.h"
 #include "worker/plan/card_bytes.h"
+#include "worker/plan/cost.h"
 #include "worker/plan/memory_table.h"
 #include "worker/plan/plan.h"
 
@@ -59,6 +62,33 @@ TEST(CardBytesTest, AreThoseThatAnH200WasSeenToHold) {
     const double planned = static_cast<double>(Planned(request).card_bytes());
     EXPECT_NEAR(planned / run.bytes, 1.0, 0.003) << run.variant;
   }
+}
+
+// Loss and matmuls of the head see rows of 29,600; parameters, gradients and FLOPs stay those of
+// 29,593 classes.
+TEST(CardPlanTest, PadsRowsOfLogitsToEightClassesAndNothingElse) {
+  PlanRequest on_card = Largest(8), on_cpu = on_card;
+  on_cpu.device = DeviceKind::kCpu;
+  const Plan padded = Planned(on_card), dense = Planned(on_cpu);
+  EXPECT_TRUE(padded.layout.padded_logits);
+  EXPECT_FALSE(dense.layout.padded_logits);
+  EXPECT_EQ(Bytes(padded, Arena::kParameters), Bytes(dense, Arena::kParameters));
+  EXPECT_EQ(padded.hash, dense.hash);
+  Program step = BuildStep(padded.layout, {true, true});
+  Program step_on_cpu = BuildStep(dense.layout, {true, true});
+  EXPECT_EQ(CostOf(step).flops, CostOf(step_on_cpu).flops);
+  int losses = 0;
+  for (const Op& op : step.ops()) {
+    const auto* loss = std::get_if<SigmoidLossArgs>(&op);
+    if (loss == nullptr) continue;
+    EXPECT_EQ(loss->classes, 29593);
+    EXPECT_EQ(loss->logits.columns(), 29600);
+    EXPECT_EQ(loss->grad_logits.columns(), 29600);
+    ++losses;
+  }
+  EXPECT_EQ(losses, 1);
+  EXPECT_THAT(PlanOn(on_card, 80 * kGiB), HasSubstr("29593 classes in rows of 29600"));
+  EXPECT_THAT(PlanOn(OnCard("S/16", 8), 80 * kGiB), Not(HasSubstr("classes in rows")));
 }
 
 TEST(CardBytesTest, WhatTheLoaderAndASaveHoldIsTheHostsAndNotTheCards) {
