@@ -1,7 +1,5 @@
 #include "kernels/backend_factory.h"
 
-#include <atomic>
-
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
@@ -25,24 +23,12 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
 absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(
     const CommunicatorOptions& options) {
   if (!absl::StartsWith(options.device, "cuda:")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a communicator between devices: device is '", options.device,
-                     "', want cuda:<index>"));
+    return absl::InvalidArgumentError(absl::StrCat("a communicator between devices: device is '",
+                                                   options.device, "', want cuda:<index>"));
   }
   const absl::StatusOr<const PluginApi*> plugin = LoadPlugin(kCudaPluginFile);
   if (!plugin.ok()) return Annotate(plugin.status(), options.device);
   return (*plugin)->create_communicator(options);
-}
-
-// Asked for every bucket of a step, so the plugin is looked for once.
-absl::Span<std::byte> DeviceBytes(Backend& backend, Arena arena) {
-  static std::atomic<const PluginApi*> opened{nullptr};
-  if (opened == nullptr) {
-    const absl::StatusOr<const PluginApi*> plugin = LoadPlugin(kCudaPluginFile);
-    if (!plugin.ok()) return {};
-    opened = *plugin;
-  }
-  return opened.load()->device_bytes(backend, arena);
 }
 
 BackendInfo DescribeCpu(const BackendOptions& options) { return cpu::DescribeCpuBackend(options); }

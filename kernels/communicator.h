@@ -40,8 +40,9 @@ class Communicator {
   // Once, first. Returns when all ranks have called it.
   virtual absl::Status Connect(absl::string_view id, int rank, int world_size,
                                absl::Duration timeout) = 0;
-  // Replaces `values`, memory of the device that is complete, by their sum over all ranks: begins
-  // it and returns. It is done when an AllGather that was asked for later has returned.
+  // Replaces `values`, memory of the device (Backend::DeviceBytes) that is complete, by their sum
+  // over all ranks: begins it and returns. It is done when an AllGather that was asked for later
+  // has returned.
   virtual absl::Status AllReduceSum(absl::Span<float> values) = 0;
   // `own`, bytes of the host, from all ranks in rank order; of one size, which is not 0.
   virtual absl::Status AllGather(absl::string_view own, absl::Span<char> all) = 0;
@@ -64,10 +65,6 @@ struct CommunicatorOptions {
 // INVALID_ARGUMENT: a device that has no communicators.
 absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicator(
     const CommunicatorOptions& options);
-
-// Where an arena lies in the memory of the device of `backend`, one of the plugin: not for the host
-// to touch. Empty for other backends: they have HostBytes.
-absl::Span<std::byte> DeviceBytes(Backend& backend, Arena arena);
 
 }  // namespace vitscale
 

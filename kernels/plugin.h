@@ -29,7 +29,6 @@ struct PluginApi {
       nullptr;
   absl::StatusOr<std::unique_ptr<Communicator>> (*create_communicator)(
       const CommunicatorOptions& options) = nullptr;
-  absl::Span<std::byte> (*device_bytes)(Backend& backend, Arena arena) = nullptr;
 };
 using PluginEntry = const PluginApi* (*)();
 
@@ -45,8 +44,8 @@ std::string SizesOf(const std::variant<Args...>*) {
 inline std::string PluginTag(const char* revision, const char* interface_hash) {
   return absl::StrCat("revision ", revision, ", interface ", interface_hash, ", compiler ",
                       __VERSION__, ", structs ", SizesOf(static_cast<const Op*>(nullptr)), ".",
-                      sizeof(BackendOptions), ".", sizeof(BackendInfo), ".", sizeof(StepScalars), ".",
-                      sizeof(CommunicatorOptions));
+                      sizeof(BackendOptions), ".", sizeof(BackendInfo), ".", sizeof(StepScalars),
+                      ".", sizeof(CommunicatorOptions));
 }
 
 }  // namespace vitscale

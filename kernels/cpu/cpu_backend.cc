@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -65,6 +66,8 @@ class Builder : public CpuOpBuilder {
   int64_t panel_items() const override { return panel_items_; }
   PackedWeights& weights() override { return weights_; }
   const Op* next() const override { return next_; }
+  void LeaveRows(std::set<WeightKey> weights) override { rows_left_ = std::move(weights); }
+  std::set<WeightKey> TakeLeftRows() override { return std::exchange(rows_left_, {}); }
   void RequestScratch(int64_t bytes) override {
     program_.scratch_bytes = std::max(program_.scratch_bytes, bytes);
   }
@@ -101,6 +104,7 @@ class Builder : public CpuOpBuilder {
   int64_t batch_ = 0;
   int64_t panel_items_ = 1;
   const Op* next_ = nullptr;
+  std::set<WeightKey> rows_left_;
   absl::Status status_;
 };
 
@@ -134,15 +138,15 @@ class CpuBackend : public Backend {
       : info_(std::move(info)), isa_(isa), pool_(threads), weights_(isa, packed_per_use) {}
 
   BackendInfo info() const override { return info_; }
-  absl::Status Allocate(const ArenaBytes& bytes) override;
   absl::Status Run(PreparedProgram& program, const StepScalars& scalars, MarkerSink* sink) override;
-  absl::Status Write(const TensorView& to, absl::Span<const std::byte> from) override;
-  absl::Status Read(const TensorView& from, absl::Span<std::byte> to) override;
   absl::Span<std::byte> HostBytes(Arena arena) override;
   BackendMemory memory() const override;
 
  protected:
+  absl::Status DoAllocate(const ArenaBytes& bytes) override;
   absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) override;
+  absl::Status DoWrite(const TensorView& to, absl::Span<const std::byte> from) override;
+  absl::Status DoRead(const TensorView& from, absl::Span<std::byte> to) override;
 
  private:
   std::byte* Address(const TensorView& view) const {
@@ -154,28 +158,19 @@ class CpuBackend : public Backend {
   const BackendInfo info_;
   const Isa isa_;
   ThreadPool pool_;
-  bool allocated_ = false;
-  ArenaBytes bytes_{};
   Arenas arenas_;
   PackedWeights weights_;
   std::vector<Memory> scratch_;  // one per thread, for whatever program runs
   int64_t reserved_bytes_ = 0;   // by all programs ever prepared
 };
 
-absl::Status CpuBackend::Allocate(const ArenaBytes& bytes) {
-  if (allocated_) return absl::FailedPreconditionError("arenas are allocated already, want once");
+absl::Status CpuBackend::DoAllocate(const ArenaBytes& bytes) {
   Arenas arenas;
   for (int i = 0; i < kArenaCount; ++i) {
-    const char* name = ArenaName(static_cast<Arena>(i));
-    if (bytes[i] < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, ": ", bytes[i], " bytes, want 0 or more"));
-    }
-    VITSCALE_ASSIGN_OR_RETURN(arenas[i], Memory::Allocate(bytes[i], name));
+    VITSCALE_ASSIGN_OR_RETURN(arenas[i],
+                              Memory::Allocate(bytes[i], ArenaName(static_cast<Arena>(i))));
   }
   arenas_ = std::move(arenas);
-  bytes_ = bytes;
-  allocated_ = true;
   return absl::OkStatus();
 }
 
@@ -226,9 +221,7 @@ absl::Status CpuBackend::AddSteps(Program& program, Builder& builder, CpuProgram
 }
 
 absl::StatusOr<std::unique_ptr<PreparedProgram>> CpuBackend::DoPrepare(Program program) {
-  VITSCALE_RETURN_IF_ERROR(CheckBounds(program, bytes_));
   auto prepared = std::make_unique<CpuProgram>();
-  (void)weights_.TakeLeftRows();  // of a program that could not be bound to its end
   Builder builder(isa_, pool_.size(), arenas_, weights_, *prepared);
   VITSCALE_RETURN_IF_ERROR(AddSteps(program, builder, *prepared));
   VITSCALE_RETURN_IF_ERROR(GrowScratch(prepared->scratch_bytes));
@@ -259,15 +252,13 @@ absl::Status CpuBackend::Run(PreparedProgram& program, const StepScalars& scalar
   return absl::OkStatus();
 }
 
-absl::Status CpuBackend::Write(const TensorView& to, absl::Span<const std::byte> from) {
-  VITSCALE_RETURN_IF_ERROR(CheckHostCopy(to, bytes_, from.size()));
-  if (!from.empty()) std::memcpy(Address(to), from.data(), from.size());
+absl::Status CpuBackend::DoWrite(const TensorView& to, absl::Span<const std::byte> from) {
+  std::memcpy(Address(to), from.data(), from.size());
   return absl::OkStatus();
 }
 
-absl::Status CpuBackend::Read(const TensorView& from, absl::Span<std::byte> to) {
-  VITSCALE_RETURN_IF_ERROR(CheckHostCopy(from, bytes_, to.size()));
-  if (!to.empty()) std::memcpy(to.data(), Address(from), to.size());
+absl::Status CpuBackend::DoRead(const TensorView& from, absl::Span<std::byte> to) {
+  std::memcpy(to.data(), Address(from), to.size());
   return absl::OkStatus();
 }
 

@@ -36,6 +36,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <set>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -46,6 +47,7 @@
 namespace vitscale::cpu {
 
 class PackedWeights;  // packed_weights.h
+struct WeightKey;     // packed_weights.h
 
 // What a call of Run knows besides its items.
 struct RunContext {
@@ -92,6 +94,11 @@ class CpuOpBuilder {
   virtual PackedWeights& weights() = 0;
   // The op that follows in the program, null at its end.
   virtual const Op* next() const = 0;
+
+  // An op that updates parameters says that it packs the rows of these weights itself; a
+  // PrepareWeights that comes later in the program takes them over, once, and makes the rest.
+  virtual void LeaveRows(std::set<WeightKey> weights) = 0;
+  virtual std::set<WeightKey> TakeLeftRows() = 0;
 
   // For ops that work row by row and have no batch of their own.
   RowTiling TileRows(int64_t rows) const {
@@ -146,7 +153,7 @@ CpuOpOr MakeCpuOp(const GradStatsArgs& args, CpuOpBuilder& builder);          //
 CpuOpOr MakeCpuOp(const AdafactorApplyArgs& args, CpuOpBuilder& builder);     // adafactor.cc
 CpuOpOr MakeCpuOp(const AdamWApplyArgs& args, CpuOpBuilder& builder);         // adamw.cc
 CpuOpOr MakeCpuOp(const SgdApplyArgs& args, CpuOpBuilder& builder);           // sgd.cc
-CpuOpOr MakeCpuOp(const PrepareWeightsArgs& args, CpuOpBuilder& builder);     // packed_weights.cc
+CpuOpOr MakeCpuOp(const PrepareWeightsArgs& args, CpuOpBuilder& builder);     // prepare_weights.cc
 CpuOpOr MakeCpuOp(const PolyakAverageArgs& args, CpuOpBuilder& builder);      // elementwise.cc
 CpuOpOr MakeCpuOp(const DigestArgs& args, CpuOpBuilder& builder);             // digest.cc
 CpuOpOr MakeCpuOp(const FillArgs& args, CpuOpBuilder& builder);               // elementwise.cc

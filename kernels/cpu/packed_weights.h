@@ -17,8 +17,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -79,11 +77,6 @@ class PackedWeights {
   // Makes the copies anew that are not packed by rows.
   void PackBlobs(const WeightKey& key, std::byte* scratch) const;
 
-  // The op that is bound says that it packs the rows of these weights itself; the PrepareWeights
-  // that follows takes them over and makes the blobs alone.
-  void LeaveRows(std::set<WeightKey> keys) { rows_left_ = std::move(keys); }
-  std::set<WeightKey> TakeLeftRows() { return std::exchange(rows_left_, {}); }
-
   // Of all copies, or of the buffer.
   int64_t bytes() const { return per_use_ ? shared_bytes_ : bytes_; }
   // The blob of the largest weight that BeginUses' ops pack from one.
@@ -116,7 +109,6 @@ class PackedWeights {
   const Isa isa_;
   const bool per_use_;
   std::map<WeightKey, Copies> weights_;  // those that persist
-  std::set<WeightKey> rows_left_;
   std::deque<Memory> blocks_;
   int64_t block_used_ = 0;  // of the last
   int64_t bytes_ = 0;

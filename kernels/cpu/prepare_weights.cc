@@ -17,9 +17,9 @@ namespace {
 // before.
 class PrepareWeightsOp : public CpuOp {
  public:
-  PrepareWeightsOp(std::vector<WeightKey> keys, PackedWeights& weights)
+  PrepareWeightsOp(std::vector<WeightKey> keys, const std::set<WeightKey>& rows_left,
+                   const PackedWeights& weights)
       : keys_(std::move(keys)), weights_(weights) {
-    const std::set<WeightKey> rows_left = weights.TakeLeftRows();
     for (size_t i = 0; i < keys_.size(); ++i) {
       if (rows_left.count(keys_[i]) > 0) {
         slabs_.push_back({i, kBlobs});
@@ -58,7 +58,8 @@ CpuOpOr MakeCpuOp(const PrepareWeightsArgs& args, CpuOpBuilder& builder) {
     keys.push_back(BindWeight(weight, builder));
     builder.RequestScratch(PackedWeights::BlobBytes(keys.back()));
   }
-  return std::make_unique<PrepareWeightsOp>(std::move(keys), builder.weights());
+  return std::make_unique<PrepareWeightsOp>(std::move(keys), builder.TakeLeftRows(),
+                                            builder.weights());
 }
 
 }  // namespace vitscale::cpu

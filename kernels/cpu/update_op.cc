@@ -121,7 +121,7 @@ void UpdateOp::TakeRows(const PrepareWeightsArgs& next, CpuOpBuilder& builder) {
       tensor.columns = kept.outs[part];
     }
   }
-  builder.weights().LeaveRows(packed_);
+  builder.LeaveRows(packed_);
 }
 
 int64_t UpdateOp::items(int phase) const {

@@ -60,21 +60,23 @@ class MarkersUnderWay {
 class CudaBackend : public Backend {
  public:
   static absl::StatusOr<std::unique_ptr<Backend>> Create(Device device);
+  // What is freed waits for the device of this thread, which may be another one.
+  ~CudaBackend() override { (void)UseDevice(device_); }
 
   BackendInfo info() const override;
-  absl::Status Allocate(const ArenaBytes& bytes) override;
   absl::Status Run(PreparedProgram& program, const StepScalars& scalars, MarkerSink* sink) override;
-  absl::Status Write(const TensorView& to, absl::Span<const std::byte> from) override;
-  absl::Status Read(const TensorView& from, absl::Span<std::byte> to) override;
   absl::Span<std::byte> HostBytes(Arena /*arena*/) override { return {}; }
   BackendMemory memory() const override { return {weights_.bytes(), workspace_bytes_}; }
-  absl::Span<std::byte> DeviceBytes(Arena arena) const {
-    const int i = static_cast<int>(arena);
-    return absl::MakeSpan(arenas_[i].data(), static_cast<size_t>(bytes_[i]));
+  absl::Span<std::byte> DeviceBytes(Arena arena) override {
+    const DeviceMemory& memory = arenas_[static_cast<int>(arena)];
+    return {memory.data(), static_cast<size_t>(memory.bytes())};
   }
 
  protected:
+  absl::Status DoAllocate(const ArenaBytes& bytes) override;
   absl::StatusOr<std::unique_ptr<PreparedProgram>> DoPrepare(Program program) override;
+  absl::Status DoWrite(const TensorView& to, absl::Span<const std::byte> from) override;
+  absl::Status DoRead(const TensorView& from, absl::Span<std::byte> to) override;
 
  private:
   CudaBackend(Device device, CudaStream stream, HostStaging staging, std::unique_ptr<Blas> blas)
@@ -94,8 +96,6 @@ class CudaBackend : public Backend {
   HostStaging staging_;
   std::unique_ptr<Blas> blas_;
   DeviceWeights weights_;
-  bool allocated_ = false;
-  ArenaBytes bytes_{};
   Arenas arenas_;
   int64_t workspace_bytes_ = 0;  // of all programs prepared so far
   PinnedMemory host_scalars_;
@@ -129,29 +129,21 @@ BackendInfo CudaBackend::info() const {
   return info;
 }
 
-absl::Status CudaBackend::Allocate(const ArenaBytes& bytes) {
-  if (allocated_) return absl::FailedPreconditionError("arenas are allocated already, want once");
+absl::Status CudaBackend::DoAllocate(const ArenaBytes& bytes) {
   VITSCALE_RETURN_IF_ERROR(UseDevice(device_));
   Arenas arenas;
   for (int i = 0; i < kArenaCount; ++i) {
     const char* name = ArenaName(static_cast<Arena>(i));
-    if (bytes[i] < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, ": ", bytes[i], " bytes, want 0 or more"));
-    }
     VITSCALE_ASSIGN_OR_RETURN(arenas[i], DeviceMemory::Allocate(bytes[i], name));
     if (bytes[i] == 0) continue;
     VITSCALE_RETURN_IF_ERROR(CudaStatus(
         cudaMemsetAsync(arenas[i].data(), 0, static_cast<size_t>(bytes[i]), stream_.get()), name));
   }
   arenas_ = std::move(arenas);
-  bytes_ = bytes;
-  allocated_ = true;
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<PreparedProgram>> CudaBackend::DoPrepare(Program program) {
-  VITSCALE_RETURN_IF_ERROR(CheckBounds(program, bytes_));
   VITSCALE_RETURN_IF_ERROR(UseDevice(device_));
   const BinderResources resources{device_, arenas_, stream_, staging_, weights_, *blas_};
   VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<CudaProgram> prepared, BindProgram(program, resources));
@@ -197,14 +189,12 @@ absl::Status CudaBackend::Run(PreparedProgram& program, const StepScalars& scala
   return status;
 }
 
-absl::Status CudaBackend::Write(const TensorView& to, absl::Span<const std::byte> from) {
-  VITSCALE_RETURN_IF_ERROR(CheckHostCopy(to, bytes_, from.size()));
+absl::Status CudaBackend::DoWrite(const TensorView& to, absl::Span<const std::byte> from) {
   VITSCALE_RETURN_IF_ERROR(UseDevice(device_));
   return Annotate(staging_.Write(Address(to), from, stream_), to.name);
 }
 
-absl::Status CudaBackend::Read(const TensorView& from, absl::Span<std::byte> to) {
-  VITSCALE_RETURN_IF_ERROR(CheckHostCopy(from, bytes_, to.size()));
+absl::Status CudaBackend::DoRead(const TensorView& from, absl::Span<std::byte> to) {
   VITSCALE_RETURN_IF_ERROR(UseDevice(device_));
   return Annotate(staging_.Read(Address(from), to, stream_), from.name);
 }
@@ -217,11 +207,6 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions&
   auto backend = CudaBackend::Create(std::move(device));
   if (!backend.ok()) return Annotate(backend.status(), options.device);
   return backend;
-}
-
-absl::Span<std::byte> CudaDeviceBytes(Backend& backend, Arena arena) {
-  const auto* cuda = dynamic_cast<const CudaBackend*>(&backend);
-  return cuda != nullptr ? cuda->DeviceBytes(arena) : absl::Span<std::byte>();
 }
 
 }  // namespace vitscale::cuda

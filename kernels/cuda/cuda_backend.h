@@ -11,7 +11,6 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
 
@@ -19,9 +18,6 @@ namespace vitscale::cuda {
 
 // `options.device` is "cuda:<index>". FAILED_PRECONDITION: "no CUDA device: …".
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options);
-
-// See DeviceBytes in kernels/communicator.h. Empty for another backend.
-absl::Span<std::byte> CudaDeviceBytes(Backend& backend, Arena arena);
 
 }  // namespace vitscale::cuda
 

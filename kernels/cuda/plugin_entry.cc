@@ -8,7 +8,6 @@ extern "C" const vitscale::PluginApi* vitscale_plugin() {
   static const auto* tag =
       new std::string(vitscale::PluginTag(VITSCALE_REVISION, VITSCALE_INTERFACE));
   static const vitscale::PluginApi api{tag->c_str(), vitscale::cuda::CreateCudaBackend,
-                                       vitscale::cuda::CreateNcclCommunicator,
-                                       vitscale::cuda::CudaDeviceBytes};
+                                       vitscale::cuda::CreateNcclCommunicator};
   return &api;
 }

@@ -119,7 +119,7 @@ std::vector<std::string> CudaProgram::variants() const {
 
 absl::StatusOr<std::unique_ptr<CudaProgram>> BindProgram(const Program& program,
                                                          const BinderResources& resources) {
-  auto bound = std::make_unique<CudaProgram>();
+  auto bound = std::make_unique<CudaProgram>(resources.device);
   Builder builder(resources);
   VITSCALE_RETURN_IF_ERROR(BindOps(program, builder).status());
   VITSCALE_ASSIGN_OR_RETURN(bound->workspace, builder.AllocateAndRestart());

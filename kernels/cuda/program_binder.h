@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,12 +32,18 @@ struct CudaStep {
   std::optional<CudaEvent> reached;
 };
 
+// May be destroyed by a thread that uses another device.
 class CudaProgram : public PreparedProgram {
  public:
+  explicit CudaProgram(Device device) : device_(std::move(device)) {}
+  ~CudaProgram() override { (void)UseDevice(device_); }
   std::vector<std::string> variants() const override;
 
   std::vector<CudaStep> steps;
   DeviceMemory workspace;  // what ops reserved | scratch of all
+
+ private:
+  const Device device_;
 };
 
 // What programs of one backend share.

@@ -45,7 +45,7 @@ class CommunicatorTest : public testing::Test {
     ASSERT_THAT(backend_->Allocate(bytes), IsOk());
   }
   absl::Span<float> Gradients() {
-    const absl::Span<std::byte> bytes = DeviceBytes(*backend_, Arena::kGradients);
+    const absl::Span<std::byte> bytes = backend_->DeviceBytes(Arena::kGradients);
     return absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));
   }
   void Write(const std::vector<float>& values) {

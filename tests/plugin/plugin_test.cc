@@ -108,9 +108,8 @@ TEST(PluginTest, CudaBackendAloneBringsNoNcclIntoTheProcess) {
 }
 
 TEST(PluginTest, OtherBackendsHaveNoMemoryOfADevice) {
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const auto backend,
-                                CreateBackend({.device = "cpu", .threads = 1}));
-  EXPECT_TRUE(DeviceBytes(*backend, Arena::kGradients).empty());
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const auto backend, CreateBackend({.device = "cpu", .threads = 1}));
+  EXPECT_TRUE(backend->DeviceBytes(Arena::kGradients).empty());
 }
 
 TEST(PluginTest, DeviceThatIsNotThereIsRefused) {

@@ -67,7 +67,7 @@ class Model {
   absl::Span<float> BucketValues(int bucket) {
     const Bucket& slice = plan_.layout.buckets[bucket];
     const auto bytes =
-        CudaDeviceBytes(*backend_, Arena::kGradients).subspan(slice.offset_bytes, slice.bytes);
+        backend_->DeviceBytes(Arena::kGradients).subspan(slice.offset_bytes, slice.bytes);
     return absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));
   }
   // Part 1 of a step; images are those of this rank.

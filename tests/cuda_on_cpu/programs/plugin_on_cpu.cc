@@ -27,8 +27,7 @@ extern "C" const vitscale::PluginApi* vitscale_plugin() {
   static const auto* tag =
       new std::string(vitscale::PluginTag(VITSCALE_REVISION, VITSCALE_INTERFACE));
   static const vitscale::PluginApi api{tag->c_str(), vitscale::cuda::CreateCudaBackend,
-                                       vitscale::CreateCommunicatorOnCpu,
-                                       vitscale::cuda::CudaDeviceBytes};
+                                       vitscale::CreateCommunicatorOnCpu};
   vitscale::cuda_on_cpu::SetDeviceCount(vitscale::kDevices);
   if (const char* bytes = std::getenv("VITSCALE_CARD_BYTES"); bytes != nullptr) {
     vitscale::cuda_on_cpu::SetDeviceMemory(std::strtoll(bytes, nullptr, 10));

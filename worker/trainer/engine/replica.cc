@@ -6,7 +6,6 @@
 
 #include "kernels/base/bf16.h"
 #include "kernels/base/status.h"
-#include "kernels/communicator.h"
 #include "worker/model/vit.h"
 
 namespace vitscale {
@@ -91,7 +90,7 @@ absl::StatusOr<StepSums> Replica::Sums() {
 absl::Span<float> Replica::BucketValues(int bucket) {
   const Bucket& slice = plan_.layout.buckets[bucket];
   absl::Span<std::byte> arena = backend_->HostBytes(Arena::kGradients);
-  if (arena.empty()) arena = DeviceBytes(*backend_, Arena::kGradients);
+  if (arena.empty()) arena = backend_->DeviceBytes(Arena::kGradients);
   const absl::Span<std::byte> bytes = arena.subspan(slice.offset_bytes, slice.bytes);
   return absl::MakeSpan(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));
 }
