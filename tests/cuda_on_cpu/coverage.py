@@ -13,7 +13,7 @@ import sys
 def read_counters(build):
   """{file: {line: times executed}} of files under kernels/cuda."""
   counters = collections.defaultdict(lambda: collections.defaultdict(int))
-  for notes in sorted(pathlib.Path(build).rglob('vitscale_cuda_on_cpu.dir/**/*.gcno')):
+  for notes in sorted(pathlib.Path(build).rglob('*.dir/**/kernels/cuda/**/*.gcno')):
     text = subprocess.run(['gcov', '--json-format', '--stdout', str(notes)], check=True, capture_output=True).stdout
     for report in text.splitlines():
       for file in json.loads(report)['files']:
