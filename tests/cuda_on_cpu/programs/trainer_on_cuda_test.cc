@@ -18,13 +18,17 @@ namespace vitscale {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::Gt;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 constexpr int kSteps = 8;
+constexpr int64_t kParameterBytes = 4 * 14 * 14 * 32;  // of SmallJob's first layer alone
 
 std::map<std::string, std::string> SmallJob(int steps, const std::string& precision = "f32") {
   return {{"model",
@@ -78,6 +82,8 @@ TEST(TrainerOnCudaTest, ARunLearnsAndMeasuresWhatItDoesOnACpu) {
   ASSERT_EQ(cuda.exit_code, 0) << cuda.error;
   EXPECT_EQ(cuda.observed.numerics->backend, "cuda");
   EXPECT_EQ(cuda.observed.numerics->instruction_set, "sm_90");
+  EXPECT_THAT(cuda.observed.numerics->choices, SizeIs(16));
+  EXPECT_THAT(cpu.observed.numerics->choices, IsEmpty()) << "nothing is measured there";
   const auto want = LossesOf(cpu), losses = LossesOf(cuda);
   ASSERT_THAT(losses, SizeIs(kSteps));
   ASSERT_THAT(want, SizeIs(kSteps));
@@ -170,6 +176,9 @@ TEST(TrainerOnCudaTest, TwoCardsTrainAsOneDoesAndAResumeIsBitIdentical) {
   ASSERT_EQ(pair[0].exit_code, 0) << pair[0].error;
   ASSERT_EQ(pair[1].exit_code, 0) << pair[1].error;
   EXPECT_THAT(pair[0].observed.numerics->collective, StartsWith("nccl_"));
+  EXPECT_THAT(single[0].metrics.collective_bytes_total, IsEmpty());
+  EXPECT_THAT(pair[1].metrics.collective_bytes_total,
+              ElementsAre(Pair(pair[0].observed.numerics->collective, Gt(6 * kParameterBytes))));
   EXPECT_EQ(one.samples(), two.samples());
   const auto want = LossesOf(single[0]), losses = LossesOf(pair[0]);
   ASSERT_THAT(losses, SizeIs(6));

@@ -61,6 +61,8 @@ TestGang::TestGang(Options options) : options_(std::move(options)), results_(opt
     ShellOptions shell;
     shell.sink = sinks_.back().get();
     shell.bucket_bytes = options_.bucket_bytes;
+    const auto host = options_.hosts.find(rank);
+    if (host != options_.hosts.end()) shell.pretended_host = host->second;
     if (rank == 0)
       shell.on_exchange = [this](int64_t step, uint64_t hash) { samples_[step] = hash; };
     shells_.push_back(std::make_unique<TrainerShell>(shell));

@@ -32,6 +32,7 @@ class TestGang {
     std::vector<std::string> checkpoint_roots;  // by rank; empty: the same for all
     std::string data_root = "/nonexistent";
     std::map<int, std::string> faults;  // by rank
+    std::map<int, uint64_t> hosts;      // by rank: those of different numbers pretend to share none
     int64_t bucket_bytes = 0;
     int64_t attempt = 1;
     std::string device;               // "cuda": cuda<rank>; "cuda0" and such of all; empty: a CPU

@@ -119,6 +119,29 @@ TEST(TrainerTest, EveryStepHandsItsGradientsAndOneRecordToTheSumsAndNoBreakForge
   EXPECT_GE(bytes_of(9, "fail_collective@step=6", 0), 9 * of_a_step);
 }
 
+// A label with the host of each rank would have a value for each set of members.
+TEST(TrainerTest, TheBytesOfSumsAreCountedByWhatCarriesThemWhoeverSharesAHost) {
+  const auto carriers_of = [](const std::map<int, uint64_t>& hosts) {
+    const TemporaryDirectory folder;
+    TestGang::Options options =
+        With(folder, static_cast<int>(hosts.size()),
+             {{"batch", "{global: 64, micro: 16}"},
+              {"schedule", "{name: rsqrt, warmup: 1 steps, timescale: 10 steps, total: 3 steps}"}});
+    options.hosts = hosts;
+    const auto result = RunGang(options).back();
+    EXPECT_EQ(result.exit_code, 0) << result.error;
+    std::vector<std::string> carriers;
+    for (const auto& [name, bytes] : result.metrics.collective_bytes_total) {
+      carriers.push_back(name);
+    }
+    return carriers;
+  };
+  EXPECT_THAT(carriers_of({{0, 1}, {1, 1}, {2, 2}}),
+              ElementsAre("shared_memory_in_order, gloo_ring"));
+  EXPECT_THAT(carriers_of({{0, 1}, {1, 2}}), ElementsAre("gloo_ring"));
+  EXPECT_THAT(carriers_of({{0, 0}}), IsEmpty()) << "a rank alone tells nobody anything";
+}
+
 TEST(TrainerTest, AStopSavesAndTheResumedRunEqualsTheUninterruptedOneBitForBit) {
   const TemporaryDirectory whole, cut;
   ASSERT_EQ(RunGang(With(whole, 2))[0].exit_code, 0);
