@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/status.h"
 #include "kernels/cuda/nccl/abort_watch.h"
+#include "kernels/cuda/nccl/device_claim.h"
 #include "kernels/cuda/runtime/device.h"
 #include "kernels/cuda/runtime/memory.h"
 #include "kernels/cuda/runtime/stream.h"
@@ -87,7 +89,8 @@ class NcclCommunicator : public Communicator {
   // Held during every call: an abort frees what the others use. None of them blocks but the abort.
   absl::Mutex calls_;
   bool ended_ ABSL_GUARDED_BY(calls_) = false;
-  ncclComm_t comm_ = nullptr;  // used under calls_, by lambdas that no annotation reaches
+  std::optional<DeviceClaim> claim_;  // as comm_: from before it is made until it is gone
+  ncclComm_t comm_ = nullptr;         // used under calls_, by lambdas that no annotation reaches
   AbortWatch watch_;
 };
 
@@ -157,6 +160,7 @@ absl::Status NcclCommunicator::Connect(absl::string_view id, int rank, int world
   world_size_ = world_size;
   const absl::Time deadline = RealClock().Monotonic() + timeout;
   VITSCALE_RETURN_IF_ERROR(Call(kWhat, [&]() -> absl::Status {
+    VITSCALE_ASSIGN_OR_RETURN(claim_, DeviceClaim::Take(device_.index));
     VITSCALE_RETURN_IF_ERROR(MakeRoom(world_size));
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
@@ -181,6 +185,7 @@ void NcclCommunicator::EndAll() {
   (void)UseDevice(device_);
   if (comm_ != nullptr) (void)library_.CommAbort(std::exchange(comm_, nullptr));
   for (Patience patience; cudaStreamQuery(stream_.get()) == cudaErrorNotReady;) patience.Sleep();
+  claim_.reset();
 }
 
 // ---- operations --------------------------------------------------------------------------------

@@ -9,7 +9,11 @@
 // - No call of the threads that wait can block: no synchronisation, no allocation after Connect.
 // - It always ends by ncclCommAbort, also in good order: everything was exchanged then, and a
 //   destroy waits for peers. Aborted means that the stream has drained too.
-// - A process has one communicator at a time, so there is no order of aborts to get wrong.
+// - A device has one communicator of this process at a time, from Connect until it has ended
+//   (device_claim.h): it alone is the group that must be aborted together, so there is no order of
+//   aborts to get wrong. Connect of another one meanwhile is FAILED_PRECONDITION.
+// - Ranks as threads have a device and a communicator each. Their aborts wait for nothing but their
+//   own devices.
 
 #ifndef KERNELS_CUDA_NCCL_NCCL_COMMUNICATOR_H_
 #define KERNELS_CUDA_NCCL_NCCL_COMMUNICATOR_H_

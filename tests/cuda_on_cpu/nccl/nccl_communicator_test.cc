@@ -177,6 +177,28 @@ TEST(NcclCommunicatorTest, AnAbortThatHangsIsToldAfterItsTimeout) {
   }
 }
 
+// What an abort waits for is then its own business alone.
+TEST(NcclCommunicatorTest, ADeviceHasNoSecondCommunicatorUntilTheFirstHasEnded) {
+  const auto connect = [](Communicator& communicator) {
+    return communicator.Connect(communicator.NewId().value(), 0, 1, absl::InfiniteDuration());
+  };
+  const auto is_refused = StatusIs(absl::StatusCode::kFailedPrecondition,
+                                   HasSubstr("cuda:0 has a communicator, want one at a time"));
+  absl::Notification told;
+  auto first = MakeCommunicator(0, absl::Milliseconds(1), [&told] { told.Notify(); });
+  ASSERT_THAT(connect(*first), IsOk());
+  EXPECT_THAT(connect(*MakeCommunicator(0)), is_refused);
+  EXPECT_THAT(connect(*MakeCommunicator(1)), IsOk()) << "another device is another group";
+  {
+    const cuda_on_cpu::HungAborts hung;
+    first->Abort();
+    told.WaitForNotification();
+    EXPECT_THAT(connect(*MakeCommunicator(0)), is_refused) << "its abort has not returned";
+  }
+  first.reset();
+  EXPECT_THAT(connect(*MakeCommunicator(0)), IsOk());
+}
+
 TEST(NcclCommunicatorTest, WhatCannotBeIsRefusedByName) {
   const auto create = [](const std::string& device) {
     return CreateNcclCommunicator({.device = device, .on_abort_hung = [] { std::abort(); }},
