@@ -236,24 +236,28 @@ __global__ void __launch_bounds__(kAttentionThreads, 1)
 // ---- launcher -----------------------------------------------------------------------------------
 
 CudaOpOr Mma(const SelfAttentionArgs& args, CudaOpBuilder& builder, AttentionShape shape) {
-  return MakeAttentionOp(args, builder, MmaAttentionVariant(shape.head_dim),
-                         MmaAttention({args.batch, args.tokens, args.heads, shape.head_dim}));
+  VITSCALE_ASSIGN_OR_RETURN(const AttentionForward forward,
+                            MmaAttention({args.batch, args.tokens, args.heads, shape.head_dim}));
+  return MakeAttentionOp(args, builder, MmaAttentionVariant(shape.head_dim), forward);
 }
 
 }  // namespace
 
-AttentionForward MmaAttention(const AttentionSize& size) {
+absl::StatusOr<AttentionForward> MmaAttention(const AttentionSize& size) {
   AttentionShape shape = ShapeOfAttention(size.tokens, size.heads, size.head_dim);
   shape.tiles = TilesOf(shape.tokens, kQueryRows);
   const dim3 grid(static_cast<unsigned>(size.batch * size.heads * shape.tiles));
-  return [=](const AttentionOperands& operands, cudaStream_t stream) {
+  VITSCALE_RETURN_IF_ERROR(WithPaddedHeadDim(shape.head_dim, [](auto dim) {
+    return AllowSharedBytes(ForwardMma<dim()>, sizeof(ForwardShared<dim()>));
+  }));
+  return AttentionForward([=](const AttentionOperands& operands, cudaStream_t stream) {
     const ForwardArgs to{static_cast<const Bf16*>(operands.qkv), static_cast<Bf16*>(operands.out),
                          operands.log_sum_exp};
     return WithPaddedHeadDim(shape.head_dim, [&](auto dim) {
       return Launch(ForwardMma<dim()>, grid, dim3(kAttentionThreads), sizeof(ForwardShared<dim()>),
                     stream, to, shape);
     });
-  };
+  });
 }
 
 CudaOpOr MakeCudaOp(const SelfAttentionArgs& args, CudaOpBuilder& builder) {

@@ -339,6 +339,12 @@ union EitherShared {
 };
 
 template <int kDim>
+absl::Status AllowPasses() {
+  VITSCALE_RETURN_IF_ERROR(AllowSharedBytes(GradQueryMma<kDim>, sizeof(QueryShared<kDim>)));
+  return AllowSharedBytes(GradKeyValueMma<kDim>, sizeof(KeyShared<kDim>));
+}
+
+template <int kDim>
 absl::Status RunPasses(const GradArgs& args, AttentionShape shape, int64_t heads_of_all,
                        cudaStream_t stream) {
   shape.tiles = TilesOf(shape.tokens, kQueryRows);
@@ -358,6 +364,8 @@ CudaOpOr Mma(const SelfAttentionGradArgs& args, CudaOpBuilder& builder, Attentio
   const int64_t heads_of_all = args.batch * args.heads, count = heads_of_all * to.padded_tokens;
   to.log2_sum_exp = static_cast<float*>(builder.Scratch(2 * count * 4));
   to.delta = to.log2_sum_exp + count;
+  VITSCALE_RETURN_IF_ERROR(
+      WithPaddedHeadDim(shape.head_dim, [](auto dim) { return AllowPasses<dim()>(); }));
   return MakeOp(MmaAttentionVariant(shape.head_dim), [=](const RunContext& context) {
     return WithPaddedHeadDim(shape.head_dim, [&](auto dim) {
       return RunPasses<dim()>(to, shape, heads_of_all, context.stream);

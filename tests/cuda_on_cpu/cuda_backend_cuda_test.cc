@@ -2,6 +2,8 @@
 
 #include <memory>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -75,6 +77,15 @@ TEST(CudaBackendTest, ArenasBeginAsZeroAndAreAllocatedOnce) {
       IsOk());
   EXPECT_EQ(read, std::vector<std::byte>(4096));
   EXPECT_THAT(backend->Allocate(bytes), StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST(CudaBackendTest, ArenasLieInMemoryOfTheDeviceAlone) {
+  const auto backend = MakeBackend();
+  EXPECT_TRUE(backend->DeviceBytes(Arena::kGradients).empty());
+  ASSERT_THAT(backend->Allocate(Bytes(Arena::kGradients, 4096)), IsOk());
+  EXPECT_EQ(backend->DeviceBytes(Arena::kGradients).size(), 4096u);
+  EXPECT_TRUE(backend->HostBytes(Arena::kGradients).empty());
+  EXPECT_TRUE(backend->DeviceBytes(Arena::kParameters).empty());
 }
 
 // Several times what is staged at once, and a tail.
@@ -206,6 +217,33 @@ TEST(CudaBackendTest, NothingIsAllocatedAfterPrepareAndEverythingIsFreed) {
     EXPECT_EQ(cuda_on_cpu::Counts().allocations, allocations);
   }
   EXPECT_EQ(cuda_on_cpu::Counts().live, live);
+}
+
+// Every call comes from a new thread, whose device is 0. The stand-in refuses launches into streams
+// of another device, and faults where memory of another device is freed.
+TEST(CudaBackendTest, ThreadsThatUseAnotherDeviceMayDriveAndDestroyIt) {
+  cuda_on_cpu::SetDeviceCount(2);
+  const int64_t live = cuda_on_cpu::Counts().live;
+  const auto elsewhere = [](const auto& call) { std::thread(call).join(); };
+  const SmallLinear linear;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<PreparedProgram> prepared;
+  elsewhere([&] { backend = cuda::CreateCudaBackend({.device = "cuda:1"}).value(); });
+  elsewhere([&] { ASSERT_THAT(backend->Allocate(linear.bytes()), IsOk()); });
+  elsewhere([&] {
+    Program program;
+    program.Add(linear.args());
+    program.Add(PrepareWeightsArgs{{{linear.w}}});
+    prepared = backend->Prepare(std::move(program)).value();
+  });
+  std::vector<std::byte> bytes(linear.x.bytes());
+  elsewhere([&] { EXPECT_THAT(backend->Write(linear.x, bytes), IsOk()); });
+  elsewhere([&] { EXPECT_THAT(backend->Run(*prepared, {}, nullptr), IsOk()); });
+  elsewhere([&] { EXPECT_THAT(backend->Read(linear.y, absl::MakeSpan(bytes)), IsOk()); });
+  elsewhere([&] { prepared = nullptr; });
+  elsewhere([&] { backend = nullptr; });
+  EXPECT_EQ(cuda_on_cpu::Counts().live, live);
+  cuda_on_cpu::SetDeviceCount(1);
 }
 #endif
 

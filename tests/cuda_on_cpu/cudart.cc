@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/cuda_on_cpu/device.h"
 #include "tests/cuda_on_cpu/fault.h"
+#include "tests/cuda_on_cpu/h100.h"
 #include "tests/cuda_on_cpu/sanitizer.h"
 
 namespace vitscale::cuda_on_cpu {
@@ -22,7 +23,6 @@ std::unique_lock<std::recursive_mutex> Lock() {
   return std::unique_lock<std::recursive_mutex>(Device::Get().mutex());
 }
 
-thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 cudaError_t Remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -102,69 +102,6 @@ cudaError_t Fill(void* to, int value, size_t bytes, cudaStream_t handle) {
   return cudaSuccess;
 }
 
-// NVIDIA H100 SXM5 80 GB, from its data sheet and the programming guide's table of compute
-// capability 9.0.
-cudaDeviceProp H100() {
-  cudaDeviceProp p;
-  std::memset(&p, 0, sizeof(p));
-  std::strncpy(p.name, "NVIDIA H100 80GB HBM3 (on CPU)", sizeof(p.name) - 1);
-  p.totalGlobalMem = static_cast<size_t>(Device::Get().memory_bytes);
-  p.sharedMemPerBlock = 48 * 1024;
-  p.sharedMemPerBlockOptin = 227 * 1024;
-  p.sharedMemPerMultiprocessor = 228 * 1024;
-  p.reservedSharedMemPerBlock = 1024;
-  p.regsPerBlock = p.regsPerMultiprocessor = 65536;
-  p.warpSize = 32;
-  p.maxThreadsPerBlock = 1024;
-  p.maxThreadsPerMultiProcessor = 2048;
-  p.maxBlocksPerMultiProcessor = 32;
-  p.multiProcessorCount = 132;
-  p.l2CacheSize = 50 * 1024 * 1024;
-  p.major = 9;
-  p.memoryBusWidth = 5120;
-  p.unifiedAddressing = p.canMapHostMemory = p.concurrentKernels = 1;
-  p.asyncEngineCount = 3;
-  return p;
-}
-
-int Attribute(cudaDeviceAttr attribute, bool* known) {
-  const cudaDeviceProp p = H100();
-  *known = true;
-  switch (attribute) {
-    case cudaDevAttrComputeCapabilityMajor:
-      return p.major;
-    case cudaDevAttrComputeCapabilityMinor:
-      return p.minor;
-    case cudaDevAttrMultiProcessorCount:
-      return p.multiProcessorCount;
-    case cudaDevAttrMaxSharedMemoryPerBlock:
-      return static_cast<int>(p.sharedMemPerBlock);
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      return static_cast<int>(p.sharedMemPerBlockOptin);
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      return static_cast<int>(p.sharedMemPerMultiprocessor);
-    case cudaDevAttrL2CacheSize:
-      return p.l2CacheSize;
-    case cudaDevAttrMaxThreadsPerBlock:
-      return p.maxThreadsPerBlock;
-    case cudaDevAttrMaxThreadsPerMultiProcessor:
-      return p.maxThreadsPerMultiProcessor;
-    case cudaDevAttrWarpSize:
-      return p.warpSize;
-    case cudaDevAttrClockRate:
-      return 1980000;  // kHz
-    case cudaDevAttrMemoryClockRate:
-      return 2619000;  // kHz
-    case cudaDevAttrGlobalMemoryBusWidth:
-      return p.memoryBusWidth;
-    case cudaDevAttrMaxRegistersPerBlock:
-      return p.regsPerBlock;
-    default:
-      *known = false;
-      return 0;
-  }
-}
-
 }  // namespace
 }  // namespace vitscale::cuda_on_cpu
 
@@ -190,6 +127,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNoDevice";
     case cudaErrorNotReady:
       return "cudaErrorNotReady";
+    case cudaErrorInvalidResourceHandle:
+      return "cudaErrorInvalidResourceHandle";
     case cudaErrorInsufficientDriver:
       return "cudaErrorInsufficientDriver";
     default:
@@ -212,6 +151,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
     case cudaErrorInsufficientDriver:
       return "CUDA driver version is insufficient for CUDA runtime version";
     default:
@@ -231,22 +172,22 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 cudaError_t cudaSetDevice(int device) {
   if (!Device::Get().HasDevice(device)) return Remember(cudaErrorInvalidDevice);
-  current_device = device;
+  Device::Current() = device;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = current_device;
+  *device = Device::Current();
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (!Device::Get().HasDevice(device)) return Remember(cudaErrorInvalidDevice);
-  *properties = H100();
+  *properties = H100(Device::Get().memory_bytes);
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (!Device::Get().HasDevice(device)) return Remember(cudaErrorInvalidDevice);
   bool known = false;
-  *value = Attribute(attribute, &known);
+  *value = H100Attribute(attribute, &known);
   return Remember(known ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
@@ -270,9 +211,9 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
-  const bool too_much =
-      attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && value > 227 * 1024;
-  return Remember(too_much ? cudaErrorInvalidValue : cudaSuccess);
+  const auto lock = Lock();
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  return Remember(Device::Get().SetSharedLimit(function, value));
 }
 
 // ---- memory ------------------------------------------------------------------------------------
@@ -283,7 +224,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
 }
 cudaError_t cudaFree(void* p) {
   const auto lock = Lock();
-  return Remember(Device::Get().Free(p, /*pinned=*/false, current_device));
+  return Remember(Device::Get().Free(p, /*pinned=*/false));
 }
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned flags) {
   const auto lock = Lock();
@@ -292,7 +233,7 @@ cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned flags) {
 cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, 0); }
 cudaError_t cudaFreeHost(void* p) {
   const auto lock = Lock();
-  return Remember(Device::Get().Free(p, /*pinned=*/true, current_device));
+  return Remember(Device::Get().Free(p, /*pinned=*/true));
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -321,7 +262,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (flags != cudaStreamNonBlocking) {
     Fault("a stream that waits for the default stream; make it with cudaStreamNonBlocking");
   }
-  *stream = Device::Get().NewStream(current_device);
+  *stream = Device::Get().NewStream();
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
@@ -344,7 +285,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaDeviceSynchronize() {
   const auto lock = Lock();
-  Device::Get().WaitAll(current_device);
+  Device::Get().WaitAll();
   return cudaSuccess;
 }
 // Not ready when first asked, then done: whoever polls must ask again.

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
 #include "kernels/cuda/runtime/cuda_status.h"
 #include "tests/cuda_on_cpu/fault.h"
 #include "tests/cuda_on_cpu/sanitizer.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr size_t kAlignment = 256;
 // Greater allocations stay visible to the host: hiding them would cost more than the kernels do.
 constexpr size_t kHiddenBytesMax = size_t{8} << 20;
+constexpr size_t kSharedBytesUnasked = 48 * 1024;
 constexpr size_t kSharedBytesMax = 227 * 1024;
 constexpr int kGarbage = 0xff;  // NaN in f32 and bf16
 constexpr size_t kPinnedGarbage =
@@ -45,6 +47,11 @@ Device& Device::Get() {
   return *device;
 }
 
+int& Device::Current() {
+  thread_local int current = 0;
+  return current;
+}
+
 // ---- memory ------------------------------------------------------------------------------------
 
 cudaError_t Device::Allocate(size_t bytes, bool pinned, void** out) {
@@ -56,7 +63,7 @@ cudaError_t Device::Allocate(size_t bytes, bool pinned, void** out) {
   if (posix_memalign(out, kAlignment, bytes) != 0) return cudaErrorMemoryAllocation;
   FillBytes(*out, kGarbage, pinned ? std::min(bytes, kPinnedGarbage) : bytes);
   Allocation& made = allocations_[static_cast<const std::byte*>(*out)];
-  made = {static_cast<std::byte*>(*out), bytes, pinned, {}, {}};
+  made = {static_cast<std::byte*>(*out), bytes, pinned, Current(), {}, {}};
   if (!memory_open_ && Hidden(made)) Poison(made.begin, bytes);
   ++counts.allocations;
   ++counts.live;
@@ -65,11 +72,15 @@ cudaError_t Device::Allocate(size_t bytes, bool pinned, void** out) {
 }
 
 // Waits for everything, as cudaFree does.
-cudaError_t Device::Free(void* p, bool pinned, int device) {
+cudaError_t Device::Free(void* p, bool pinned) {
   if (p == nullptr) return cudaSuccess;
   const auto found = allocations_.find(static_cast<const std::byte*>(p));
   if (found == allocations_.end() || found->second.pinned != pinned) return cudaErrorInvalidValue;
-  WaitAll(device);
+  if (!pinned && found->second.device != Current()) {
+    Fault(absl::StrCat("cudaFree of memory of device ", found->second.device,
+                       " by a thread that uses device ", Current(), ", which it waits for"));
+  }
+  WaitAll();
   --counts.live;
   if (!pinned) counts.live_bytes -= static_cast<int64_t>(found->second.bytes);
   Unpoison(found->second.begin, found->second.bytes);
@@ -122,10 +133,10 @@ std::shared_ptr<Stream> Device::Open(cudaStream_t stream) {
   return found->second;
 }
 
-cudaStream_t Device::NewStream(int device) {
+cudaStream_t Device::NewStream() {
   auto stream = std::make_shared<Stream>();
   stream->id = ++streams_made_;
-  stream->device = device;
+  stream->device = Current();
   auto* handle = reinterpret_cast<cudaStream_t>(stream.get());
   streams_[handle] = std::move(stream);
   return handle;
@@ -198,9 +209,9 @@ void Device::Wait(Stream& stream) {
   HostSees(stream.clock);
 }
 
-void Device::WaitAll(int device) {
+void Device::WaitAll() {
   for (const auto& [handle, stream] : streams_) {
-    if (stream->device == device) Wait(*stream);
+    if (stream->device == Current()) Wait(*stream);
   }
   Wait(*default_stream_);
 }
@@ -217,12 +228,14 @@ cudaError_t CheckLaunch(const Launched& launch) {
       grid.z > 65535) {
     return cudaErrorInvalidConfiguration;
   }
-  return launch.shared_bytes > kSharedBytesMax ? cudaErrorInvalidValue : cudaSuccess;
+  const bool too_much = launch.shared_bytes > Device::Get().SharedLimit(launch.kernel);
+  return too_much ? cudaErrorInvalidValue : cudaSuccess;
 }
 
-}  // namespace
-
-namespace {
+cudaError_t CheckStream(cudaStream_t handle) {
+  const bool foreign = handle != nullptr && Device::Get().Open(handle)->device != Device::Current();
+  return foreign ? cudaErrorInvalidResourceHandle : cudaSuccess;
+}
 
 // Adds all kernels that were launched to the file that VITSCALE_CUDA_KERNELS names, "SHARED_BYTES
 // NAME" each: coverage.sh counts them.
@@ -231,7 +244,8 @@ void WriteKernelsAtExit() {
     if (std::getenv("VITSCALE_CUDA_KERNELS") == nullptr) return false;
     return std::atexit([] {
              std::ofstream file(std::getenv("VITSCALE_CUDA_KERNELS"), std::ios::app);
-             for (const auto& [kernel, bytes] : SharedBytes()) file << bytes << " " << kernel << "\n";
+             for (const auto& [kernel, bytes] : SharedBytes())
+               file << bytes << " " << kernel << "\n";
            }) == 0;
   }();
   (void)once;
@@ -243,8 +257,9 @@ absl::Status LaunchKernel(Launched launched, std::vector<cuda::host_twin::Kernel
                           cudaStream_t handle) {
   Device& device = Device::Get();
   std::lock_guard lock(device.mutex());
-  const cudaError_t error = CheckLaunch(launched);
-  if (error != cudaSuccess) return cuda::CudaStatus(error, "launch");
+  for (const cudaError_t error : {CheckLaunch(launched), CheckStream(handle)}) {
+    VITSCALE_RETURN_IF_ERROR(cuda::CudaStatus(error, "launch"));
+  }
   std::vector<Device::Touch> touches;
   for (const auto& argument : arguments) {
     if (argument.pointer == nullptr) continue;
@@ -264,6 +279,18 @@ absl::Status LaunchKernel(Launched launched, std::vector<cuda::host_twin::Kernel
   device.Put(*stream, {nullptr, kernel}, touches,
              [launched = std::move(launched)] { Device::Get().RunKernel(launched); });
   return absl::OkStatus();
+}
+
+// The last one counts, as on a device.
+cudaError_t Device::SetSharedLimit(const void* kernel, int bytes) {
+  if (bytes < 0 || static_cast<size_t>(bytes) > kSharedBytesMax) return cudaErrorInvalidValue;
+  shared_limits_[{kernel, Current()}] = static_cast<size_t>(bytes);
+  return cudaSuccess;
+}
+
+size_t Device::SharedLimit(const void* kernel) const {
+  const auto found = shared_limits_.find({kernel, Current()});
+  return found == shared_limits_.end() ? kSharedBytesUnasked : found->second;
 }
 
 void Device::RunKernel(const Launched& launched) {

@@ -8,6 +8,9 @@
 // another stream touched and nothing orders the two, the layer aborts and names both. Vector
 // clocks: an event carries the clock of its stream to the stream (or host) that waits for it.
 //
+// Memory and streams are a device's; which one a thread uses is its own (cudaSetDevice). To free
+// memory waits for the thread's device alone, so memory of another one must not be freed by it.
+//
 // What is touched: copies and fills, their bytes; a kernel, the whole allocation of every pointer
 // among its arguments (written unless it points to const; pointers inside of a struct count as
 // written). Pointers in tables in device memory are not followed.
@@ -24,6 +27,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -100,6 +104,7 @@ struct Allocation {
   std::byte* begin = nullptr;
   size_t bytes = 0;
   bool pinned = false;  // host memory
+  int device = 0;
   std::vector<Guard> guards;
   std::vector<Access> accesses;
   const std::byte* end() const { return begin + bytes; }
@@ -111,12 +116,13 @@ class Device {
   // Held while anything here is used and while kernels run.
   std::recursive_mutex& mutex() { return mutex_; }
 
+  // For the device of this thread.
   cudaError_t Allocate(size_t bytes, bool pinned, void** out);
-  cudaError_t Free(void* p, bool pinned, int device);
+  cudaError_t Free(void* p, bool pinned);
   Allocation* Find(const void* p);  // null: not of the device
 
   std::shared_ptr<Stream> Open(cudaStream_t stream);  // null handle: the default stream
-  cudaStream_t NewStream(int device);
+  cudaStream_t NewStream();
   void DestroyStream(cudaStream_t stream);
 
   struct Touch {
@@ -126,16 +132,20 @@ class Device {
   };
   void Put(Stream& stream, Toucher toucher, const std::vector<Touch>& touches,
            std::function<void()> run, std::function<bool()> ready = nullptr);
-  bool RunUntil(Stream& stream, uint64_t put);     // false: some of it is not ready
-  void WaitUntil(Stream& stream, uint64_t put);    // the same, by a call that blocks
-  void Wait(Stream& stream);                       // by the host
-  void WaitAll(int device);
+  bool RunUntil(Stream& stream, uint64_t put);   // false: some of it is not ready
+  void WaitUntil(Stream& stream, uint64_t put);  // the same, by a call that blocks
+  void Wait(Stream& stream);                     // by the host
+  void WaitAll();                                // for all streams of this thread's device
   void HostSees(const Clock& clock);
   void RunKernel(const Launched& launched);
+  // What a launch on this thread's device may have of dynamic shared memory.
+  cudaError_t SetSharedLimit(const void* kernel, int bytes);
+  size_t SharedLimit(const void* kernel) const;
   bool HasDevice(int index) const { return index >= 0 && index < device_count; }
 
   const void* last_copied_to = nullptr;  // from the host
   DeviceCounts counts;
+  static int& Current();                        // of this thread
   std::map<const void*, int64_t> shared_bytes;  // most, by kernel
   int fail_in = 0;
   int64_t memory_bytes = int64_t{80} << 30;
@@ -151,6 +161,7 @@ class Device {
   std::map<const std::byte*, Allocation> allocations_;  // by begin
   std::map<cudaStream_t, std::shared_ptr<Stream>> streams_;
   std::shared_ptr<Stream> default_stream_ = std::make_shared<Stream>();
+  std::map<std::pair<const void*, int>, size_t> shared_limits_;  // by kernel and device
   int streams_made_ = 0;
   Clock host_;
   int running_ = 0;  // depth of RunUntil

@@ -42,8 +42,9 @@ CudnnVerdict Decide(CudnnUse use, const AttentionSeconds& seconds);
 CudaOpOr MakeAttentionOp(const SelfAttentionArgs& args, CudaOpBuilder& builder,
                          const std::string& own_name, const AttentionForward& own);
 
-// self_attention.cu: our own on tensor cores; head dims up to 128, bf16.
-AttentionForward MmaAttention(const AttentionSize& size);
+// self_attention.cu: our own on tensor cores; head dims up to 128, bf16. For the device of this
+// thread; INTERNAL where that has too little shared memory.
+absl::StatusOr<AttentionForward> MmaAttention(const AttentionSize& size);
 
 }  // namespace vitscale::cuda
 

@@ -4,12 +4,17 @@
 //
 // A kernel is a `__global__` function that uses threadIdx, blockIdx, blockDim and gridDim, plain
 // arithmetic, the functions of the headers of this folder, and nothing else of CUDA:
+//
 //   launch.h      Launch(kernel, grid, block, shared_bytes, stream, args...): the only way to start
-//   one shared.h      one struct of SharedArrays from dynamic shared memory; BlockBarrier warp.h
-//   WarpSum, WarpMax, Shuffle...: all 32 lanes take part, always block.h       sums and maxima over
-//   a block in a fixed order vec.h         loads and stores of up to 16 bytes mma.h MmaBf16,
-//   LoadMatrix: the tensor cores async_copy.h  CopyAsync, CopyCommit, CopyWait: global to shared
-//   memory behind the arithmetic fast_math.h   every approximate intrinsic
+//                 one; AllowSharedBytes before it where a block has more than 48 KiB
+//   shared.h      one struct of SharedArrays from dynamic shared memory; BlockBarrier
+//   warp.h        WarpSum, WarpMax, Shuffle...: all 32 lanes take part, always
+//   block.h       sums and maxima over a block in a fixed order
+//   vec.h         loads and stores of up to 16 bytes
+//   mma.h         MmaBf16, LoadMatrix: the tensor cores
+//   async_copy.h  CopyAsync, CopyCommit, CopyWait: global to shared memory behind the arithmetic
+//   fast_math.h   every approximate intrinsic
+//
 // README.md of kernels/cuda states the rules and why.
 
 #ifndef KERNELS_CUDA_DIALECT_DIALECT_H_

@@ -1,4 +1,4 @@
-// The only way to start a kernel. Host code.
+// The only way to start a kernel, and what a kernel may need before. Host code.
 
 #ifndef KERNELS_CUDA_DIALECT_LAUNCH_H_
 #define KERNELS_CUDA_DIALECT_LAUNCH_H_
@@ -6,6 +6,8 @@
 #include <cstddef>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
 #include "kernels/cuda/dialect/dialect.h"
 #include "kernels/cuda/runtime/cuda_status.h"
 
@@ -13,8 +15,29 @@ namespace vitscale::cuda {
 
 inline constexpr size_t kSharedBytesWithoutAsking = 48 * 1024;
 
-// Puts kernel(args...) into `stream`. Arguments are converted to the kernel's parameter types. A
-// block may have more than 48 KiB of shared memory; the limit is raised here. INTERNAL with the
+// Lets blocks of `kernel` have `shared_bytes` on the device of this thread. An op whose kernel
+// wants more than kSharedBytesWithoutAsking asks when it is prepared, so that a launch need not.
+// Any thread, any number of times: what is set is all that the device has, so nobody lowers what
+// another asked for. INTERNAL when the device has less.
+template <typename... Parameters>
+absl::Status AllowSharedBytes(void (*kernel)(Parameters...), size_t shared_bytes) {
+  if (shared_bytes <= kSharedBytesWithoutAsking) return absl::OkStatus();
+  int device = 0, most = 0;
+  VITSCALE_RETURN_IF_ERROR(CudaStatus(cudaGetDevice(&device), "ask for the device"));
+  VITSCALE_RETURN_IF_ERROR(
+      CudaStatus(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                 "ask for the shared memory of a block"));
+  if (shared_bytes > static_cast<size_t>(most)) {
+    return absl::InternalError(absl::StrCat("a kernel wants ", shared_bytes,
+                                            " bytes of shared memory, the device has ", most));
+  }
+  return CudaStatus(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+                    "allow a kernel more shared memory");
+}
+
+// Puts kernel(args...) into `stream`. Arguments are converted to the kernel's parameter types. More
+// shared memory than kSharedBytesWithoutAsking takes an AllowSharedBytes before. INTERNAL with the
 // runtime's words when it is refused.
 template <typename... Parameters, typename... Args>
 absl::Status Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
@@ -29,11 +52,6 @@ absl::Status Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t
   const auto start = [&](Parameters... parameters) {
     void* pointers[] = {&parameters..., nullptr};
     const void* function = reinterpret_cast<const void*>(kernel);
-    if (shared_bytes > kSharedBytesWithoutAsking) {
-      const cudaError_t error = cudaFuncSetAttribute(
-          function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-      if (error != cudaSuccess) return error;
-    }
     return cudaLaunchKernel(function, grid, block, pointers, shared_bytes, stream);
   };
   return CudaStatus(start(static_cast<Parameters>(args)...), "launch");

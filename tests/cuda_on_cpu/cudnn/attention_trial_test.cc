@@ -23,9 +23,11 @@ using ::testing::StartsWith;
 constexpr AttentionSize kSize{9, 20, 2, 32};
 constexpr int64_t kL2Bytes = 4096;
 
+AttentionForward Own(const AttentionSize& size) { return MmaAttention(size).value(); }
+
 absl::StatusOr<std::string> Disagreement(const AttentionForward& other) {
   VITSCALE_ASSIGN_OR_RETURN(AttentionTrial trial, AttentionTrial::Create(kSize, kL2Bytes));
-  return trial.Disagreement(MmaAttention(kSize), other);
+  return trial.Disagreement(Own(kSize), other);
 }
 std::string Against(const AttentionForward& other) {
   const absl::StatusOr<std::string> disagreement = Disagreement(other);
@@ -35,30 +37,29 @@ std::string Against(const AttentionForward& other) {
 // Our own, then `spoil` on its results.
 std::string AgainstSpoiled(std::function<void(const AttentionOperands&, cudaStream_t)> spoil) {
   return Against([=](const AttentionOperands& to, cudaStream_t stream) {
-    VITSCALE_RETURN_IF_ERROR(MmaAttention(kSize)(to, stream));
+    VITSCALE_RETURN_IF_ERROR(Own(kSize)(to, stream));
     spoil(to, stream);
     return absl::OkStatus();
   });
 }
 
-TEST(AttentionTrialTest, OurOwnAgreesWithItself) { EXPECT_EQ(Against(MmaAttention(kSize)), ""); }
+TEST(AttentionTrialTest, OurOwnAgreesWithItself) { EXPECT_EQ(Against(Own(kSize)), ""); }
 
 TEST(AttentionTrialTest, AnImageThatIsNotWrittenIsFound) {
-  EXPECT_THAT(Against(MmaAttention({kSize.batch - 1, kSize.tokens, kSize.heads, kSize.head_dim})),
+  EXPECT_THAT(Against(Own({kSize.batch - 1, kSize.tokens, kSize.heads, kSize.head_dim})),
               AllOf(StartsWith("out of image 8, token 0, column 0 is nan, by our own "),
                     HasSubstr(", want within 0.0")));
 }
 
 TEST(AttentionTrialTest, AnotherGroupingOfTheSameMemoryIsFound) {
-  EXPECT_THAT(
-      Against(MmaAttention({2 * kSize.batch, kSize.tokens / 2, kSize.heads, kSize.head_dim})),
-      StartsWith("out of image 0, token "));
+  EXPECT_THAT(Against(Own({2 * kSize.batch, kSize.tokens / 2, kSize.heads, kSize.head_dim})),
+              StartsWith("out of image 0, token "));
 }
 
 TEST(AttentionTrialTest, StatisticsThatAreNotWrittenAreFound) {
   EXPECT_THAT(Against([](AttentionOperands to, cudaStream_t stream) {
                 to.log_sum_exp = nullptr;
-                return MmaAttention(kSize)(to, stream);
+                return Own(kSize)(to, stream);
               }),
               StartsWith("log_sum_exp of image 0, head 0, token 0 is nan"));
 }
@@ -93,7 +94,7 @@ TEST(AttentionTrialTest, AnImplementationIsTimedOverFiveRunsAfterOne) {
   int runs = 0;
   const auto seconds = trial.MedianSeconds([&](const AttentionOperands& to, cudaStream_t stream) {
     ++runs;
-    return MmaAttention(kSize)(to, stream);
+    return Own(kSize)(to, stream);
   });
   EXPECT_THAT(seconds, IsOk());
   EXPECT_EQ(runs, 6);
