@@ -5,261 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
-#include <memory>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/backend_factory.h"
-#include "kernels/base/bf16.h"
-#include "kernels/base/philox.h"
 #include "tests/cuda_on_cpu/op_pair.h"
 #include "tests/cuda_on_cpu/schedule.h"
+#include "tests/cuda_on_cpu/step_replica.h"
 #include "tests/kernels/kernels_test_util.h"
 #include "tests/status_matchers.h"
-#include "worker/model/vit.h"
-#include "worker/plan/plan.h"
-#include "worker/plan/schedule.h"
 #ifdef VITSCALE_CUDA_ON_CPU
 #include "tests/cuda_on_cpu/device.h"
 #endif
 
 namespace vitscale {
 namespace {
-
-using Bytes = std::vector<std::byte>;
-
-constexpr int64_t kMicroBatches = 2;
-
-struct Case {
-  const char* name;
-  int head_dim;  // of the models mu 16, s 32, Ti to L 64, So400m 72, H 80, g 88, g-opt 96, G 104, e
-                 // 112
-  PoolKind pool;
-  LossKind loss;
-  LabelKind labels = LabelKind::kClassId;
-  OptimizerKind optimizer = OptimizerKind::kAdafactor;
-  PositionKind position = PositionKind::kLearned;
-  int representation = 0;
-  DType residual = DType::kF32;
-  RecomputeLevel recompute = RecomputeLevel::kAuto;
-};
-const Case kCases[] = {
-    {"map_sigmoid_dim16", 16, PoolKind::kMap, LossKind::kSigmoid},
-    {"map_softmax_dim32", 32, PoolKind::kMap, LossKind::kSoftmax, LabelKind::kClassId,
-     OptimizerKind::kAdamW},
-    {"map_sigmoid_sparse_dim64", 64, PoolKind::kMap, LossKind::kSigmoid, LabelKind::kSparse},
-    {"map_softmax_dense_dim104", 104, PoolKind::kMap, LossKind::kSoftmax, LabelKind::kDense},
-    {"gap_sigmoid_dense_dim72", 72, PoolKind::kGap, LossKind::kSigmoid, LabelKind::kDense,
-     OptimizerKind::kSgd},
-    {"gap_softmax_representation_dim80", 80, PoolKind::kGap, LossKind::kSoftmax,
-     LabelKind::kClassId, OptimizerKind::kAdamW, PositionKind::kSincos2d, 24},
-    {"gap_sigmoid_dim112", 112, PoolKind::kGap, LossKind::kSigmoid},
-    {"cls_softmax_sparse_dim88", 88, PoolKind::kCls, LossKind::kSoftmax, LabelKind::kSparse,
-     OptimizerKind::kSgd},
-    {"cls_sigmoid_representation_dim96", 96, PoolKind::kCls, LossKind::kSigmoid,
-     LabelKind::kClassId, OptimizerKind::kAdafactor, PositionKind::kLearned, 24},
-    {"cls_softmax_dim128", 128, PoolKind::kCls, LossKind::kSoftmax},
-};
-
-// Plans for cards pad logits: 11 classes become rows of 16.
-PlanRequest RequestOf(const Case& c, Precision precision, DeviceKind device) {
-  PlanRequest request;
-  request.model.SetShape(
-      {.patch = 4, .width = 2 * c.head_dim, .depth = 2, .heads = 2, .mlp_width = 72});
-  request.model.image_size = 13;
-  request.model.classes = 11;
-  request.model.pool = c.pool;
-  request.model.loss = c.loss;
-  request.model.position = c.position;
-  request.model.representation_size = c.representation;
-  request.model.residual = c.residual;
-  request.recompute = c.recompute;
-  request.source_height = 15;
-  request.source_width = 14;
-  request.optimizer = c.optimizer;
-  request.precision = precision;
-  request.batch_micro = 3;
-  request.batch_global = kMicroBatches * request.batch_micro;
-  request.labels = c.labels;
-  request.sparse_labels_per_image = 2;
-  request.polyak = true;
-  request.device = device;
-  return request;
-}
-
-OptimizerConfig OptimizerOf(const Case& c) {
-  OptimizerConfig optimizer;
-  optimizer.kind = c.optimizer;
-  optimizer.learning_rate = 1e-2;
-  optimizer.polyak_decay = 0.5;
-  return optimizer;
-}
-
-template <typename T>
-Bytes BytesOf(const std::vector<T>& values) {
-  const auto* begin = reinterpret_cast<const std::byte*>(values.data());
-  return {begin, begin + values.size() * sizeof(T)};
-}
-std::vector<float> FloatsOf(const Bytes& bytes) {
-  std::vector<float> values(bytes.size() / sizeof(float));
-  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
-  return values;
-}
-
-TensorView WholeArena(Arena arena, int64_t bytes) {
-  return {ArenaName(arena), arena, 0, DType::kU8, {bytes}};
-}
-
-// A replica on one backend.
-class Replica {
- public:
-  Replica(const Case& c, Precision precision, DeviceKind device, const BackendMaker& make)
-      : case_(c) {
-    plan_ = MakePlan(RequestOf(c, precision, device)).value();
-    auto backend = make();
-    Check(backend.status());
-    backend_ = *std::move(backend);
-    Check(backend_->Allocate(plan_.arena_bytes));
-    Check(WriteConstants(plan_.layout, *backend_));
-    for (int i = 0; i < kMicroBatches; ++i) {
-      steps_.push_back(Prepared(BuildStep(plan_.layout, {i == 0, i == kMicroBatches - 1})));
-    }
-    update_ = Prepared(BuildUpdate(plan_.layout, OptimizerOf(c)));
-    prepare_ = Prepared(BuildPrepare(plan_.layout));
-    eval_ = Prepared(BuildEval(plan_.layout, /*first=*/true));
-    digest_ = Prepared(BuildDigest(plan_.layout));
-    WriteParameters();
-  }
-
-  const Plan& plan() const { return plan_; }
-  const ParamTable& table() const { return plan_.layout.table; }
-
-  void Step(uint64_t seed, MarkerSink* sink = nullptr) {
-    for (int i = 0; i < kMicroBatches; ++i) {
-      WriteInput(seed + static_cast<uint64_t>(i));
-      Run(*steps_[i], {}, sink);
-    }
-  }
-  void Update(int64_t step, int apply = 1) {
-    StepScalars scalars;
-    scalars.step = step;
-    scalars.beta2 = AdafactorBeta2(step, 0.999);
-    scalars.gradient_scale = 1.0f / static_cast<float>(kMicroBatches * plan_.layout.batch);
-    scalars.apply = apply;
-    Run(*update_, scalars);
-    Run(*prepare_);
-  }
-  double Evaluate(uint64_t seed) {
-    WriteInput(seed);
-    Run(*eval_);
-    return Scalar<double>(plan_.layout.statistics.eval_loss_sum);
-  }
-  int64_t Digest() {
-    Run(*digest_);
-    return Scalar<int64_t>(plan_.layout.statistics.digest);
-  }
-  double LossSum() { return Scalar<double>(plan_.layout.statistics.loss_sum); }
-  int64_t Correct() { return Scalar<int64_t>(plan_.layout.statistics.correct); }
-
-  Bytes Read(const TensorView& view) {
-    Bytes bytes(view.bytes());
-    Check(backend_->Read(view, absl::MakeSpan(bytes)));
-    return bytes;
-  }
-  Bytes ReadArena(Arena arena) { return Read(WholeArena(arena, plan_.arena_bytes[int(arena)])); }
-  void WriteArena(Arena arena, const Bytes& bytes) {
-    Check(backend_->Write(WholeArena(arena, plan_.arena_bytes[int(arena)]), bytes));
-  }
-  template <typename T>
-  T Scalar(const TensorView& view) {
-    const Bytes bytes = Read(view);
-    T value;
-    std::memcpy(&value, bytes.data(), sizeof(T));
-    return value;
-  }
-
- private:
-  static void Check(const absl::Status& status) { ASSERT_TRUE(status.ok()) << status; }
-  void Run(PreparedProgram& program, const StepScalars& scalars = {}, MarkerSink* sink = nullptr) {
-    Check(backend_->Run(program, scalars, sink));
-  }
-  std::unique_ptr<PreparedProgram> Prepared(Program program) {
-    auto prepared = backend_->Prepare(std::move(program));
-    Check(prepared.status());
-    return *std::move(prepared);
-  }
-  template <typename T>
-  void Write(const TensorView& view, const std::vector<T>& values) {
-    Check(backend_->Write(view, BytesOf(values)));
-  }
-  // As a trainer would begin, but for what it begins with as zero: heads and biases are drawn too.
-  void WriteParameters() {
-    for (size_t i = 0; i < table().parameters().size(); ++i) {
-      const Parameter& p = table().parameters()[i];
-      std::vector<float> values(p.elements());
-      InitializeParameter(table(), static_cast<int>(i), 1, absl::MakeSpan(values));
-      const Doubles more = NormalValues(p.elements(), 0.1, i);
-      for (size_t j = 0; j < values.size(); ++j) values[j] += static_cast<float>(more[j]);
-      Write(table().ParameterView(p), values);
-    }
-    Run(*prepare_);
-  }
-  void WriteInput(uint64_t seed);
-  void WriteLabels(Draws& draws);
-
-  const Case case_;
-  Plan plan_;
-  std::unique_ptr<Backend> backend_;
-  std::vector<std::unique_ptr<PreparedProgram>> steps_;
-  std::unique_ptr<PreparedProgram> update_, prepare_, eval_, digest_;
-};
-
-void Replica::WriteInput(uint64_t seed) {
-  Draws draws(seed, DrawPurpose::kTest, 0, 0);
-  const InputViews& input = plan_.layout.input;
-  std::vector<uint8_t> images(input.images.bytes());
-  for (uint8_t& pixel : images) pixel = static_cast<uint8_t>(draws.Below(256));
-  Write(input.images, images);
-  std::vector<int32_t> augment;
-  for (int64_t i = 0; i < plan_.layout.batch; ++i) {
-    for (const int64_t choices : {3, 2, 2}) {  // rows and columns that may be cut off; a flip
-      augment.push_back(static_cast<int32_t>(draws.Below(choices)));
-    }
-  }
-  Write(input.augment, augment);
-  std::vector<float> valid(plan_.layout.batch, 1.0f);
-  valid.back() = 0.0f;
-  Write(input.valid, valid);
-  WriteLabels(draws);
-}
-
-void Replica::WriteLabels(Draws& draws) {
-  const Labels& labels = plan_.layout.input.labels;
-  const int classes = plan_.layout.model.classes;
-  if (labels.kind == LabelKind::kDense) {
-    std::vector<float> dense(labels.dense.elements());
-    for (float& value : dense) value = static_cast<float>(draws.Below(4)) / 4;
-    return Write(labels.dense, dense);
-  }
-  std::vector<int32_t> ids(labels.ids.elements());
-  for (int32_t& id : ids) id = static_cast<int32_t>(draws.Below(classes));
-  Write(labels.ids, ids);
-  if (labels.kind != LabelKind::kSparse) return;
-  std::vector<int32_t> offsets = {0, 2, 3, 6};  // two labels, one, three
-  ASSERT_EQ(static_cast<int64_t>(offsets.size()), labels.offsets.elements());
-  Write(labels.offsets, offsets);
-}
-
-BackendMaker CpuMaker(Precision precision) {
-  BackendOptions options;
-  options.threads = 1;
-  options.bf16 = precision == Precision::kBf16;
-  return [options] { return CreateBackend(options); };
-}
 
 // |a - b| / |b| over all elements, both as f32; against `scale` where that is larger.
 double RelativeError(const std::vector<float>& a, const std::vector<float>& b, double scale = 0) {
@@ -278,7 +40,7 @@ double Norm(const std::vector<float>& a) {
 }
 
 using Gradients = std::map<std::string, std::vector<float>>;
-Gradients GradientsOf(Replica& replica) {
+Gradients GradientsOf(StepReplica& replica) {
   Gradients gradients;
   for (const Parameter& p : replica.table().parameters()) {
     gradients[p.name] = FloatsOf(replica.Read(replica.table().GradientView(p)));
@@ -286,13 +48,31 @@ Gradients GradientsOf(Replica& replica) {
   return gradients;
 }
 
-class StepCudaTest : public testing::TestWithParam<std::tuple<Case, Precision>> {
+const StepCase kCases[] = {
+    {"map_sigmoid_dim16", 16, PoolKind::kMap, LossKind::kSigmoid},
+    {"map_softmax_dim32", 32, PoolKind::kMap, LossKind::kSoftmax, LabelKind::kClassId,
+     OptimizerKind::kAdamW},
+    {"map_sigmoid_sparse_dim64", 64, PoolKind::kMap, LossKind::kSigmoid, LabelKind::kSparse},
+    {"map_softmax_dense_dim104", 104, PoolKind::kMap, LossKind::kSoftmax, LabelKind::kDense},
+    {"gap_sigmoid_dense_dim72", 72, PoolKind::kGap, LossKind::kSigmoid, LabelKind::kDense,
+     OptimizerKind::kSgd},
+    {"gap_softmax_representation_dim80", 80, PoolKind::kGap, LossKind::kSoftmax,
+     LabelKind::kClassId, OptimizerKind::kAdamW, PositionKind::kSincos2d, 24},
+    {"gap_sigmoid_dim112", 112, PoolKind::kGap, LossKind::kSigmoid},
+    {"cls_softmax_sparse_dim88", 88, PoolKind::kCls, LossKind::kSoftmax, LabelKind::kSparse,
+     OptimizerKind::kSgd},
+    {"cls_sigmoid_representation_dim96", 96, PoolKind::kCls, LossKind::kSigmoid,
+     LabelKind::kClassId, OptimizerKind::kAdafactor, PositionKind::kLearned, 24},
+    {"cls_softmax_dim128", 128, PoolKind::kCls, LossKind::kSoftmax},
+};
+
+class StepCudaTest : public testing::TestWithParam<std::tuple<StepCase, Precision>> {
  protected:
-  const Case& test_case() const { return std::get<0>(GetParam()); }
+  const StepCase& test_case() const { return std::get<0>(GetParam()); }
   Precision precision() const { return std::get<1>(GetParam()); }
   BackendMaker Cuda() const { return CudaBackendMaker(ComputeDType(precision())); }
 };
-std::string TestName(const testing::TestParamInfo<std::tuple<Case, Precision>>& info) {
+std::string TestName(const testing::TestParamInfo<std::tuple<StepCase, Precision>>& info) {
   return absl::StrCat(std::get<0>(info.param).name, "_", PrecisionName(std::get<1>(info.param)));
 }
 INSTANTIATE_TEST_SUITE_P(EveryModel, StepCudaTest,
@@ -317,7 +97,7 @@ double ScaleOf(const Parameter& p, const Gradients& gradients) {
   return Norm(gradients.at(absl::StrCat(p.name.substr(0, p.name.size() - 8), "query/bias")));
 }
 
-void ExpectF32StepOfTheCpu(Replica& cuda, Replica& cpu) {
+void ExpectF32StepOfTheCpu(StepReplica& cuda, StepReplica& cpu) {
   const Gradients of_cpu = GradientsOf(cpu), of_cuda = GradientsOf(cuda);
   EXPECT_NEAR(cuda.LossSum(), cpu.LossSum(), 1e-6 * std::abs(cpu.LossSum()));
   EXPECT_EQ(cuda.Correct(), cpu.Correct());
@@ -328,7 +108,7 @@ void ExpectF32StepOfTheCpu(Replica& cuda, Replica& cpu) {
   }
 }
 
-void ExpectBf16StepOfTheCpu(Replica& cuda, Replica& cpu, Replica& exact) {
+void ExpectBf16StepOfTheCpu(StepReplica& cuda, StepReplica& cpu, StepReplica& exact) {
   const Gradients of_cpu = GradientsOf(cpu), of_cuda = GradientsOf(cuda);
   const Gradients truth = GradientsOf(exact);
   EXPECT_NEAR(cuda.LossSum(), exact.LossSum(),
@@ -343,20 +123,20 @@ void ExpectBf16StepOfTheCpu(Replica& cuda, Replica& cpu, Replica& exact) {
 }
 
 // `cuda` has made Step(7).
-void ExpectStepOfTheCpu(Replica& cuda, Case c, Precision precision) {
-  Replica cpu(c, precision, DeviceKind::kCpu, CpuMaker(precision));
+void ExpectStepOfTheCpu(StepReplica& cuda, StepCase c, Precision precision) {
+  StepReplica cpu(c, precision, DeviceKind::kCpu, CpuMaker(precision));
   cpu.Step(7);
   if (precision == Precision::kF32 && c.residual == DType::kF32) {
     return ExpectF32StepOfTheCpu(cuda, cpu);
   }
   c.residual = DType::kF32;
-  Replica exact(c, Precision::kF32, DeviceKind::kCpu, CpuMaker(Precision::kF32));
+  StepReplica exact(c, Precision::kF32, DeviceKind::kCpu, CpuMaker(Precision::kF32));
   exact.Step(7);
   ExpectBf16StepOfTheCpu(cuda, cpu, exact);
 }
 
 TEST_P(StepCudaTest, LossAndEveryGradientAreThoseOfTheCpu) {
-  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
+  StepReplica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cuda.Step(7);
   ExpectStepOfTheCpu(cuda, test_case(), precision());
 }
@@ -365,16 +145,16 @@ TEST_P(StepCudaTest, LossAndEveryGradientAreThoseOfTheCpu) {
 // holds for one level holds for all.
 TEST_P(StepCudaTest, EveryLevelOfRecomputeGivesTheSameBitsAndTheyAreNearTheCpu) {
   for (const DType residual : {DType::kF32, DType::kBf16}) {
-    Case c = test_case();
+    StepCase c = test_case();
     c.residual = residual;
     c.recompute = RecomputeLevel::kNone;
-    Replica keeps_all(c, precision(), DeviceKind::kCuda, Cuda());
+    StepReplica keeps_all(c, precision(), DeviceKind::kCuda, Cuda());
     keeps_all.Step(7);
     ExpectStepOfTheCpu(keeps_all, c, precision());
     for (const auto level : {RecomputeLevel::kGeluAndLayerNorm, RecomputeLevel::kBlock}) {
       SCOPED_TRACE(absl::StrCat(RecomputeName(level), ", residual ", DTypeName(residual)));
       c.recompute = level;
-      Replica again(c, precision(), DeviceKind::kCuda, Cuda());
+      StepReplica again(c, precision(), DeviceKind::kCuda, Cuda());
       again.Step(7);
       EXPECT_EQ(again.LossSum(), keeps_all.LossSum());
       EXPECT_TRUE(GradientsOf(again) == GradientsOf(keeps_all));
@@ -384,8 +164,8 @@ TEST_P(StepCudaTest, EveryLevelOfRecomputeGivesTheSameBitsAndTheyAreNearTheCpu) 
 
 // From the same gradients and the same state: optimizer, average and the weights that come of it.
 TEST_P(StepCudaTest, UpdateAndEvaluationAreThoseOfTheCpu) {
-  Replica cpu(test_case(), precision(), DeviceKind::kCpu, CpuMaker(precision()));
-  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
+  StepReplica cpu(test_case(), precision(), DeviceKind::kCpu, CpuMaker(precision()));
+  StepReplica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cpu.Step(7);
   for (int64_t step = 0; step < 2; ++step) {
     cuda.WriteArena(Arena::kGradients, cpu.ReadArena(Arena::kGradients));
@@ -408,7 +188,7 @@ TEST_P(StepCudaTest, UpdateAndEvaluationAreThoseOfTheCpu) {
 }
 
 TEST_P(StepCudaTest, ClosedGateChangesNoBitOfTheState) {
-  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
+  StepReplica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cuda.Step(7);
   constexpr Arena kState[] = {Arena::kParameters, Arena::kMomentum, Arena::kSecondMoment,
                               Arena::kAverage};
@@ -421,8 +201,8 @@ TEST_P(StepCudaTest, ClosedGateChangesNoBitOfTheState) {
 }
 
 TEST_P(StepCudaTest, DigestOfTheSameBytesIsThatOfTheCpu) {
-  Replica cpu(test_case(), precision(), DeviceKind::kCpu, CpuMaker(precision()));
-  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
+  StepReplica cpu(test_case(), precision(), DeviceKind::kCpu, CpuMaker(precision()));
+  StepReplica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cpu.Step(7);
   cpu.Update(0);
   const int64_t before = cuda.Digest();
@@ -434,8 +214,8 @@ TEST_P(StepCudaTest, DigestOfTheSameBytesIsThatOfTheCpu) {
 }
 
 // Gradients, state and statistics of two steps and an evaluation.
-std::vector<Bytes> RunOf(const Case& c, Precision precision, const BackendMaker& make) {
-  Replica replica(c, precision, DeviceKind::kCuda, make);
+std::vector<Bytes> RunOf(const StepCase& c, Precision precision, const BackendMaker& make) {
+  StepReplica replica(c, precision, DeviceKind::kCuda, make);
   for (int64_t step = 0; step < 2; ++step) {
     replica.Step(static_cast<uint64_t>(10 * step));
     replica.Update(step);
@@ -457,7 +237,7 @@ TEST_P(StepCudaTest, TwoRunsGiveTheSameBits) {
 
 #ifdef VITSCALE_CUDA_ON_CPU
 TEST_P(StepCudaTest, NothingIsAllocatedAfterTheFirstStep) {
-  Replica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
+  StepReplica cuda(test_case(), precision(), DeviceKind::kCuda, Cuda());
   cuda.Step(7);
   cuda.Update(0);
   const int64_t allocations = cuda_on_cpu::Counts().allocations;
