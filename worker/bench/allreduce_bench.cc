@@ -9,6 +9,7 @@
 #include "kernels/base/status.h"
 #include "worker/bench/bench_collective.h"
 #include "worker/bench/processes.h"
+#include "worker/bench/rank_buckets.h"
 
 namespace vitscale {
 namespace {
@@ -25,7 +26,9 @@ absl::StatusOr<std::vector<int64_t>> BucketSizes(const AllReduceOptions& options
       sizes.push_back(std::min(left, options.bucket_bytes / 4));
     return sizes;
   }
-  auto request = RequestOf(options.run);
+  BenchOptions run = options.run;
+  run.device = BenchDeviceOf(options.transport, /*rank=*/0);
+  auto request = RequestOf(run);
   if (!request.ok()) {
     return Annotate(request.status(), "--bytes, or a model");
   }
@@ -37,15 +40,14 @@ absl::StatusOr<std::vector<int64_t>> BucketSizes(const AllReduceOptions& options
 
 class Rank {
  public:
-  Rank(std::unique_ptr<Collective> collective, const std::vector<int64_t>& sizes)
-      : collective_(std::move(collective)) {
-    for (int64_t size : sizes) buckets_.emplace_back(size);
-  }
+  Rank(RankBuckets buckets, std::unique_ptr<Collective> collective)
+      : buckets_(std::move(buckets)), collective_(std::move(collective)) {}
 
-  // {algorithm, sums (seconds), records (seconds), peak_rss_bytes}
+  // {algorithm, device, sums (seconds), records (seconds), peak_rss_bytes}
   absl::StatusOr<json> Run(int steps) {
     VITSCALE_RETURN_IF_ERROR(DoRun(steps));
     return json{{"algorithm", collective_->algorithm()},
+                {"device", buckets_.device_name()},
                 {"sums", sums_},
                 {"records", records_},
                 {"peak_rss_bytes", PeakResidentBytes()}};
@@ -66,36 +68,37 @@ class Rank {
   // Also the warm-up. Zeros stay zeros however often they are summed.
   absl::Status CheckSum() {
     const int n = collective_->world_size();
-    const float wanted = static_cast<float>(n * (n + 1) / 2);
-    for (auto& bucket : buckets_) {
-      std::fill(bucket.begin(), bucket.end(), static_cast<float>(collective_->rank() + 1));
-    }
+    VITSCALE_RETURN_IF_ERROR(buckets_.Fill(static_cast<float>(collective_->rank() + 1)));
     std::vector<double> ignored;
     VITSCALE_RETURN_IF_ERROR(Exchange(/*with_buckets=*/true, ignored));
-    for (auto& bucket : buckets_) {
-      for (float value : bucket) {
-        if (value == wanted) continue;
-        return absl::InternalError(absl::StrCat("a sum is ", value, ", want ", wanted));
-      }
-      std::fill(bucket.begin(), bucket.end(), 0.0f);
-    }
-    return absl::OkStatus();
+    const float wanted = static_cast<float>(n * (n + 1) / 2);
+    VITSCALE_RETURN_IF_ERROR(Annotate(buckets_.ExpectAll(wanted), "the first sum"));
+    return buckets_.Fill(0.0f);
   }
   absl::Status Exchange(bool with_buckets, std::vector<double>& seconds) {
     VITSCALE_RETURN_IF_ERROR(collective_->Barrier(kTimeout));
     absl::Status status;
     seconds.push_back(SecondsOf([&] {
       for (size_t i = 0; with_buckets && i < buckets_.size(); ++i)
-        collective_->Start(static_cast<int>(i), absl::MakeSpan(buckets_[i]));
+        collective_->Start(static_cast<int>(i), buckets_[i]);
       status = collective_->ExchangeRecords({}, kTimeout).status();
     }));
     return status;
   }
 
+  RankBuckets buckets_;  // outlive what sums them
   std::unique_ptr<Collective> collective_;
-  std::vector<std::vector<float>> buckets_;
   std::vector<double> sums_, records_;
 };
+
+absl::StatusOr<json> RunRank(const AllReduceOptions& options, const std::vector<int64_t>& sizes,
+                             int rank, RendezvousListener& listener) {
+  VITSCALE_ASSIGN_OR_RETURN(RankBuckets buckets,
+                            RankBuckets::Create(BenchDeviceOf(options.transport, rank), sizes));
+  VITSCALE_ASSIGN_OR_RETURN(auto collective,
+                            MakeBenchCollective(options.transport, rank, options.ranks, listener));
+  return Rank(std::move(buckets), std::move(collective)).Run(options.run.steps);
+}
 
 json Report(const AllReduceOptions& options, const std::vector<int64_t>& sizes,
             const std::vector<json>& ranks) {
@@ -104,6 +107,7 @@ json Report(const AllReduceOptions& options, const std::vector<int64_t>& sizes,
   for (const json& rank : ranks) peak = std::max(peak, rank["peak_rss_bytes"].get<int64_t>());
   const std::vector<double> sums = Slowest(ranks, "sums"), records = Slowest(ranks, "records");
   const double seconds = Median(sums), n = options.ranks;
+  const double ring = 2 * (n - 1) / n * static_cast<double>(bytes) / seconds;
   json report = {{"ranks", options.ranks},
                  {"algorithm", ranks[0]["algorithm"]},
                  {"bytes", bytes},
@@ -112,11 +116,11 @@ json Report(const AllReduceOptions& options, const std::vector<int64_t>& sizes,
                  {"seconds_min", *std::min_element(sums.begin(), sums.end())},
                  {"seconds_max", *std::max_element(sums.begin(), sums.end())},
                  {"bytes_per_second", static_cast<double>(bytes) / seconds},
+                 {"bus_bytes_per_second", ring},
                  {"phases", {{"all_reduce", seconds}, {"record_alone", Median(records)}}},
                  {"peak_rss_bytes", peak}};
-  if (options.transport == "gloo") {
-    report["wire_bytes_per_second"] = 2 * (n - 1) / n * static_cast<double>(bytes) / seconds;
-  }
+  if (options.transport == "gloo") report["wire_bytes_per_second"] = ring;
+  if (options.transport == "nccl") report["device"] = ranks[0]["device"];
   return report;
 }
 
@@ -126,13 +130,16 @@ void AddAllReduceFlags(CLI::App& command, AllReduceOptions& o) {
   command
       .add_option("--bytes", o.bytes, "Bytes of one rank's gradients, instead of those of a model")
       ->check(WholeNumber(4, int64_t{1} << 36));
-  command.add_option("--ranks", o.ranks, "Ranks, all on this machine")
+  command
+      .add_option("--ranks", o.ranks,
+                  "Ranks, all on this machine; of nccl, one on each of cuda:0, cuda:1 ...")
       ->check(WholeNumber(2, 64))
       ->capture_default_str();
   command
-      .add_option("--transport", o.transport,
-                  "gloo: TCP over loopback; shared_memory: as ranks of one host")
-      ->check(OneOfWords({"gloo", "shared_memory"}))
+      .add_option(
+          "--transport", o.transport,
+          "gloo: TCP over loopback; shared_memory: as ranks of one host; nccl: between GPUs")
+      ->check(OneOfWords({"gloo", "shared_memory", "nccl"}))
       ->capture_default_str();
   command.add_option("--bucket-bytes", o.bucket_bytes, "Largest bucket that is sent as one")
       ->check(WholeNumber(4, int64_t{1} << 36))
@@ -144,11 +151,10 @@ void AddAllReduceFlags(CLI::App& command, AllReduceOptions& o) {
 absl::StatusOr<nlohmann::json> BenchAllReduce(const AllReduceOptions& options) {
   VITSCALE_ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, BucketSizes(options));
   VITSCALE_ASSIGN_OR_RETURN(const auto listener, RendezvousListener::Open(kBenchAddress));
-  VITSCALE_ASSIGN_OR_RETURN(
-      const std::vector<json> ranks, RunInProcesses(options.ranks, [&](int rank) {
-        return Rank(MakeBenchCollective(options.transport, rank, options.ranks, *listener), sizes)
-            .Run(options.run.steps);
-      }));
+  VITSCALE_ASSIGN_OR_RETURN(const std::vector<json> ranks,
+                            RunInProcesses(options.ranks, [&](int rank) {
+                              return RunRank(options, sizes, rank, *listener);
+                            }));
   return Report(options, sizes, ranks);
 }
 

@@ -28,6 +28,7 @@ Examples:
   vitscale-bench step --variant S/16 --image-size 224 --batch 32 --precision bf16 --threads 2 --steps 10 --json
   vitscale-bench op --patch 4 --width 128 --depth 4 --heads 4 --mlp-width 512 --image-size 28 --channels 1 --batch 256
   vitscale-bench allreduce --ranks 2 --variant B/16
+  vitscale-bench allreduce --transport nccl --ranks 8 --variant G/14 --classes 29593
   vitscale-bench workers --variant S/16 --workers 2 --steps 3
   vitscale-bench data --folder /data/flowers/train --threads 1,2,4
   vitscale-bench checkpoint --variant S/16 --dir /mnt/checkpoints
@@ -95,7 +96,7 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
                        "ceiling, peak memory, and which ops take the time");
   CLI::App* op = add("op", "Each op of a step: in its panel group, and alone");
   CLI::App* allreduce =
-      add("allreduce", "Sums of gradients between ranks on this machine, by TCP or shared memory");
+      add("allreduce", "Sums of gradients between ranks on this machine, by TCP, shared memory or NCCL");
   CLI::App* workers = add("workers",
                           "Steps by several workers of this machine against one with all its "
                           "threads, and how much of the sums backward hides");

@@ -1,12 +1,15 @@
 #include "worker/bench/processes.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -22,7 +25,7 @@ using Body = std::function<absl::StatusOr<json>(int)>;
 
 struct Process {
   pid_t pid = -1;
-  UniqueFd answer;
+  UniqueFd answer;  // none: it has been awaited
 };
 
 // An answer is {"code", "message"} or {"value"}.
@@ -65,11 +68,37 @@ absl::StatusOr<Process> Start(int number, const Body& body) {
   _exit(0);
 }
 
+// One that has begun to answer or has ended, of those that have not been awaited.
+int AwaitOne(const std::vector<Process>& processes) {
+  std::vector<pollfd> answers;
+  for (const Process& process : processes) answers.push_back({process.answer.get(), POLLIN, 0});
+  while (poll(answers.data(), answers.size(), /*timeout=*/-1) < 0 && errno == EINTR) {
+  }
+  const auto one = std::find_if(answers.begin(), answers.end(),
+                                [](const pollfd& answer) { return answer.revents != 0; });
+  VITSCALE_CHECK(one != answers.end()) << "poll: " << std::strerror(errno);
+  return static_cast<int>(one - answers.begin());
+}
+
+int WaitFor(pid_t pid) {
+  int how = 0;
+  while (waitpid(pid, &how, 0) < 0 && errno == EINTR) {
+  }
+  return how;
+}
+
+// Those that are left cannot succeed without the one that failed, and might wait for it.
+void End(Process& process) {
+  if (!process.answer.valid()) return;
+  kill(process.pid, SIGKILL);
+  (void)WaitFor(process.pid);
+  process.answer.reset();
+}
+
 absl::StatusOr<json> Await(int number, Process& process) {
   const std::string text = ReadAll(process.answer.get());
-  int how = 0;
-  while (waitpid(process.pid, &how, 0) < 0 && errno == EINTR) {
-  }
+  process.answer.reset();
+  const int how = WaitFor(process.pid);
   const std::string noun = absl::StrCat("rank ", number);
   json answer = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (answer.is_discarded()) {
@@ -93,17 +122,16 @@ absl::StatusOr<std::vector<json>> RunInProcesses(int count, const Body& body) {
     failed = process.status();
     if (process.ok()) processes.push_back(*std::move(process));
   }
-  if (!failed.ok()) {
-    for (const Process& process : processes) kill(process.pid, SIGKILL);
+  std::vector<json> answers(processes.size());
+  for (size_t left = processes.size(); left > 0 && failed.ok(); --left) {
+    const int number = AwaitOne(processes);
+    auto answer = Await(number, processes[number]);
+    failed = answer.status();
+    if (answer.ok()) answers[number] = *std::move(answer);
   }
-  std::vector<json> answers;
-  for (size_t i = 0; i < processes.size(); ++i) {
-    auto answer = Await(static_cast<int>(i), processes[i]);
-    if (answer.ok()) answers.push_back(*std::move(answer));
-    if (failed.ok()) failed = answer.status();
-  }
-  if (!failed.ok()) return failed;
-  return answers;
+  if (failed.ok()) return answers;
+  for (Process& process : processes) End(process);
+  return failed;
 }
 
 }  // namespace vitscale

@@ -12,9 +12,9 @@
 namespace vitscale {
 
 // Forks `count` processes; each calls `body` with its number, and what that returns comes back, in
-// order. They die with this process. Errors: the first process's own, "rank 1: …", with its code;
-// UNAVAILABLE for one that ended without an answer; RESOURCE_EXHAUSTED if none can be started. No
-// other thread of this process may be doing anything.
+// order. They die with this process. Errors: those of the first one that fails, "rank 1: …", with
+// its code, when the others have been killed; UNAVAILABLE for one that ended without an answer;
+// RESOURCE_EXHAUSTED if none can be started. No other thread of this process may be doing anything.
 absl::StatusOr<std::vector<nlohmann::json>> RunInProcesses(
     int count, const std::function<absl::StatusOr<nlohmann::json>(int number)>& body);
 

@@ -102,9 +102,10 @@ struct Side {
   std::vector<double> steps, exposed;  // by repetition: the median step
 };
 
-std::unique_ptr<Collective> CollectiveFor(const Side& side, int rank, const Worker& worker,
-                                          const WorkersOptions& options,
-                                          RendezvousListener& listener) {
+absl::StatusOr<std::unique_ptr<Collective>> CollectiveFor(const Side& side, int rank,
+                                                          const Worker& worker,
+                                                          const WorkersOptions& options,
+                                                          RendezvousListener& listener) {
   if (side.name != kSleeping) return MakeBenchCollective(side.name, rank, side.workers, listener);
   const double total = static_cast<double>(worker.gradient_bytes());
   return MakeSleepingCollective([total, &options](int64_t bytes) {
@@ -117,13 +118,14 @@ absl::Status RunOnce(const WorkersOptions& options, int threads, Side& side) {
   own.batch /= side.workers;
   own.threads = threads / side.workers;
   VITSCALE_ASSIGN_OR_RETURN(const auto listener, RendezvousListener::Open(kBenchAddress));
-  VITSCALE_ASSIGN_OR_RETURN(const std::vector<json> ranks,
-                            RunInProcesses(side.workers, [&](int rank) -> absl::StatusOr<json> {
-                              VITSCALE_ASSIGN_OR_RETURN(const auto worker, Worker::Create(own));
-                              return worker->Run(
-                                  CollectiveFor(side, rank, *worker, options, *listener), own.steps,
-                                  options.run.batch);
-                            }));
+  VITSCALE_ASSIGN_OR_RETURN(
+      const std::vector<json> ranks,
+      RunInProcesses(side.workers, [&](int rank) -> absl::StatusOr<json> {
+        VITSCALE_ASSIGN_OR_RETURN(const auto worker, Worker::Create(own));
+        VITSCALE_ASSIGN_OR_RETURN(auto collective,
+                                  CollectiveFor(side, rank, *worker, options, *listener));
+        return worker->Run(std::move(collective), own.steps, options.run.batch);
+      }));
   side.algorithm = ranks[0]["algorithm"];
   side.steps.push_back(Median(Slowest(ranks, "steps")));
   side.exposed.push_back(Median(Slowest(ranks, "exposed")));

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <csignal>
 #include <set>
 
@@ -20,7 +22,11 @@ namespace vitscale {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 BenchOptions Tiny() {
   BenchOptions options;
@@ -152,6 +158,14 @@ TEST(ProcessesTest, AnswersComeInOrderAndAnErrorNamesItsRank) {
   EXPECT_THAT(RunInProcesses(2, refuses), StatusIs(absl::StatusCode::kDataLoss, "rank 1: no"));
 }
 
+TEST(ProcessesTest, TheFirstThatFailsEndsThoseThatWouldWaitForIt) {
+  const auto waits = [](int i) -> absl::StatusOr<json> {
+    if (i == 1) return absl::DataLossError("no");
+    while (true) pause();
+  };
+  EXPECT_THAT(RunInProcesses(3, waits), StatusIs(absl::StatusCode::kDataLoss, "rank 1: no"));
+}
+
 TEST(ProcessesTest, OneThatDiesIsUnavailable) {
   const auto dies = [](int i) -> absl::StatusOr<json> {
     raise(SIGKILL);
@@ -178,8 +192,10 @@ TEST_P(AllReduceBenchTest, ThreeRanksSumBytesInBuckets) {
   EXPECT_EQ(report["buckets"], 3);
   const double seconds = report["seconds"];
   EXPECT_NEAR(report["bytes_per_second"].get<double>() * seconds, 10'000, 1e-6);
+  const double ring = report["bus_bytes_per_second"];
+  EXPECT_NEAR(ring * seconds, 10'000 * 4.0 / 3, 1e-6);
   if (options.transport == "gloo") {
-    EXPECT_NEAR(report["wire_bytes_per_second"].get<double>() * seconds, 10'000 * 4.0 / 3, 1e-6);
+    EXPECT_EQ(report["wire_bytes_per_second"], ring);
   }
   EXPECT_GT(report["phases"]["record_alone"], 0);
 }
@@ -191,6 +207,19 @@ TEST(AllReduceOptionsTest, TakesTheGradientsOfAModel) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const Plan plan, MakePlan(request));
   VITSCALE_ASSERT_OK_AND_ASSIGN(const json report, BenchAllReduce(options));
   EXPECT_EQ(report["bytes"], plan.gradient_bytes);
+}
+
+// Whatever this machine has: it shows no cards, or there is no plugin.
+TEST(AllReduceOptionsTest, NcclWithoutCardsIsOneLine) {
+  setenv("CUDA_VISIBLE_DEVICES", "", /*replace=*/1);
+  AllReduceOptions options;
+  options.bytes = 8;
+  options.transport = "nccl";
+  EXPECT_THAT(BenchAllReduce(options),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       AllOf(StartsWith("rank "), AnyOf(HasSubstr("cuda"), HasSubstr("CUDA")),
+                             Not(HasSubstr("\n")))));
+  unsetenv("CUDA_VISIBLE_DEVICES");
 }
 
 TEST(AllReduceOptionsTest, WantsBytesOrAModel) {
@@ -300,7 +329,8 @@ TEST(ProbeTest, WritesRatesThatThePlannerReads) {
   for (const Precision precision : {Precision::kBf16, Precision::kF32}) {
     EXPECT_TRUE(rates.Knows(precision));
     for (const char* op : {"Linear", "SelfAttentionGrad", "LayerNormGrad", "AdamWApply"}) {
-      EXPECT_THAT(rates.ToText(), HasSubstr(absl::StrCat("op ", PrecisionName(precision), " ", op)));
+      EXPECT_THAT(rates.ToText(),
+                  HasSubstr(absl::StrCat("op ", PrecisionName(precision), " ", op)));
     }
   }
 }
@@ -315,8 +345,8 @@ TEST(OptimizerFloorTest, CountsGradientsTwiceAndTheStateInAndOut) {
   // 4 + 4 for gradients, 4 + 4 for parameters, 2 + 2 for momentum; packed weights on top.
   EXPECT_DOUBLE_EQ(OptimizerFloorBytes(plan, OptimizerConfigOf(options)),
                    20 * n + 8 * moments + static_cast<double>(plan.compute_weight_bytes));
-  std::vector<Tally> kinds = {{"GradStats", 1, 1.0, {}}, {"Linear", 1, 5.0, {}},
-                              {"PrepareWeights", 1, 2.0, {}}};
+  std::vector<Tally> kinds = {
+      {"GradStats", 1, 1.0, {}}, {"Linear", 1, 5.0, {}}, {"PrepareWeights", 1, 2.0, {}}};
   const json report = OptimizerReport(plan, OptimizerConfigOf(options), kinds, 1e3);
   EXPECT_EQ(report["optimizer_seconds"], 3);
   EXPECT_GT(report["optimizer_floor_share"], 0);

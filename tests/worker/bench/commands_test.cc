@@ -99,6 +99,7 @@ TEST(BenchCommandsTest, WrongUseIsExitCodeTwoAndNamesTheFlag) {
   } cases[] = {{"", "subcommand"},
                {"stepp", "was \"stepp\", wanted step, op, allreduce"},
                {"allreduce --ranks 1 --bytes 8", "--ranks: was \"1\""},
+               {"allreduce --bytes 8 --transport tcp", "--transport: was \"tcp\""},
                {"allreduce --bytes 8 --steps x", "--steps: was \"x\""},
                {"data --threads 0", "--threads: was \"0\""},
                {"data --channels 2", "--channels: was \"2\""},
