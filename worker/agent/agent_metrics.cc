@@ -181,13 +181,15 @@ void AgentMetrics::CollectCard(Families& families) const {
       .To(families);
   if (!worker_.device_use) return;
   const link::DeviceUse& use = *worker_.device_use;
-  Gauge("vitscale_worker_device_memory_used_bytes", "Memory of the card in use by anybody, bytes")
-      .Add(static_cast<double>(use.used_bytes), labels)
-      .To(families);
-  Gauge("vitscale_worker_device_foreign_processes",
-        "Processes on the card that are not the worker's")
-      .Add(use.foreign_processes, labels)
-      .To(families);
+  if (use.used_bytes > 0 || use.free_bytes > 0) {  // else it could not be read: nobody knows
+    Gauge("vitscale_worker_device_memory_used_bytes", "Memory of the card in use by anybody, bytes")
+        .Add(static_cast<double>(use.used_bytes), labels)
+        .To(families);
+    Gauge("vitscale_worker_device_foreign_processes",
+          "Processes on the card that are not the worker's")
+        .Add(use.foreign_processes, labels)
+        .To(families);
+  }
   Gauge("vitscale_worker_device_dirty",
         "1 while somebody else uses the card: nothing is placed on it")
       .Add(use.dirty.empty() ? 0 : 1, labels)

@@ -66,6 +66,11 @@ absl::StatusOr<v1::DeviceInfo> DescribeCard(absl::string_view device, const Card
                                                       " (sm_", card.sm, "), want sm_", kSmLeast,
                                                       " or later"));
   }
+  if (card.divided) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("device '", device, "' is ", card.name,
+                     ", divided into instances (MIG), want a whole card: nvidia-smi -mig 0"));
+  }
   v1::DeviceInfo info;
   info.set_kind(v1::DEVICE_CUDA);
   info.set_name(std::string(device));

@@ -21,7 +21,8 @@ absl::StatusOr<std::optional<int>> CardIndexOf(absl::string_view device);
 // the trainer's to tell (its numerics record): the agent links none of them.
 absl::StatusOr<v1::DeviceInfo> DescribeCpu(absl::string_view device, int threads);
 
-// `device` is "cuda<i>". FAILED_PRECONDITION for a card that the kernels are not made for.
+// `device` is "cuda<i>". FAILED_PRECONDITION for a card that the kernels are not made for,
+// and for one that is divided.
 absl::StatusOr<v1::DeviceInfo> DescribeCard(absl::string_view device, const Card& card,
                                             int threads);
 

@@ -23,6 +23,7 @@
 #include "kernels/base/path.h"
 #include "kernels/base/random.h"
 #include "kernels/base/status.h"
+#include "kernels/base/systemd.h"
 #include "kernels/base/version.h"
 #include "prometheus/exposer.h"
 #include "worker/agent/agent.h"
@@ -32,7 +33,6 @@
 #include "worker/agent/device_lock.h"
 #include "worker/agent/event_queue.h"
 #include "worker/agent/flags.h"
-#include "kernels/base/systemd.h"
 #include "worker/agent/session_rpc.h"
 #include "worker/agent/spool.h"
 #include "worker/card/nvml.h"
@@ -45,7 +45,6 @@ constexpr int kCannotStart = 1;
 constexpr int kDeviceHeld = 75;
 constexpr int kConfiguration = 78;
 constexpr int kIncarnationCharacters = 16;
-constexpr absl::Duration kCardInterval = absl::Seconds(2);
 
 // SIGTERM and SIGINT become readable; blocked before any thread starts, so that every thread
 // inherits it.
@@ -121,7 +120,8 @@ AgentConfig MakeConfig(const Flags& flags, int lock_fd) {
 struct Device {
   v1::DeviceInfo info;
   std::unique_ptr<Nvml> nvml;  // none for a CPU, as below
-  int card = 0;
+  int card_index = 0;
+  Card card;  // as it was found
   std::optional<CardLimits> limits;
 };
 
@@ -141,11 +141,13 @@ absl::StatusOr<Device> FindDevice(const Flags& flags) {
   }
   setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", /*overwrite=*/1);
   unsetenv("CUDA_VISIBLE_DEVICES");
-  device.card = *card_index;
+  device.card_index = *card_index;
   VITSCALE_ASSIGN_OR_RETURN(device.nvml, Nvml::Open());
-  VITSCALE_ASSIGN_OR_RETURN(const Card card, device.nvml->Read(device.card));
+  VITSCALE_ASSIGN_OR_RETURN(device.card, device.nvml->Read(device.card_index));
+  const Card& card = device.card;
   VITSCALE_ASSIGN_OR_RETURN(device.info, DescribeCard(flags.device, card, flags.threads));
-  device.limits = CardLimits{card.memory_bytes, PeakOf(flags, card, true), PeakOf(flags, card, false)};
+  device.limits =
+      CardLimits{card.memory_bytes, PeakOf(flags, card, true), PeakOf(flags, card, false)};
   return device;
 }
 
@@ -175,17 +177,20 @@ int Run(const Flags& flags, int stop_fd) {
   EventQueue queue;
   Agent agent(MakeConfig(flags, lock->get()), RealClock(), SystemRandom(), **spool, *metrics,
               queue);
+  if (device->nvml) agent.SeeCard(device->card);  // before the coordinator hears of the worker
   const auto coordinator = ConnectCoordinator(
-      flags.coordinator, MakeRegistration(flags, device->info, incarnation, metrics_port), agent.Sink());
+      flags.coordinator, MakeRegistration(flags, device->info, incarnation, metrics_port),
+      agent.Sink());
   VITSCALE_LOG(INFO) << "worker " << flags.worker_id << " incarnation " << incarnation
                      << ", device " << flags.device << " (" << device->info.model() << ", "
-                     << device->info.instruction_set() << ", "
-                     << flags.threads << " threads), coordinator " << flags.coordinator.ToString()
-                     << ", metrics " << HostPort{flags.metrics.host, metrics_port}.ToString();
+                     << device->info.instruction_set() << ", " << flags.threads
+                     << " threads), coordinator " << flags.coordinator.ToString() << ", metrics "
+                     << HostPort{flags.metrics.host, metrics_port}.ToString();
   std::unique_ptr<CardWatch> watch;
   if (device->nvml) {
     watch = std::make_unique<CardWatch>(
-        std::move(device->nvml), device->card, kCardInterval,
+        std::move(device->nvml),
+        CardWatchOptions{.card = device->card_index, .uuid = device->card.uuid},
         [&agent](const absl::StatusOr<Card>& card) { agent.SeeCard(card); });
   }
   NotifySystemd("READY=1");

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
+#include <map>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -21,8 +23,7 @@ namespace {
 
 using Result = int;
 using Device = struct Opaque*;
-constexpr Result kSuccess = 0, kNotSupported = 3, kInsufficientSize = 7;
-constexpr uint64_t kNotAvailable = ~uint64_t{0};
+constexpr Result kSuccess = 0, kNotSupported = 3, kNoPermission = 4, kInsufficientSize = 7;
 
 struct Memory {
   uint64_t total, free, used;
@@ -52,6 +53,7 @@ struct Functions {
   Result (*memory_v2)(Device, MemoryV2*);  // null before driver 510
   Result (*capability)(Device, int*, int*);
   Result (*processes)(Device, uint32_t*, ProcessInfo*);
+  Result (*mig_mode)(Device, uint32_t* current, uint32_t* pending);  // null before driver 450
 };
 
 // ---- what can be true ----------------------------------------------------------
@@ -62,21 +64,63 @@ constexpr uint64_t kMemoryBytesMax = uint64_t{1} << 46;  // 64 TiB
 constexpr int kMajorMax = 99;
 constexpr size_t kTextMax = 96;  // the library's own limit for all of them
 
-// Whether it ends or not: printable ASCII, since it goes into messages and on terminals.
-std::string Clean(const std::array<char, kTextMax>& raw) {
-  std::string text(raw.begin(), std::find(raw.begin(), raw.end(), '\0'));
+// Whether it ends or not: printable ASCII, since it goes into messages, which must be UTF-8, and on
+// terminals.
+std::string Clean(const char* raw) {
+  std::string text(raw, strnlen(raw, kTextMax));
   for (char& c : text) {
     if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
   }
   return std::string(absl::StripAsciiWhitespace(text));
 }
 
+// "error 15 (GPU is lost)".
+std::string ErrorText(const Functions& functions, Result result) {
+  const char* text = functions.error_string(result);
+  return absl::StrCat("error ", result, " (", text == nullptr ? "unknown" : Clean(text), ")");
+}
+
 class OpenNvml : public Nvml {
  public:
   explicit OpenNvml(const Functions& functions) : f_(functions) {}
-  ~OpenNvml() override { (void)f_.shutdown(); }
+  ~OpenNvml() override {
+    if (open_) (void)f_.shutdown();
+  }
 
   absl::StatusOr<int> Count() override {
+    VITSCALE_RETURN_IF_ERROR(BeginAnewAfterFailure());
+    auto count = CountNow();
+    failed_ = !count.ok();
+    return count;
+  }
+
+  absl::StatusOr<Card> Read(int index) override {
+    VITSCALE_ASSIGN_OR_RETURN(const int count, Count());
+    if (index < 0 || index >= count) {
+      failed_ = true;  // it may have fallen off the bus, and come back
+      return absl::NotFoundError(absl::StrCat("card ", index, ": this machine has ", count));
+    }
+    auto card = ReadThis(index);
+    failed_ = !card.ok();
+    if (!card.ok()) return Annotate(card.status(), absl::StrCat("card ", index));
+    return card;
+  }
+
+ private:
+  absl::Status Check(Result result, const char* what) const {
+    if (result == kSuccess) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat("NVML: ", what, ": ", ErrorText(f_, result)));
+  }
+
+  absl::Status BeginAnewAfterFailure() {
+    if (!failed_) return absl::OkStatus();
+    if (open_) (void)f_.shutdown();
+    const Result result = f_.init();
+    open_ = result == kSuccess;
+    return Check(result, "begin anew");
+  }
+
+  absl::StatusOr<int> CountNow() const {
     uint32_t count = 0;
     VITSCALE_RETURN_IF_ERROR(Check(f_.count(&count), "count cards"));
     if (count > kCardsMax) {
@@ -85,29 +129,11 @@ class OpenNvml : public Nvml {
     return static_cast<int>(count);
   }
 
-  absl::StatusOr<Card> Read(int index) override {
-    VITSCALE_ASSIGN_OR_RETURN(const int count, Count());
-    if (index < 0 || index >= count) {
-      return absl::NotFoundError(absl::StrCat("card ", index, ": this machine has ", count));
-    }
-    auto card = ReadThis(index);
-    if (!card.ok()) return Annotate(card.status(), absl::StrCat("card ", index));
-    return card;
-  }
-
- private:
-  absl::Status Check(Result result, const char* what) const {
-    if (result == kSuccess) return absl::OkStatus();
-    const char* text = f_.error_string(result);
-    return absl::InternalError(absl::StrCat("NVML: ", what, ": error ", result, " (",
-                                            text == nullptr ? "unknown" : text, ")"));
-  }
-
   template <typename Get>
   absl::StatusOr<std::string> Text(const char* what, Get get) const {
     std::array<char, kTextMax> raw{};
     VITSCALE_RETURN_IF_ERROR(Check(get(raw.data(), static_cast<uint32_t>(raw.size())), what));
-    return Clean(raw);
+    return Clean(raw.data());
   }
 
   absl::StatusOr<Card> ReadThis(int index) const {
@@ -121,7 +147,10 @@ class OpenNvml : public Nvml {
     VITSCALE_ASSIGN_OR_RETURN(card.driver, Text("driver version", f_.driver_version));
     VITSCALE_ASSIGN_OR_RETURN(card.sm, Capability(device));
     VITSCALE_RETURN_IF_ERROR(ReadMemory(device, &card));
-    VITSCALE_ASSIGN_OR_RETURN(card.processes, Processes(device));
+    VITSCALE_ASSIGN_OR_RETURN(card.processes, Processes(device, card.memory_bytes));
+    uint32_t current = 0, pending = 0;
+    card.divided = f_.mig_mode != nullptr && f_.mig_mode(device, &current, &pending) == kSuccess &&
+                   current != 0;
     return card;
   }
 
@@ -156,13 +185,15 @@ class OpenNvml : public Nvml {
     return absl::OkStatus();
   }
 
-  // They come and go: the library is asked again while the list has grown.
-  absl::StatusOr<std::vector<CardProcess>> Processes(Device device) const {
+  // They come and go: the library is asked again while the list has grown. Empty where it has none
+  // to show, or not to us: the memory in use still tells.
+  absl::StatusOr<std::vector<CardProcess>> Processes(Device device, int64_t memory_bytes) const {
     std::vector<ProcessInfo> infos(32);
     for (int attempt = 0; attempt < 8; ++attempt) {
       uint32_t count = static_cast<uint32_t>(infos.size());
       const Result result = f_.processes(device, &count, infos.data());
-      if (result == kNotSupported) return std::vector<CardProcess>{};
+      if (result == kNotSupported || result == kNoPermission) return std::vector<CardProcess>{};
+      if (result != kInsufficientSize) VITSCALE_RETURN_IF_ERROR(Check(result, "processes"));
       if (count > kProcessesMax) {
         return absl::InternalError(
             absl::StrCat("NVML: ", count, " processes, want at most ", kProcessesMax));
@@ -171,25 +202,31 @@ class OpenNvml : public Nvml {
         infos.resize(std::max<size_t>(2 * infos.size(), count));
         continue;
       }
-      VITSCALE_RETURN_IF_ERROR(Check(result, "processes"));
-      return ProcessesOf(infos, count);
+      infos.resize(count);
+      return ProcessesOf(infos, static_cast<uint64_t>(memory_bytes));
     }
     return absl::InternalError("NVML: the list of processes grows faster than it can be read");
   }
 
+  // One that is in several instances of a divided card is listed for each.
   static std::vector<CardProcess> ProcessesOf(const std::vector<ProcessInfo>& infos,
-                                              uint32_t count) {
+                                              uint64_t memory_bytes) {
     std::vector<CardProcess> processes;
-    for (uint32_t i = 0; i < count; ++i) {
-      const bool known =
-          infos[i].used_bytes != kNotAvailable && infos[i].used_bytes <= kMemoryBytesMax;
-      processes.push_back(
-          {infos[i].pid, known ? static_cast<int64_t>(infos[i].used_bytes) : int64_t{0}});
+    std::map<uint32_t, size_t> place;
+    for (const ProcessInfo& info : infos) {
+      const bool known = info.used_bytes <= memory_bytes;  // "not available" is 2^64 - 1
+      const int64_t bytes = known ? static_cast<int64_t>(info.used_bytes) : 0;
+      const auto [it, fresh] = place.try_emplace(info.pid, processes.size());
+      if (fresh) processes.push_back({info.pid, 0});
+      CardProcess& process = processes[it->second];
+      process.memory_bytes =
+          std::min(process.memory_bytes + bytes, static_cast<int64_t>(memory_bytes));
     }
     return processes;
   }
 
   const Functions f_;
+  bool open_ = true, failed_ = false;
 };
 
 // ---- opening -------------------------------------------------------------------
@@ -218,6 +255,7 @@ absl::StatusOr<Functions> FindAll(void* library, const std::string& path) {
   need("nvmlDeviceGetCudaComputeCapability", &f.capability);
   need("nvmlDeviceGetComputeRunningProcesses_v3", &f.processes);
   (void)Find(library, "nvmlDeviceGetMemoryInfo_v2", &f.memory_v2);
+  (void)Find(library, "nvmlDeviceGetMigMode", &f.mig_mode);
   if (missing == nullptr) return f;
   return absl::FailedPreconditionError(
       absl::StrCat("NVML: ", path, " has no ", missing, ": its driver is too old"));
@@ -240,10 +278,8 @@ absl::StatusOr<std::unique_ptr<Nvml>> Nvml::Open(const std::string& library) {
   }
   VITSCALE_ASSIGN_OR_RETURN(const Functions functions, FindAll(handle, path));
   if (const Result result = functions.init(); result != kSuccess) {
-    const char* text = functions.error_string(result);
-    return absl::FailedPreconditionError(absl::StrCat("NVML: no driver to speak to: error ", result,
-                                                      " (", text == nullptr ? "unknown" : text,
-                                                      ")"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("NVML: no driver to speak to: ", ErrorText(functions, result)));
   }
   return std::make_unique<OpenNvml>(functions);
 }
@@ -259,21 +295,26 @@ absl::StatusOr<Card> Nvml::ReadVisible(int index) {
   int number = 0;
   if (absl::SimpleAtoi(seen[index], &number)) return Read(number);
   VITSCALE_ASSIGN_OR_RETURN(const int count, Count());
-  for (int i = 0; i < count; ++i) {
-    VITSCALE_ASSIGN_OR_RETURN(Card card, Read(i));
-    if (!seen[index].empty() && card.uuid.rfind(seen[index], 0) == 0) return card;
+  absl::Status unreadable;  // it may be the one
+  for (int i = 0; i < count && !seen[index].empty(); ++i) {
+    auto card = Read(i);
+    if (card.ok() && card->uuid.rfind(seen[index], 0) == 0) return card;
+    unreadable.Update(card.status());
   }
+  if (!unreadable.ok()) return unreadable;
   return absl::NotFoundError(absl::StrCat("card '", seen[index], "' of CUDA_VISIBLE_DEVICES"));
 }
 
 std::string DirtyReason(const Card& card) {
   const auto gigabytes = [](int64_t bytes) { return absl::StrFormat("%.1f GB", 1e-9 * bytes); };
+  if (card.divided) return "it is divided into instances (MIG), and a trainer takes a whole card";
   if (!card.processes.empty()) {
     const CardProcess& first = card.processes.front();
     const size_t more = card.processes.size() - 1;
-    return absl::StrCat("process ", first.pid, " holds ",
-                        first.memory_bytes > 0 ? gigabytes(first.memory_bytes) + " of it" : "it",
-                        more > 0 ? absl::StrCat(", and ", more, " more") : "");
+    return absl::StrCat(
+        first.pid == 0 ? "a process of another container" : absl::StrCat("process ", first.pid),
+        " holds ", first.memory_bytes > 0 ? gigabytes(first.memory_bytes) + " of it" : "it",
+        more > 0 ? absl::StrCat(", and ", more, " more") : "");
   }
   if (card.used_bytes < kForeignBytesMin) return "";
   return absl::StrCat(gigabytes(card.used_bytes), " of it are in use");

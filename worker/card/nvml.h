@@ -20,8 +20,8 @@ namespace vitscale {
 
 // A process that computes on a card, by its number on the host: within a container another one.
 struct CardProcess {
-  int64_t pid = 0;
-  int64_t memory_bytes = 0;  // 0: the driver does not say
+  int64_t pid = 0;           // 0: of a container that is not seen from here
+  int64_t memory_bytes = 0;  // 0: the driver does not say, or says more than the card has
   bool operator==(const CardProcess&) const = default;
 };
 
@@ -34,7 +34,9 @@ struct Card {
   // In use by anybody, without what the driver keeps for itself.
   int64_t used_bytes = 0;
   int64_t free_bytes = 0;
-  std::vector<CardProcess> processes;
+  std::vector<CardProcess> processes;  // each once
+  // Into instances (MIG): each has only a part of what is said here, and CUDA sees no whole card.
+  bool divided = false;
 };
 
 class Nvml {
@@ -45,7 +47,9 @@ class Nvml {
   // in one line: no library, one that lacks a function, or a driver that it cannot speak to.
   static absl::StatusOr<std::unique_ptr<Nvml>> Open(const std::string& library = "");
 
-  // Cards of this machine. INTERNAL: the library fails, or says what cannot be.
+  // Cards of this machine. INTERNAL: the library fails, or says what cannot be; it is then begun
+  // anew with the next call, since one that was there before a driver was loaded again, or before a
+  // card was reset, never sees them.
   virtual absl::StatusOr<int> Count() = 0;
 
   // The card `index`, counted by place on the bus as nvidia-smi does. NOT_FOUND names how many
@@ -60,7 +64,7 @@ class Nvml {
 inline constexpr int64_t kForeignBytesMin = int64_t{512} << 20;
 
 // Why nothing may be started on a card that no process of ours is on; empty: it is free.
-// "process 4711 holds 1.2 GB of it and 2 more"; "3.4 GB of it are in use".
+// "process 4711 holds 1.2 GB of it, and 2 more"; "3.4 GB of it are in use".
 std::string DirtyReason(const Card& card);
 
 }  // namespace vitscale

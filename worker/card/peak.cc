@@ -10,9 +10,9 @@ struct Card {
 // NVIDIA's data sheets of these cards; B200 and GB200 from those of HGX, an eighth.
 constexpr Card kCards[] = {
     {"B200", 2250, 75, 8000},
+    {"GH200", 989, 67, 4000},
     {"H200 NVL", 835, 60, 4800},
     {"H200", 989, 67, 4800},
-    {"GH200", 989, 67, 4000},
     {"H100 NVL", 835, 60, 3900},
     {"H100 PCIe", 756, 51, 2000},
     {"H100", 989, 67, 3350},

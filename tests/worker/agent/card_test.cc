@@ -1,5 +1,5 @@
 // Cards of an agent: what it registers and reports of one, with a management library that says what
-// the test wants, and what the numbers of processes mean.
+// the test wants.
 
 #include <fcntl.h>
 #include <signal.h>
@@ -21,54 +21,16 @@
 #include "kernels/base/net.h"
 #include "kernels/base/path.h"
 #include "tests/status_matchers.h"
+#include "tests/worker/agent/cards.h"
 #include "tests/worker/agent/fake_coordinator_rpc.h"
 #include "tests/worker/agent/fake_trainer_path.h"
 #include "worker/agent/agent_metrics.h"
-#include "worker/agent/card_watch.h"
 #include "worker/agent/device_info.h"
 
 namespace vitscale::agent {
 namespace {
 
 using testing::HasSubstr;
-
-Card SomeCard() {
-  Card card;
-  card.name = "NVIDIA H100 80GB HBM3";
-  card.driver = "580.82.07";
-  card.sm = 90;
-  card.memory_bytes = int64_t{80} << 30;
-  card.free_bytes = int64_t{79} << 30;
-  return card;
-}
-
-TEST(DeviceUseTest, ProcessesOfTheOwnTrainerAreNotForeign) {
-  const auto group_of = [](int64_t pid) { return pid / 10 * 10; };
-  Card card = SomeCard();
-  card.processes = {{41, 1}, {42, 1}, {77, 1}};
-  EXPECT_EQ(DeviceUseOf(card, 40, group_of).foreign_processes, 1);
-  EXPECT_EQ(DeviceUseOf(card, 0, group_of).foreign_processes, 3);
-  EXPECT_EQ(DeviceUseOf(card, 0, group_of).dirty, "process 41 holds 0.0 GB of it, and 2 more");
-  // Numbers of another namespace: its own trainer must be among them, so none says anything.
-  EXPECT_EQ(DeviceUseOf(card, 900, group_of).foreign_processes, 0);
-}
-
-TEST(DeviceUseTest, ACardThatCannotBeReadIsNotFree) {
-  const auto use = DeviceUseOf(absl::InternalError("card 0: NVML: memory: error 15 (GPU is lost)"),
-                               0, [](int64_t) { return int64_t{0}; });
-  EXPECT_EQ(use.dirty, "card 0: NVML: memory: error 15 (GPU is lost)");
-}
-
-TEST(DeviceUseTest, SmallMovesOfMemoryAreNoNews) {
-  Card card = SomeCard();
-  const auto group_of = [](int64_t) { return int64_t{0}; };
-  card.used_bytes = 100'000'000;
-  const auto before = DeviceUseOf(card, 0, group_of);
-  card.used_bytes += 200'000;
-  EXPECT_EQ(DeviceUseOf(card, 0, group_of), before);
-  card.used_bytes += 100'000'000;
-  EXPECT_NE(DeviceUseOf(card, 0, group_of), before);
-}
 
 TEST(DescribeCardTest, SaysWhatTheSchedulerNeedsAndRefusesWhatTheKernelsDoNotRunOn) {
   Card card = SomeCard();
@@ -80,6 +42,10 @@ TEST(DescribeCardTest, SaysWhatTheSchedulerNeedsAndRefusesWhatTheKernelsDoNotRun
   EXPECT_TRUE(info.bf16());
   EXPECT_EQ(info.memory_bytes(), int64_t{80} << 30);
   EXPECT_EQ(info.driver(), "580.82.07");
+  card.divided = true;
+  EXPECT_THAT(DescribeCard("cuda3", card, 2),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("divided into instances (MIG), want a whole card")));
   card.sm = 75;
   EXPECT_THAT(DescribeCard("cuda3", card, 2),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("want sm_80 or later")));
@@ -112,6 +78,21 @@ TEST(CardMetricsTest, TheShareOfThePeakIsThatOfThePrecisionAndAbsentForAnUnknown
   EXPECT_EQ(share(known, link::Precision::kUnspecified), -1);
   EXPECT_EQ(share(CardLimits{int64_t{80} << 30, 0, 0}, link::Precision::kBf16), -1);
   EXPECT_EQ(share(std::nullopt, link::Precision::kBf16), -1);
+}
+
+TEST(CardMetricsTest, OfACardThatCannotBeReadOnlyItsSizeAndItsDirtAreTold) {
+  AgentMetrics metrics("w0", "cuda0", CardLimits{int64_t{80} << 30, 0, 0});
+  WorkerGauges gauges;
+  gauges.device_use = link::DeviceUse{1 << 24, 2 << 24, 3, "process 4711 holds it"};
+  metrics.SetWorker(gauges);
+  EXPECT_EQ(ValueOf(metrics, "vitscale_worker_device_memory_used_bytes"), 1 << 24);
+  EXPECT_EQ(ValueOf(metrics, "vitscale_worker_device_foreign_processes"), 3);
+  gauges.device_use = link::DeviceUse{0, 0, 0, "card 0: its driver has not answered for 30s"};
+  metrics.SetWorker(gauges);
+  EXPECT_EQ(ValueOf(metrics, "vitscale_worker_device_memory_used_bytes"), -1) << "0 would be a lie";
+  EXPECT_EQ(ValueOf(metrics, "vitscale_worker_device_foreign_processes"), -1);
+  EXPECT_EQ(ValueOf(metrics, "vitscale_worker_device_memory_bytes"), int64_t{80} << 30);
+  EXPECT_EQ(ValueOf(metrics, "vitscale_worker_device_dirty"), 1);
 }
 
 // ---- the program ------------------------------------------------------------------
@@ -228,6 +209,30 @@ TEST_F(CardProgramTest, WhileItsTrainerRunsItsCardIsNotDirtyAndAfterwardsItMayBe
   EXPECT_TRUE(coordinator_.observed().exited());
 }
 
+TEST_F(CardProgramTest, ACardThatSomebodyUsesFromTheStartIsNeverReportedAsFree) {
+  Say("card 0 process 4711 71300000000\n");
+  Start("cuda0");
+  ASSERT_TRUE(WaitForDirt("process 4711")) << Log();
+  EXPECT_THAT(coordinator_.first_observed().device_use().dirty(), HasSubstr("process 4711"));
+}
+
+// The driver numbers cards by their place: after one is gone, the next has its number.
+TEST_F(CardProgramTest, AnotherCardInThePlaceOfTheRegisteredOneIsDirty) {
+  Say("card 0 uuid GPU-aaaa\n");
+  Start("cuda0");
+  ASSERT_TRUE(WaitForDirt("")) << Log();
+  Say("card 0 uuid GPU-bbbb\n");
+  ASSERT_TRUE(
+      WaitForDirt("card 0 is another one by now: GPU-bbbb, this worker is registered with "
+                  "GPU-aaaa; start it again"));
+  Say("card 0 uuid GPU-aaaa\nsays lost\\n\x1b\xff\nerror nvmlDeviceGetName 15\n");
+  ASSERT_TRUE(WaitForDirt("card 0: NVML: name: error 15 (lost???)"))
+      << "bytes that are no UTF-8 must not end the session";
+  Say("card 0 uuid GPU-aaaa\n");
+  ASSERT_TRUE(WaitForDirt(""));
+  EXPECT_EQ(coordinator_.sessions(), 1);
+}
+
 TEST_F(CardProgramTest, ACardThatIsNotThereIsOneLine) {
   Say("");
   const auto run = [&](const std::string& device) {
@@ -237,6 +242,10 @@ TEST_F(CardProgramTest, ACardThatIsNotThereIsOneLine) {
   };
   EXPECT_EQ(run("cuda2"),
             "vitscale-worker: NOT_FOUND: --device cuda2: card 2: this machine has 2\n");
+  Say("card 0 mig 1\n");
+  EXPECT_THAT(run("cuda0"), testing::StartsWith("vitscale-worker: FAILED_PRECONDITION: --device "
+                                                "cuda0: device 'cuda0' is NVIDIA H100 80GB HBM3, "
+                                                "divided into instances (MIG)"));
   setenv("VITSCALE_NVML", "/nowhere/libnvidia-ml.so.1", 1);
   const std::string log = run("cuda0");
   EXPECT_THAT(log, testing::StartsWith("vitscale-worker: FAILED_PRECONDITION: --device cuda0: no "

@@ -30,7 +30,7 @@ struct FakeCoordinator::State {
   int registrations ABSL_GUARDED_BY(mutex) = 0;
   int sessions ABSL_GUARDED_BY(mutex) = 0;
   std::string credential ABSL_GUARDED_BY(mutex);
-  v1::ObservedState observed ABSL_GUARDED_BY(mutex);
+  v1::ObservedState observed ABSL_GUARDED_BY(mutex), first_observed ABSL_GUARDED_BY(mutex);
   bool any_observed ABSL_GUARDED_BY(mutex) = false;
   std::vector<v1::SpooledRecord> records ABSL_GUARDED_BY(mutex);
   std::set<std::pair<std::string, int64_t>> seen ABSL_GUARDED_BY(mutex);
@@ -55,6 +55,7 @@ class FakeCoordinator::Session
       return;
     }
     state_->observed = incoming_.observed();
+    if (!state_->any_observed) state_->first_observed = incoming_.observed();
     state_->any_observed = true;
     for (const v1::SpooledRecord& record : incoming_.records()) {
       if (state_->seen.insert({record.incarnation(), record.number()}).second) {
@@ -226,6 +227,11 @@ std::string FakeCoordinator::credential() const {
   absl::MutexLock lock(&state_->mutex);
   return state_->credential;
 }
+v1::ObservedState FakeCoordinator::first_observed() const {
+  absl::MutexLock lock(&state_->mutex);
+  return state_->first_observed;
+}
+
 v1::ObservedState FakeCoordinator::observed() const {
   absl::MutexLock lock(&state_->mutex);
   return state_->observed;

@@ -46,8 +46,9 @@ class FakeCoordinator {
   v1::RegisterRequest registration() const;  // the newest
   int registrations() const;
   int sessions() const;
-  std::string credential() const;  // of the newest session
-  v1::ObservedState observed() const;
+  std::string credential() const;                  // of the newest session
+  v1::ObservedState observed() const;              // the newest
+  v1::ObservedState first_observed() const;        // of all sessions
   std::vector<v1::SpooledRecord> records() const;  // without repetitions, by (incarnation, number)
   void SetRegisterStatus(const absl::Status& status);
   // Ends the open stream with `status`.

@@ -3,12 +3,14 @@
 //
 //   count 2                                 cards
 //   driver 580.82.07
-//   card 0 name NVIDIA H100 80GB HBM3       and uuid, capability "9 0"
+//   card 0 name NVIDIA H100 80GB HBM3       and uuid, capability "9 0", mig 1; \n is a line's end
 //   card 0 memory TOTAL RESERVED FREE USED  bytes
 //   card 0 process PID BYTES                any number of lines
 //   error FUNCTION CODE                     that function fails
 //   unterminated                            texts fill their buffers, and nothing ends them
 //   claim N                                 N processes, whatever the list says
+//   says TEXT                               what every error is called
+//   driver_load N                           all but nvmlInit_v2 fails for who began in another load
 //
 // Nothing is checked: what cannot be is what tests want.
 
@@ -30,17 +32,27 @@ struct Process {
 struct FakeCard {
   std::string name = "NVIDIA Fake", uuid = "GPU-fake";
   int major = 9, minor = 0;
+  unsigned int mig = 0;
   unsigned long long total = 0, reserved = 0, free = 0, used = 0;
   std::vector<Process> processes;
 };
+int begun_in = 0;  // the load of the driver that nvmlInit_v2 found
+
+std::string WithLineEnds(std::string text) {
+  for (size_t at; (at = text.find("\\n")) != std::string::npos;) text.replace(at, 2, "\n");
+  return text;
+}
+
 struct Scenario {
   unsigned int count = 0, claim = 0;
   bool claims = false, unterminated = false;
-  std::string driver = "580.82.07";
+  std::string driver = "580.82.07", says;
+  int driver_load = 0;
   std::map<std::string, int> errors;
   std::map<unsigned int, FakeCard> cards;
 
   int Error(const std::string& function) const {
+    if (driver_load != begun_in && function != "nvmlInit_v2") return 15;
     const auto found = errors.find(function);
     return found == errors.end() ? 0 : found->second;
   }
@@ -51,7 +63,11 @@ void ReadCard(std::istringstream& line, Scenario& scenario) {
   std::string what;
   line >> index >> what >> std::ws;
   FakeCard& card = scenario.cards[index];
-  if (what == "name") std::getline(line, card.name);
+  if (what == "name") {
+    std::getline(line, card.name);
+    card.name = WithLineEnds(card.name);
+  }
+  if (what == "mig") line >> card.mig;
   if (what == "uuid") std::getline(line, card.uuid);
   if (what == "capability") line >> card.major >> card.minor;
   if (what == "memory") line >> card.total >> card.reserved >> card.free >> card.used;
@@ -72,6 +88,11 @@ Scenario Read() {
     line >> word;
     if (word == "count") line >> scenario.count;
     if (word == "driver") line >> scenario.driver;
+    if (word == "driver_load") line >> scenario.driver_load;
+    if (word == "says") {
+      std::getline(line >> std::ws, scenario.says);
+      scenario.says = WithLineEnds(scenario.says);
+    }
     if (word == "card") ReadCard(line, scenario);
     if (word == "unterminated") scenario.unterminated = true;
     if (word == "claim") scenario.claims = static_cast<bool>(line >> scenario.claim);
@@ -116,9 +137,16 @@ struct nvmlProcessInfo {
   unsigned int gpuInstanceId, computeInstanceId;
 };
 
-int nvmlInit_v2() { return Read().Error("nvmlInit_v2"); }
+int nvmlInit_v2() {
+  const Scenario scenario = Read();
+  begun_in = scenario.driver_load;
+  return scenario.Error("nvmlInit_v2");
+}
 int nvmlShutdown() { return 0; }
 const char* nvmlErrorString(int code) {
+  static std::string says;
+  says = Read().says;
+  if (!says.empty()) return says.c_str();
   return code == 9 ? "Driver Not Loaded" : code == 15 ? "GPU is lost" : nullptr;
 }
 int nvmlSystemGetDriverVersion(char* to, unsigned int bytes) {
@@ -155,6 +183,10 @@ int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) {
   *major = card.major;
   *minor = card.minor;
   return Read().Error("nvmlDeviceGetCudaComputeCapability");
+}
+int nvmlDeviceGetMigMode(void* device, unsigned int* current, unsigned int* pending) {
+  *current = *pending = CardOf(device).mig;
+  return Read().Error("nvmlDeviceGetMigMode");
 }
 int nvmlDeviceGetComputeRunningProcesses_v3(void* device, unsigned int* count,
                                             nvmlProcessInfo* infos) {

@@ -164,6 +164,76 @@ TEST_F(NvmlTest, ManyProcessesAreReadInSeveralTries) {
   EXPECT_EQ(card.processes[299].pid, 399);
 }
 
+// A line's end or a colour in it would be a second line of a log; bytes that are no UTF-8 would
+// make a message that nobody can read.
+TEST_F(NvmlTest, ErrorsThatTheLibraryNamesOddlyStayOneLineOfPlainText) {
+  const std::string broken = absl::StrCat(kTwoCards, "error nvmlDeviceGetName 15\n");
+  EXPECT_THAT(
+      Read(broken + "says lost\\n\x1b[31mcard\xff\n"),
+      StatusIs(absl::StatusCode::kInternal, "card 0: NVML: name: error 15 (lost??[31mcard?)"));
+  EXPECT_THAT(Read(absl::StrCat(broken, "says ", std::string(5000, 'x'), "\n")),
+              StatusIs(absl::StatusCode::kInternal, AllOf(HasSubstr(std::string(96, 'x')),
+                                                          Not(HasSubstr(std::string(97, 'x'))))));
+  Say("error nvmlInit_v2 9\nsays no\\ndriver\n");
+  EXPECT_THAT(Nvml::Open(VITSCALE_FAKE_NVML),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("9 (no?driver)")));
+}
+
+TEST_F(NvmlTest, ANameMayHoldQuotesButNoEndOfALine) {
+  VITSCALE_ASSERT_OK_AND_ASSIGN(
+      const Card card, Read(absl::StrCat(kTwoCards, "card 0 name a\"b\\ncard 1 name {x=\"y\"}\n")));
+  EXPECT_EQ(card.name, "a\"b?card 1 name {x=\"y\"}");
+}
+
+TEST_F(NvmlTest, ACardThatWasLostIsReadAgainOnceItIsBack) {
+  Say(kTwoCards);
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const auto nvml, Nvml::Open(VITSCALE_FAKE_NVML));
+  EXPECT_THAT(nvml->Read(0), IsOk());
+  Say(absl::StrCat(kTwoCards, "driver_load 1\nerror nvmlInit_v2 9\n"));
+  for (int i = 0; i < 3; ++i) EXPECT_THAT(nvml->Read(0), StatusIs(absl::StatusCode::kInternal));
+  EXPECT_THAT(nvml->Count(),
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("begin anew: error 9")));
+  Say(absl::StrCat(kTwoCards, "driver_load 1\n"));
+  EXPECT_EQ(nvml->Read(0)->uuid, "GPU-aaaa")
+      << "a library that began before the reset sees nothing";
+  Say("count 1\ndriver_load 1\n");
+  EXPECT_THAT(nvml->Read(1), StatusIs(absl::StatusCode::kNotFound));
+  Say(absl::StrCat(kTwoCards, "driver_load 2\n"));
+  EXPECT_THAT(nvml->Read(1), IsOk()) << "it fell off the bus and came back with the driver";
+}
+
+TEST_F(NvmlTest, AProcessIsListedOnceAndHoldsNoMoreThanThereIs) {
+  const std::string card = "count 1\ncard 0 memory 1000 0 900 100\n";
+  EXPECT_THAT(
+      Read(card + "card 0 process 7 300\ncard 0 process 8 1\ncard 0 process 7 200\n")->processes,
+      ElementsAre(CardProcess{7, 500}, CardProcess{8, 1}));
+  EXPECT_THAT(Read(card + "card 0 process 7 1000\ncard 0 process 7 1000\n")->processes,
+              ElementsAre(CardProcess{7, 1000}));
+  EXPECT_THAT(Read(card + "card 0 process 7 1001\n")->processes, ElementsAre(CardProcess{7, 0}))
+      << "what cannot be is not told";
+  EXPECT_EQ(DirtyReason(*Read(card + "card 0 process 0 1000\n")),
+            "a process of another container holds 0.0 GB of it");
+}
+
+TEST_F(NvmlTest, AnErrorIsToldWhateverTheCountBesideItSays) {
+  const std::string lost = "error nvmlDeviceGetComputeRunningProcesses_v3 ";
+  EXPECT_THAT(
+      Read(absl::StrCat(kTwoCards, "claim 4294967295\n", lost, "15\n")),
+      StatusIs(absl::StatusCode::kInternal, HasSubstr("processes: error 15 (GPU is lost)")));
+  EXPECT_THAT(Read(absl::StrCat(kTwoCards, "claim 4294967295\n", lost, "4\n"))->processes,
+              IsEmpty())
+      << "a list that is not for us; the memory in use still tells";
+}
+
+TEST_F(NvmlTest, ADividedCardIsToldAndDirty) {
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const Card card, Read(absl::StrCat(kTwoCards, "card 0 mig 1\n")));
+  EXPECT_TRUE(card.divided);
+  EXPECT_THAT(DirtyReason(card), HasSubstr("divided into instances (MIG)"));
+  EXPECT_FALSE(
+      Read(absl::StrCat(kTwoCards, "card 0 mig 1\nerror nvmlDeviceGetMigMode 3\n"))->divided)
+      << "a card that cannot be divided";
+}
+
 TEST_F(NvmlTest, TheCardThatCudaCallsSoIsFoundAmongThoseThatAreVisible) {
   Say(kTwoCards);
   VITSCALE_ASSERT_OK_AND_ASSIGN(const auto nvml, Nvml::Open(VITSCALE_FAKE_NVML));
@@ -177,6 +247,12 @@ TEST_F(NvmlTest, TheCardThatCudaCallsSoIsFoundAmongThoseThatAreVisible) {
     setenv("CUDA_VISIBLE_DEVICES", visible, 1);
     EXPECT_THAT(nvml->ReadVisible(0), StatusIs(absl::StatusCode::kNotFound)) << visible;
   }
+  // One that cannot be read hides no other, but may be the one that is looked for.
+  Say(absl::StrCat(kTwoCards, "card 0 capability 0 0\n"));
+  setenv("CUDA_VISIBLE_DEVICES", "GPU-bbbb", 1);
+  EXPECT_EQ(nvml->ReadVisible(0)->name, "NVIDIA A10");
+  setenv("CUDA_VISIBLE_DEVICES", "GPU-cc", 1);
+  EXPECT_THAT(nvml->ReadVisible(0), StatusIs(absl::StatusCode::kInternal, HasSubstr("card 0")));
 }
 
 }  // namespace
