@@ -1,8 +1,9 @@
 // What a device does at most, measured: one large bf16 matmul by cuBLASLt, and copies in its
-// memory. Prints one line of JSON:
+// memory; beside it what its data sheet says (dense bf16), where that is known. Prints one line of
+// JSON:
 //
-//   {"device": "NVIDIA H100 80GB HBM3", "matmul_tflops": 780.1, "copy_gigabytes_per_second":
-//   2900.5}
+//   {"device": "NVIDIA H100 80GB HBM3", "matmul_tflops": 780.1,
+//    "copy_gigabytes_per_second": 2900.5, "sheet_tflops": 989.0}
 //
 // Matmul: [8192, 8192] x [8192, 8192], operands drawn from [-1, 1), as long as a training step's
 // power limit would make itself felt. Copy: 1 GiB, read and write counted.
@@ -17,6 +18,8 @@
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "worker/card/peak.h"
 
 namespace {
 
@@ -128,8 +131,10 @@ int main() {
   cudaDeviceProp properties;
   Check(cudaGetDeviceProperties(&properties, 0), "device");
   const double tflops = MatmulTflops(), bytes = CopyGigabytesPerSecond();
-  std::printf(
-      "{\"device\": \"%s\", \"matmul_tflops\": %.1f, \"copy_gigabytes_per_second\": %.1f}\n",
-      properties.name, tflops, bytes);
+  std::printf("{\"device\": \"%s\", \"matmul_tflops\": %.1f, \"copy_gigabytes_per_second\": %.1f",
+              properties.name, tflops, bytes);
+  const auto sheet = vitscale::PeakOfCard(properties.name, /*bf16=*/true);
+  if (sheet) std::printf(", \"sheet_tflops\": %.1f", sheet->flops_per_second / 1e12);
+  std::printf("}\n");
   return 0;
 }

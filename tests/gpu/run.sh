@@ -3,24 +3,57 @@
 #
 #   ./run.sh [RESULTS]     RESULTS: a folder for logs, results.json and table.txt; default ./results
 #
+# RESULTS must be new, empty, or from an earlier run, whose files are replaced; others there are left alone.
+#
 # Every part has its own time limit, so that one that hangs does not cost the rest; after VITSCALE_GPU_SECONDS (340)
-# nothing new begins. Without a device every part says so. Exit codes: 0, 1 when something failed.
+# nothing new begins. Without a device every part says so. Exit codes: 0; 1 when something failed, or when there is a
+# device and no test or no step came to its turn; 2 when it cannot begin.
 #
 #   VITSCALE_GPU_ROWS     "S/16:512 B/16:256": variants and batches instead of the table below
 #   VITSCALE_GPU_TESTS    a pattern of test programs; "none" runs none
 #   VITSCALE_GPU_PEER     0 leaves the peer out
 set -uo pipefail
+fail() { echo "run.sh: $1" >&2; exit 2; }
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+  -*) fail "unknown argument \"$1\", want [RESULTS] or --help" ;;
+esac
+(($# <= 1)) || fail "$# arguments, want one: [RESULTS]"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-results=$(realpath -m "${1:-$here/results}")
-mkdir -p "$results"
-rm -f "$results"/*.json "$results"/*.log "$results"/*.txt
+[[ -d $here/bin ]] || fail "no bin/ here ($here): run bundle.sh first, then run.sh of the bundle"
 seconds_max=${VITSCALE_GPU_SECONDS:-340}
+[[ $seconds_max =~ ^[1-9][0-9]{0,5}$ ]] || fail "VITSCALE_GPU_SECONDS is \"$seconds_max\", want whole seconds from 1"
 rows=${VITSCALE_GPU_ROWS:-Ti/16:1024 S/16:512 B/16:256 L/16:128 g/14:32}
+for row in $rows; do [[ $row =~ ^[A-Za-z]+/[0-9]+:[1-9][0-9]*$ ]] || fail "VITSCALE_GPU_ROWS has \"$row\", want like S/16:512"; done
 compile_rows=${VITSCALE_GPU_ROWS:-B/16:256 S/16:512 L/16:128}
 tests=${VITSCALE_GPU_TESTS:-*}
+jobs=("$here/train_gpu_test.sh")
+[[ $tests == none ]] && jobs=()
+
+# Every name that this run may write stands in .written before anything is: that, no more, the next run removes.
+results=$(realpath -m -- "${1:-$here/results}")
+written=$results/.written
+mkdir -p -- "$results" || fail "$results: want a folder that can be written"
+if [[ ! -f $written && -n $(ls -A "$results") ]]; then
+  fail "$results has files that no run wrote; want a new folder, an empty one, or one of an earlier run"
+fi
+[[ -f $written ]] && while IFS= read -r name; do
+  [[ $name == */* || -z $name ]] || rm -f -- "${results:?}/$name"
+done <"$written"
+{
+  printf '%s\n' {ceiling,results}.json {ceiling,bench,peer}.log table.txt
+  for program in "$here"/tests/$tests "${jobs[@]}"; do
+    name=$(basename "$program")
+    printf '%s\n' "test-$name.json" "$name.log"
+  done
+  for row in $rows $compile_rows; do
+    key=${row%:*}
+    printf '%s\n' {step-1,step-2,peer-eager,peer-compile}-"${key//\//}".{json,log}
+  done
+} >"$written" || fail "$written: cannot be written"
 tests_until=$((seconds_max / 2))
 SECONDS=0
-failures=0
+failures=0 late=0 tests_run=0 steps_run=0
 
 # CUDA's libraries: the toolkit's, or those that came with PyTorch. For our programs alone.
 cuda_libraries() {
@@ -46,11 +79,13 @@ ours() {
   LD_LIBRARY_PATH=$library_path timeout -k 5 "$limit" "$@" >"$log" 2>&1
 }
 # limit_of LIMIT [UNTIL]: LIMIT or what is left until UNTIL, whichever is less; fails when that is not worth a start.
+# late WHAT: counts and says that.
 limit_of() {
   local left=$((${2:-$seconds_max} - SECONDS))
   ((left < 5)) && return 1
   echo $(($1 < left ? $1 : left))
 }
+late() { late=$((late + 1)); echo "$1: no time left"; }
 last_line() { tail -n 1 "$1" 2>/dev/null | tr -d '"\\' | cut -c1-200; }
 
 device=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)
@@ -58,12 +93,15 @@ if [[ -n $device ]]; then export VITSCALE_GPU_REQUIRED=1; fi
 echo "vitscale $(cat "$here/version.txt" 2>/dev/null) on ${device:-a machine without a CUDA device}"
 
 # ---- tests -------------------------------------------------------------------------------------------------------
-jobs=("$here/train_gpu_test.sh")
-[[ $tests == none ]] && jobs=()
 for program in "$here"/tests/$tests "${jobs[@]}"; do
   [[ -x $program ]] || continue
   name=$(basename "$program")
-  limit=$(limit_of 45 $tests_until) || { echo "{\"test\": \"$name\", \"outcome\": \"no time left\"}" >"$results/test-$name.json"; continue; }
+  if ! limit=$(limit_of 45 $tests_until); then
+    late "test $name"
+    echo "{\"test\": \"$name\", \"outcome\": \"no time left\"}" >"$results/test-$name.json"
+    continue
+  fi
+  tests_run=$((tests_run + 1))
   log=$results/$name.log
   begin=$SECONDS
   ours "$limit" "$log" "$program" --gtest_brief=0
@@ -96,6 +134,8 @@ if limit=$(limit_of 40); then
     echo "ceiling: $(last_line "$results/ceiling.log")"
     [[ -n $device ]] && failures=$((failures + 1))
   fi
+else
+  late ceiling
 fi
 
 # ---- steps, ours and the peer in turns -----------------------------------------------------------------------------
@@ -105,12 +145,13 @@ if [[ -n $device && ${VITSCALE_GPU_PEER:-1} == 1 ]] && timeout 60 python3 -c 'im
 # bench ROUND VARIANT BATCH [RETRIES]: ours; with half the batch where that does not fit.
 bench() {
   local file=$results/step-$1-${2//\//}.json limit
-  limit=$(limit_of 60) || { echo "step $2: no time left"; return 0; }
+  limit=$(limit_of 60) || { late "step $2"; return 0; }
   local more=(--no-roofline)
   [[ $1 == 1 ]] && more=()
   if ours "$limit" "$results/bench.log" "$here/bin/vitscale-bench" step --device cuda:0 --variant "$2" --batch "$3" \
     --steps 10 --json "${peak[@]}" "${more[@]}"; then
     tail -n 1 "$results/bench.log" >"$file"
+    steps_run=$((steps_run + 1))
   else
     local code=$?
     cp "$results/bench.log" "${file%.json}.log"
@@ -126,7 +167,7 @@ bench() {
 peer() {
   ((has_torch)) || return 0
   local file=$results/peer-$1-${2//\//}.json limit
-  limit=$(limit_of 60) || { echo "peer $2 $1: no time left"; return 0; }
+  limit=$(limit_of 60) || { late "peer $2 $1"; return 0; }
   if timeout -k 5 "$limit" python3 "$here/peer/peer.py" --device cuda --variant "$2" --batch "$3" --mode "$1" \
     --threads 8 --steps 10 >"$results/peer.log" 2>&1; then
     tail -n 1 "$results/peer.log" >"$file"
@@ -145,5 +186,15 @@ done
 for row in $compile_rows; do peer compile "${row%:*}" "${row#*:}"; done
 
 # ---- report ------------------------------------------------------------------------------------------------------
-"$here/report.sh" "$results" "${device:-}" "$rows" $SECONDS | tee "$results/table.txt"
+# With a device, nothing tested or nothing timed is no success, whatever the reason.
+nothing=()
+if [[ -n $device && $tests != none ]] && ((tests_run == 0)); then nothing+=("no test ran"); fi
+if [[ -n $device ]] && ((steps_run == 0)); then nothing+=("no step was timed"); fi
+failures=$((failures + ${#nothing[@]}))
+{
+  "$here/report.sh" "$results" "${device:-}" "$rows" $SECONDS
+  ((late > 0)) && echo "$late parts had no time left of VITSCALE_GPU_SECONDS=$seconds_max"
+  for what in "${nothing[@]}"; do echo "FAILED: $what, though there is a device"; done
+  echo "failures: $failures"
+} | tee "$results/table.txt"
 exit $((failures > 0 ? 1 : 0))
