@@ -53,7 +53,8 @@ Json NumericsJson(const link::NumericsRecord& n) {
           {"collective", n.collective},
           {"bucket_bytes", n.bucket_bytes},
           {"recompute", n.recompute},
-          {"residual", n.residual}};
+          {"residual", n.residual},
+          {"choices", n.choices}};
 }
 
 Json ModelJson(const ModelConfig& m) {

@@ -50,6 +50,9 @@ class PreparedProgram {
   // One line per op where a backend has several ways to run it: "op 3 Linear: bias, fused". For
   // people and tests.
   virtual std::vector<std::string> variants() const { return {}; }
+  // A hash of what was chosen by measuring and decides bits, and of the kind of device: the same
+  // number, the same bits. 0: nothing was.
+  virtual uint64_t choices() const { return 0; }
 };
 
 struct BackendInfo {

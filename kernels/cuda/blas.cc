@@ -1,9 +1,11 @@
 #include "kernels/cuda/blas.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/hash.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/cuda/blas_matmul.h"
@@ -61,14 +63,22 @@ MatmulKey KeyOf(const BlasMatmul& m) {
           AlignmentOf(m.bias) * 512 + AlignmentOf(m.aux)};
 }
 
-// "NVIDIA H100 80GB HBM3, driver 13000, cuBLASLt 130100"
+template <typename T>
+absl::string_view BytesOf(const T& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof(value)};
+}
+
+// "NVIDIA H100 80GB HBM3, driver 580.159.04, cuBLASLt 130100"
 std::string MachineOf(const Device& device) {
-  int driver = 0;
-  (void)cudaDriverGetVersion(&driver);
-  return absl::StrCat(device.name, ", driver ", driver, ", cuBLASLt ", cublasLtGetVersion());
+  return absl::StrCat(device.name, ", driver ", DriverVersion(), ", cuBLASLt ",
+                      cublasLtGetVersion());
 }
 
 }  // namespace
+
+uint64_t ChoiceOf(const BoundMatmul& bound) {
+  return CombineHash(Hash64(BytesOf(KeyOf(bound.matmul))), Hash64(BytesOf(bound.algorithm.data)));
+}
 
 Blas::Blas(const Device& device)
     : l2_bytes_(device.limits.l2_bytes), cache_(AlgorithmCache::OfProcess(MachineOf(device))) {}
@@ -123,12 +133,12 @@ absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> Blas::Candidates(const BoundMa
 // One that an earlier process or program chose, if the library still takes it.
 const cublasLtMatmulAlgo_t* Blas::Known(const BoundMatmul& bound, const MatmulKey& key) {
   if (const auto found = algorithms_.find(key); found != algorithms_.end()) return &found->second;
-  const cublasLtMatmulAlgo_t* cached = cache_.Find(key);
-  if (cached == nullptr) return nullptr;
+  const std::optional<cublasLtMatmulAlgo_t> cached = cache_.Find(key);
+  if (!cached.has_value()) return nullptr;
   cublasLtMatmulHeuristicResult_t result{};
   const cublasStatus_t status =
       cublasLtMatmulAlgoCheck(handle_.get(), bound.description.get(), bound.b.get(), bound.a.get(),
-                              bound.d.get(), bound.d.get(), cached, &result);
+                              bound.d.get(), bound.d.get(), &*cached, &result);
   if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > workspace().bytes) return nullptr;
   return &algorithms_.emplace(key, *cached).first->second;
 }

@@ -51,6 +51,8 @@ struct BlasMatmul {
 };
 
 class BoundMatmul;  // a product with its operands and its algorithm
+// Names shape and algorithm, not the operands' places: see PreparedProgram::choices().
+uint64_t ChoiceOf(const BoundMatmul& matmul);
 struct BlasWorkspace;
 
 class Blas {

@@ -34,18 +34,24 @@ AlgorithmCache& AlgorithmCache::OfProcess(const std::string& machine) {
   return *cache;
 }
 
-std::string AlgorithmCache::DefaultPath() const {
-  return MachineFilePath("cublaslt", machine_);
-}
+std::string AlgorithmCache::DefaultPath() const { return MachineFilePath("cublaslt", machine_); }
 
-const cublasLtMatmulAlgo_t* AlgorithmCache::Find(const MatmulKey& key) const {
+std::optional<cublasLtMatmulAlgo_t> AlgorithmCache::Find(const MatmulKey& key) const {
+  const absl::MutexLock lock(&mutex_);
   const auto found = algorithms_.find(key);
-  return found == algorithms_.end() ? nullptr : &found->second;
+  if (found == algorithms_.end()) return std::nullopt;
+  return found->second;
 }
 
 void AlgorithmCache::Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm) {
+  const absl::MutexLock lock(&mutex_);
   algorithms_[key] = algorithm;
   changed_ = true;
+}
+
+size_t AlgorithmCache::size() const {
+  const absl::MutexLock lock(&mutex_);
+  return algorithms_.size();
 }
 
 // The numbers of the key, then the words of the algorithm as the library's header allows to keep
@@ -68,20 +74,27 @@ void AlgorithmCache::AddLine(absl::string_view line) {
 
 absl::Status AlgorithmCache::Load(const std::string& path) {
   VITSCALE_ASSIGN_OR_RETURN(const auto lines, ReadMachineFile(path, Head(machine_)));
+  const absl::MutexLock lock(&mutex_);
   for (const std::string& line : lines) AddLine(line);
   return absl::OkStatus();
 }
 
-absl::Status AlgorithmCache::SaveIfChanged(const std::string& path) {
-  if (!changed_) return absl::OkStatus();
-  (void)Load(path);
-  std::string text;
+std::vector<std::string> AlgorithmCache::Merged(const std::vector<std::string>& lines) {
+  for (const std::string& line : lines) AddLine(line);
+  std::vector<std::string> merged;
   for (const auto& [key, algorithm] : algorithms_) {
-    absl::StrAppend(&text, absl::StrJoin(key, " "));
-    for (const uint64_t word : algorithm.data) absl::StrAppend(&text, " ", absl::Hex(word));
-    text += "\n";
+    std::string& line = merged.emplace_back(absl::StrJoin(key, " "));
+    for (const uint64_t word : algorithm.data) absl::StrAppend(&line, " ", absl::Hex(word));
   }
-  VITSCALE_RETURN_IF_ERROR(WriteMachineFile(path, Head(machine_), text));
+  return merged;
+}
+
+absl::Status AlgorithmCache::SaveIfChanged(const std::string& path) {
+  const absl::MutexLock lock(&mutex_);
+  if (!changed_) return absl::OkStatus();
+  VITSCALE_RETURN_IF_ERROR(UpdateMachineFile(
+      path, Head(machine_),
+      [this](const auto& lines) ABSL_NO_THREAD_SAFETY_ANALYSIS { return Merged(lines); }));
   changed_ = false;
   return absl::OkStatus();
 }

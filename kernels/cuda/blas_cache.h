@@ -1,5 +1,5 @@
 // Which algorithm cuBLASLt multiplies a shape with, as measured: kept in a file for each card,
-// driver and library version, so that a machine measures once.
+// driver and library version, so that a machine measures once. Of any thread.
 
 #ifndef KERNELS_CUDA_BLAS_CACHE_H_
 #define KERNELS_CUDA_BLAS_CACHE_H_
@@ -9,10 +9,15 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 
 namespace vitscale::cuda {
 
@@ -21,7 +26,7 @@ using MatmulKey = std::array<int64_t, 16>;
 
 class AlgorithmCache {
  public:
-  // `machine`: "NVIDIA H100 80GB HBM3, driver 13000, cuBLASLt 130100".
+  // `machine`: "NVIDIA H100 80GB HBM3, driver 580.159.04, cuBLASLt 130100".
   explicit AlgorithmCache(std::string machine) : machine_(std::move(machine)) {}
 
   // One for the process, so that all its backends choose alike, with what DefaultPath has of this
@@ -29,9 +34,9 @@ class AlgorithmCache {
   static AlgorithmCache& OfProcess(const std::string& machine);
   std::string DefaultPath() const;  // in the state directory; one file per machine
 
-  const cublasLtMatmulAlgo_t* Find(const MatmulKey& key) const;  // null if there is none
+  std::optional<cublasLtMatmulAlgo_t> Find(const MatmulKey& key) const;
   void Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm);
-  size_t size() const { return algorithms_.size(); }
+  size_t size() const;
 
   // Adds what the file has and this does not. A file of another machine and lines that make no
   // sense add nothing; a missing file is OK.
@@ -41,11 +46,15 @@ class AlgorithmCache {
   absl::Status SaveIfChanged(const std::string& path);
 
  private:
-  void AddLine(absl::string_view line);
+  void AddLine(absl::string_view line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Those of `lines` too.
+  std::vector<std::string> Merged(const std::vector<std::string>& lines)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  std::string machine_;
-  std::map<MatmulKey, cublasLtMatmulAlgo_t> algorithms_;
-  bool changed_ = false;
+  const std::string machine_;
+  mutable absl::Mutex mutex_;
+  std::map<MatmulKey, cublasLtMatmulAlgo_t> algorithms_ ABSL_GUARDED_BY(mutex_);
+  bool changed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace vitscale::cuda

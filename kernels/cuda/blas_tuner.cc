@@ -1,6 +1,7 @@
 #include "kernels/cuda/blas_tuner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 
@@ -81,6 +82,7 @@ absl::StatusOr<size_t> FastestOf(const std::vector<cublasLtMatmulAlgo_t>& candid
     least = std::min(least, seconds);
   }
   VITSCALE_RETURN_IF_ERROR(stream.Synchronize());
+  if (std::isinf(least)) return absl::UnimplementedError("cuBLASLt has no algorithm that runs");
   return fastest;
 }
 

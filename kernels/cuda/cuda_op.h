@@ -53,6 +53,8 @@ class CudaOpBuilder {
   virtual const DeviceLimits& limits() const = 0;
   virtual DeviceWeights& weights() = 0;
   virtual Blas& blas() = 0;
+  // Of PreparedProgram::choices(): an algorithm, or whose kernel it is.
+  virtual void NoteChoice(uint64_t choice) = 0;
 
   // The operand's device memory; null when it is absent. Stays where it is as long as the backend
   // lives.

@@ -87,7 +87,7 @@ BlasMatmul PlainProduct(const BlasMatmul& fused, ScratchPieces& scratch) {
 absl::Status BindUnfused(LinearForms forms, LinearWork& work, ScratchPieces& scratch,
                          CudaOpBuilder& builder) {
   const BlasMatmul plain = PlainProduct(forms.fused, scratch);
-  VITSCALE_ASSIGN_OR_RETURN(work.matmul, builder.blas().Bind(plain));
+  VITSCALE_ASSIGN_OR_RETURN(work.matmul, BindMatmul(plain, builder));
   forms.tail.product = static_cast<const float*>(plain.d);
   if (forms.has_bias()) {
     VITSCALE_ASSIGN_OR_RETURN(
@@ -111,7 +111,7 @@ absl::Status BindFused(LinearForms forms, LinearWork& work, CudaOpBuilder& build
                               builder.weights().Bias(*forms.bias, *forms.weight, forms.fused.output,
                                                      forms.fused.columns, builder));
   }
-  VITSCALE_ASSIGN_OR_RETURN(work.matmul, builder.blas().Bind(forms.fused));
+  VITSCALE_ASSIGN_OR_RETURN(work.matmul, BindMatmul(forms.fused, builder));
   return absl::OkStatus();
 }
 
@@ -142,6 +142,13 @@ DType MultipliedAs(const TensorView& operand, bool full_precision) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::shared_ptr<const BoundMatmul>> BindMatmul(const BlasMatmul& matmul,
+                                                              CudaOpBuilder& builder) {
+  VITSCALE_ASSIGN_OR_RETURN(auto bound, builder.blas().Bind(matmul));
+  builder.NoteChoice(ChoiceOf(*bound));
+  return bound;
+}
 
 CudaOpOr MakeCudaOp(const LinearArgs& args, CudaOpBuilder& builder) {
   const DType input = MultipliedAs(args.x, args.full_precision);

@@ -5,8 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/cuda_op.h"
 #include "kernels/cuda/linear_tail.h"
@@ -29,6 +31,10 @@ class ScratchPieces {
   CudaOpBuilder& builder_;
   int64_t used_ = 0;
 };
+
+// Blas::Bind, with its choice noted.
+absl::StatusOr<std::shared_ptr<const BoundMatmul>> BindMatmul(const BlasMatmul& matmul,
+                                                              CudaOpBuilder& builder);
 
 // An operand of a product, [rows, columns]: as it is, or made f32 in scratch before the product.
 class ProductOperand {

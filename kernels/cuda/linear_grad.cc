@@ -64,7 +64,7 @@ CudaOpOr MakeCudaOp(const LinearGradWeightArgs& args, CudaOpBuilder& builder) {
     m.b = static_cast<const std::byte*>(work.grad_y.at()) + column * DTypeBytes(input);
     m.d = builder.Memory<void>(part);
     m.c = m.d;
-    VITSCALE_ASSIGN_OR_RETURN(work.parts.emplace_back(), builder.blas().Bind(m));
+    VITSCALE_ASSIGN_OR_RETURN(work.parts.emplace_back(), BindMatmul(m, builder));
     column += m.columns;
   }
   if (!args.grad_bias.empty()) {

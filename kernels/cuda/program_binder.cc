@@ -1,11 +1,13 @@
 #include "kernels/cuda/program_binder.h"
 
 #include <algorithm>
+#include <set>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/hash.h"
 #include "kernels/base/status.h"
 
 namespace vitscale::cuda {
@@ -21,6 +23,7 @@ class Builder : public CudaOpBuilder {
   const DeviceLimits& limits() const override { return resources_.device.limits; }
   DeviceWeights& weights() override { return resources_.weights; }
   Blas& blas() override { return resources_.blas; }
+  void NoteChoice(uint64_t choice) override { choices_.insert(choice); }
   void* Scratch(int64_t bytes) override {
     scratch_bytes_ = std::max(scratch_bytes_, AlignUp(bytes, kAlignment));
     return At(scratch_at_);
@@ -29,6 +32,7 @@ class Builder : public CudaOpBuilder {
   // Memory for what the first round asked for; the second round gets it.
   absl::StatusOr<DeviceMemory> AllocateAndRestart();
   absl::Status status() const { return status_; }
+  uint64_t choices() const;
 
  protected:
   void* Address(const TensorView& view) const override {
@@ -60,6 +64,7 @@ class Builder : public CudaOpBuilder {
   const BinderResources& resources_;
   std::byte* memory_ = nullptr;
   int64_t reserved_bytes_ = 0, scratch_bytes_ = 0, scratch_at_ = 0;
+  std::set<uint64_t> choices_;
   absl::Status status_;
 };
 
@@ -73,8 +78,18 @@ absl::StatusOr<DeviceMemory> Builder::AllocateAndRestart() {
         "clear the workspace of a program"));
   }
   memory_ = memory.data();
+  choices_.clear();
   scratch_at_ = std::exchange(reserved_bytes_, 0);
   return memory;
+}
+
+// Of the device too: kernels cut their sums by its size. Not of how often or in which order
+// anything was chosen: a program that computes things again has the same bits.
+uint64_t Builder::choices() const {
+  const Device& device = resources_.device;
+  uint64_t all = Hash64(absl::StrCat(device.name, " ", device.limits.multiprocessors));
+  for (const uint64_t choice : choices_) all = CombineHash(all, choice);
+  return choices_.empty() ? 0 : all;
 }
 
 CudaOpOr BindOp(const Op& op, Builder& builder) {
@@ -124,6 +139,7 @@ absl::StatusOr<std::unique_ptr<CudaProgram>> BindProgram(const Program& program,
   VITSCALE_RETURN_IF_ERROR(BindOps(program, builder).status());
   VITSCALE_ASSIGN_OR_RETURN(bound->workspace, builder.AllocateAndRestart());
   VITSCALE_ASSIGN_OR_RETURN(bound->steps, BindOps(program, builder));
+  bound->chosen = builder.choices();
   for (CudaStep& step : bound->steps) {
     if (step.op != nullptr) continue;
     VITSCALE_ASSIGN_OR_RETURN(step.reached, CudaEvent::Create());

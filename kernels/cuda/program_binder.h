@@ -38,9 +38,11 @@ class CudaProgram : public PreparedProgram {
   explicit CudaProgram(Device device) : device_(std::move(device)) {}
   ~CudaProgram() override { (void)UseDevice(device_); }
   std::vector<std::string> variants() const override;
+  uint64_t choices() const override { return chosen; }
 
   std::vector<CudaStep> steps;
   DeviceMemory workspace;  // what ops reserved | scratch of all
+  uint64_t chosen = 0;     // choices()
 
  private:
   const Device device_;

@@ -1,11 +1,16 @@
 // Which algorithm a shape is multiplied with: what is measured is kept, and what is kept is used.
 
+#include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "kernels/base/files.h"
 #include "kernels/cuda/blas_cache.h"
+#include "kernels/cuda/machine_file.h"
 #include "tests/status_matchers.h"
 #ifdef VITSCALE_CUDA_ON_CPU
+#include "kernels/cuda/blas_matmul.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/cuda_on_cpu/cublaslt_standin.h"
 #include "tests/cuda_on_cpu/device.h"
@@ -43,10 +48,10 @@ TEST_F(AlgorithmCacheTest, WhatIsSavedIsThereAfterLoad) {
   AlgorithmCache loaded("card, driver 1");
   ASSERT_THAT(loaded.Load(Path()), IsOk());
   EXPECT_EQ(loaded.size(), 2u);
-  ASSERT_NE(loaded.Find(KeyOf(2)), nullptr);
+  ASSERT_TRUE(loaded.Find(KeyOf(2)).has_value());
   EXPECT_EQ(loaded.Find(KeyOf(2))->data[0], 8u);
   EXPECT_EQ(loaded.Find(KeyOf(2))->data[7], ~uint64_t{0});
-  EXPECT_EQ(loaded.Find(KeyOf(3)), nullptr);
+  EXPECT_FALSE(loaded.Find(KeyOf(3)).has_value());
 }
 
 TEST_F(AlgorithmCacheTest, SavingKeepsWhatAnotherProcessWroteMeanwhile) {
@@ -72,11 +77,56 @@ TEST_F(AlgorithmCacheTest, LinesThatMakeNoSenseAreLeftOut) {
   cache.Add(KeyOf(1), AlgorithmOf(1));
   ASSERT_THAT(cache.SaveIfChanged(Path()), IsOk());
   VITSCALE_ASSERT_OK_AND_ASSIGN(std::string text, PosixFileSystem().ReadFile(Path(), 1 << 20));
-  text += "1 2 3\n" + std::string(100, 'x') + "\n\n" + text.substr(text.find('\n') + 1, 30);
-  ASSERT_THAT(WriteFileAtomically(PosixFileSystem(), Path(), text), IsOk());
+  const auto with_nonsense = [](std::vector<std::string> lines) {  // their checksums are right
+    const std::string whole = lines.at(0);
+    for (const std::string& line : {std::string("1 2 3"), std::string(100, 'x'), std::string(),
+                                    whole.substr(0, 30), whole + " 0", "x" + whole}) {
+      lines.push_back(line);
+    }
+    return lines;
+  };
+  ASSERT_THAT(UpdateMachineFile(Path(), text.substr(0, text.find('\n')), with_nonsense), IsOk());
   AlgorithmCache loaded("card");
   ASSERT_THAT(loaded.Load(Path()), IsOk());
   EXPECT_EQ(loaded.size(), 1u);
+}
+
+// A word that lost its end would be another algorithm.
+TEST_F(AlgorithmCacheTest, FileThatWasCutShortKeepsOnlyWholeLines) {
+  AlgorithmCache cache("card");
+  cache.Add(KeyOf(1), AlgorithmOf(0x1234));
+  cache.Add(KeyOf(2), AlgorithmOf(0x5678));
+  ASSERT_THAT(cache.SaveIfChanged(Path()), IsOk());
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const std::string text,
+                                PosixFileSystem().ReadFile(Path(), 1 << 20));
+  for (size_t cut = 2; cut < 30; ++cut) {  // 1 is the last line break
+    ASSERT_THAT(WriteFileAtomically(PosixFileSystem(), Path(), text.substr(0, text.size() - cut)),
+                IsOk());
+    AlgorithmCache loaded("card");
+    ASSERT_THAT(loaded.Load(Path()), IsOk());
+    EXPECT_EQ(loaded.size(), 1u) << "without the last " << cut;
+  }
+}
+
+TEST_F(AlgorithmCacheTest, ManyThatSaveAtOnceLoseNothingAndNobodyReadsHalfAFile) {
+  constexpr int kWriters = 4, kEach = 25;
+  std::vector<std::thread> writers;
+  for (int writer = 0; writer < kWriters; ++writer) {
+    writers.emplace_back([&, writer] {
+      AlgorithmCache mine("card");
+      for (int i = 0; i < kEach; ++i) {
+        mine.Add(KeyOf(writer * kEach + i), AlgorithmOf(1));
+        EXPECT_THAT(mine.SaveIfChanged(Path()), IsOk());
+        AlgorithmCache reader("card");
+        EXPECT_THAT(reader.Load(Path()), IsOk());
+        EXPECT_GE(reader.size(), static_cast<size_t>(i + 1));
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  AlgorithmCache all("card");
+  ASSERT_THAT(all.Load(Path()), IsOk());
+  EXPECT_EQ(all.size(), static_cast<size_t>(kWriters * kEach));
 }
 
 #ifdef VITSCALE_CUDA_ON_CPU
@@ -104,9 +154,29 @@ TEST_F(AlgorithmCacheTest, ShapesWithSeveralAlgorithmsAreMeasuredOnceAndKept) {
   EXPECT_EQ(first - again, 2);  // operands and the memory that flushes the cache
   VITSCALE_ASSERT_OK_AND_ASSIGN(const auto files,
                                 PosixFileSystem().List(directory_.path() + "/vitscale/cublaslt"));
-  EXPECT_EQ(files.size(), 1u);
+  EXPECT_EQ(files.size(), 2u);  // and its lock
   cuda_on_cpu::OfferAlgorithms(1);
   unsetenv("XDG_STATE_HOME");
+}
+
+std::shared_ptr<BoundMatmul> Bound(int64_t columns, const void* weight) {
+  BlasMatmul m;
+  m.rows = m.inner = 16;
+  m.columns = columns;
+  m.a_stride = 16;
+  m.b_stride = m.d_stride = columns;
+  m.b = weight;
+  return BoundMatmul::Create(m).value();
+}
+
+TEST(ChoiceTest, NamesShapeAndAlgorithmAndNotTheOperandsPlaces) {
+  alignas(64) char here[128];
+  const auto bound = Bound(32, here);
+  EXPECT_EQ(ChoiceOf(*bound), ChoiceOf(*Bound(32, here + 64)));
+  EXPECT_NE(ChoiceOf(*bound), ChoiceOf(*Bound(64, here)));
+  const uint64_t before = ChoiceOf(*bound);
+  bound->algorithm = AlgorithmOf(1);
+  EXPECT_NE(ChoiceOf(*bound), before);
 }
 #endif
 

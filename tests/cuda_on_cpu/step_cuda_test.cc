@@ -156,6 +156,7 @@ TEST_P(StepCudaTest, EveryLevelOfRecomputeGivesTheSameBitsAndTheyAreNearTheCpu) 
       c.recompute = level;
       StepReplica again(c, precision(), DeviceKind::kCuda, Cuda());
       again.Step(7);
+      EXPECT_EQ(again.choices(), keeps_all.choices());
       EXPECT_EQ(again.LossSum(), keeps_all.LossSum());
       EXPECT_TRUE(GradientsOf(again) == GradientsOf(keeps_all));
     }

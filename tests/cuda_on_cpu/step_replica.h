@@ -108,6 +108,7 @@ class StepReplica {
   }
 
   const Plan& plan() const { return plan_; }
+  uint64_t choices() const { return steps_.front()->choices(); }
   const ParamTable& table() const { return plan_.layout.table; }
 
   void Step(uint64_t seed, MarkerSink* sink = nullptr) {

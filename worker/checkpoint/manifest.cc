@@ -42,7 +42,7 @@ std::string Dump(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-constexpr char kResidual[] = "residual", kUsualResidual[] = "f32";
+constexpr char kResidual[] = "residual", kUsualResidual[] = "f32", kChoices[] = "choices";
 
 // What earlier versions have no word for is said only where it is not as it was for them.
 Json NumericsToJson(const link::NumericsRecord& numerics) {
@@ -57,6 +57,7 @@ Json NumericsToJson(const link::NumericsRecord& numerics) {
                {"bucket_bytes", numerics.bucket_bytes},
                {"recompute", numerics.recompute}};
   if (numerics.residual != kUsualResidual) json[kResidual] = numerics.residual;
+  if (!numerics.choices.empty()) json[kChoices] = numerics.choices;
   return json;
 }
 
@@ -167,6 +168,7 @@ absl::StatusOr<link::NumericsRecord> NumericsFromJson(const Json& object) {
   numerics.bucket_bytes = fields.Count("bucket_bytes");
   numerics.recompute = fields.Text("recompute");
   if (fields.Has(kResidual)) numerics.residual = fields.Text(kResidual);
+  if (fields.Has(kChoices)) numerics.choices = fields.Text(kChoices);
   VITSCALE_RETURN_IF_ERROR(fields.Finish());
   return numerics;
 }
@@ -333,6 +335,7 @@ std::vector<std::string> NumericsDifferences(const link::NumericsRecord& before,
                                              const link::NumericsRecord& now) {
   std::vector<std::string> differences;
   Json old_fields = NumericsToJson(before), new_fields = NumericsToJson(now);
+  if (before.choices.empty() || now.choices.empty()) old_fields.erase(kChoices);
   old_fields[kResidual] = before.residual;
   new_fields[kResidual] = now.residual;
   for (const auto& [name, value] : old_fields.items()) {

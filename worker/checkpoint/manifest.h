@@ -65,7 +65,7 @@ absl::StatusOr<CheckpointManifest> ManifestFromJson(absl::string_view text);
 link::CheckpointInfo InfoOf(const CheckpointManifest& manifest, const std::string& path);
 
 // One line per difference ("world_size 2, now 1"), empty if none: "resumes, not bit-exact: …". The
-// recompute level decides no bit and is passed over.
+// recompute level decides no bit and is passed over, choices too where either side knows none.
 std::vector<std::string> NumericsDifferences(const link::NumericsRecord& before,
                                              const link::NumericsRecord& now);
 

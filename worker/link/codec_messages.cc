@@ -119,6 +119,7 @@ void ToProto(const NumericsRecord& from, v1::NumericsRecord* to) {
   to->set_bucket_bytes(from.bucket_bytes);
   to->set_recompute(from.recompute);
   to->set_residual(from.residual);
+  to->set_choices(from.choices);
 }
 
 NumericsRecord FromProto(const v1::NumericsRecord& from) {
@@ -134,6 +135,7 @@ NumericsRecord FromProto(const v1::NumericsRecord& from) {
   to.bucket_bytes = from.bucket_bytes();
   to.recompute = from.recompute();
   if (!from.residual().empty()) to.residual = from.residual();
+  to.choices = from.choices();
   return to;
 }
 

@@ -116,6 +116,7 @@ struct NumericsRecord {
   int64_t bucket_bytes = 0;
   std::string recompute;
   std::string residual = "f32";
+  std::string choices;  // of rank 0's device; empty: not known, or nothing was chosen
   bool operator==(const NumericsRecord&) const = default;
 };
 

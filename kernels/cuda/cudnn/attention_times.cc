@@ -20,9 +20,7 @@ std::string Head(const std::string& machine) {
 
 }  // namespace
 
-std::string AttentionTimes::DefaultPath() const {
-  return MachineFilePath("cudnn", machine_);
-}
+std::string AttentionTimes::DefaultPath() const { return MachineFilePath("cudnn", machine_); }
 
 std::optional<AttentionSeconds> AttentionTimes::Find(const AttentionSize& size) const {
   const auto found = times_.find(size);
@@ -51,13 +49,15 @@ absl::Status AttentionTimes::Load(const std::string& path) {
 }
 
 absl::Status AttentionTimes::Save(const std::string& path) {
-  (void)Load(path);
-  std::string text;
-  for (const auto& [size, seconds] : times_) {
-    absl::StrAppend(&text, size.batch, " ", size.tokens, " ", size.heads, " ", size.head_dim, " ",
-                    seconds.own, " ", seconds.cudnn, "\n");
-  }
-  return WriteMachineFile(path, Head(machine_), text);
+  return UpdateMachineFile(path, Head(machine_), [this](const std::vector<std::string>& lines) {
+    for (const std::string& line : lines) AddLine(line);
+    std::vector<std::string> merged;
+    for (const auto& [size, seconds] : times_) {
+      merged.push_back(absl::StrCat(size.batch, " ", size.tokens, " ", size.heads, " ",
+                                    size.head_dim, " ", seconds.own, " ", seconds.cudnn));
+    }
+    return merged;
+  });
 }
 
 }  // namespace vitscale::cuda

@@ -23,7 +23,7 @@ struct AttentionSeconds {
 
 class AttentionTimes {
  public:
-  // `machine`: "NVIDIA H100 80GB HBM3, driver 13000, cuDNN 9.19.0".
+  // `machine`: "NVIDIA H100 80GB HBM3, driver 580.159.04, cuDNN 9.19.0".
   explicit AttentionTimes(std::string machine) : machine_(std::move(machine)) {}
   std::string DefaultPath() const;  // in the state directory; one file per machine
 

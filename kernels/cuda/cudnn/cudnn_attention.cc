@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/hash.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "kernels/cuda/cudnn/attention_trial.h"
@@ -61,11 +62,9 @@ class Cudnn {
 absl::StatusOr<std::unique_ptr<Cudnn>> Cudnn::Open(int device_index, const std::string& file) {
   VITSCALE_ASSIGN_OR_RETURN(const Device device, FindDevice(device_index));
   VITSCALE_ASSIGN_OR_RETURN(const CudnnLibrary library, LoadCudnn(file));
-  int driver = 0;
-  (void)cudaDriverGetVersion(&driver);
-  auto cudnn = std::unique_ptr<Cudnn>(
-      new Cudnn(library, device,
-                absl::StrCat(device.name, ", driver ", driver, ", cuDNN ", library.version())));
+  auto cudnn = std::unique_ptr<Cudnn>(new Cudnn(
+      library, device,
+      absl::StrCat(device.name, ", driver ", DriverVersion(), ", cuDNN ", library.version())));
   VITSCALE_RETURN_IF_ERROR(library.ToStatus(library.Create(&cudnn->handle_), "open cuDNN"));
   VITSCALE_ASSIGN_OR_RETURN(SdpaTarget target, TargetOfHandle(cudnn->library_, cudnn->handle_));
   cudnn->target_ = std::make_unique<SdpaTarget>(std::move(target));
@@ -198,6 +197,7 @@ CudaOpOr MakeAttentionOp(const SelfAttentionArgs& args, CudaOpBuilder& builder,
   if (!cudnn.ok()) return without(cudnn.status().message());
   const Choice choice = (*cudnn)->Choose(size, own, setting.use);
   if (choice.plan == nullptr) return without(choice.why);
+  builder.NoteChoice(Hash64(absl::StrCat("cuDNN ", (*cudnn)->library().version())));
   return MakeCudnn(**cudnn, choice, size, operands, builder);
 }
 

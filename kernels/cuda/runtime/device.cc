@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <fstream>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -78,6 +80,14 @@ int64_t MemoryInUse(const Device& device) {
   size_t free = 0, total = 0;
   if (!UseDevice(device).ok() || cudaMemGetInfo(&free, &total) != cudaSuccess) return 0;
   return static_cast<int64_t>(total - free);
+}
+
+std::string DriverVersion() {
+  std::string version;
+  if (std::ifstream("/sys/module/nvidia/version") >> version) return version;
+  int cuda = 0;
+  (void)cudaDriverGetVersion(&cuda);
+  return absl::StrCat(cuda);
 }
 
 std::string RuntimeVersion() {

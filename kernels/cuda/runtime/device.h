@@ -37,6 +37,10 @@ absl::Status UseDevice(const Device& device);
 // Bytes of the device's memory that are not free, whoever has them; 0 if it cannot be told.
 int64_t MemoryInUse(const Device& device);
 
+// Of the kernel module, "580.159.04"; where that is not told (a container, a stand-in) the newest
+// CUDA that the driver knows, "13000".
+std::string DriverVersion();
+
 // "CUDA 13.0"
 std::string RuntimeVersion();
 

@@ -153,5 +153,21 @@ TEST(NumericsDifferencesTest, AManifestWithoutAResidualIsOfAnF32One) {
   EXPECT_EQ(read.numerics.residual, "bf16");
 }
 
+TEST(NumericsDifferencesTest, OtherChoicesAreOtherBitsUnlessOneSideKnowsNone) {
+  CheckpointManifest manifest = Example();
+  EXPECT_THAT(ManifestToJson(manifest), Not(HasSubstr("choices")));
+  link::NumericsRecord now = manifest.numerics;
+  now.choices = "0123456789abcdef";
+  EXPECT_THAT(NumericsDifferences(manifest.numerics, now), IsEmpty());
+  EXPECT_THAT(NumericsDifferences(now, manifest.numerics), IsEmpty());
+  manifest.numerics = now;
+  VITSCALE_ASSERT_OK_AND_ASSIGN(const CheckpointManifest read,
+                                ManifestFromJson(ManifestToJson(manifest)));
+  EXPECT_EQ(read.numerics.choices, "0123456789abcdef");
+  now.choices = "fedcba9876543210";
+  EXPECT_THAT(NumericsDifferences(read.numerics, now),
+              ElementsAre("choices \"0123456789abcdef\", now \"fedcba9876543210\""));
+}
+
 }  // namespace
 }  // namespace vitscale
