@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "server/core/goodput.h"
+#include "server/core/job_table.h"
 
 namespace vitscale {
 namespace {
@@ -15,6 +16,7 @@ namespace {
 constexpr int kPageDefault = 50;
 constexpr int kPageMax = 1000;
 constexpr char kTokenPrefix[] = "before-";
+constexpr size_t kNamedMax = 5;  // of several jobs with one name
 
 bool Matches(const v1::Job& job, const v1::ListJobsRequest& request) {
   if (!request.name().empty() && job.spec().name() != request.name()) return false;
@@ -27,6 +29,14 @@ bool Matches(const v1::Job& job, const v1::ListJobsRequest& request) {
     if (it == job.spec().labels().end() || it->second != value) return false;
   }
   return true;
+}
+
+absl::Status SeveralAreNamed(const std::string& name, std::vector<std::string> jobs) {
+  const size_t all = jobs.size();
+  jobs.resize(std::min(all, kNamedMax));
+  return absl::FailedPreconditionError(
+      absl::StrCat(all, " jobs named '", name, "' have not ended: give the id of one: ",
+                   absl::StrJoin(jobs, ", "), all > jobs.size() ? ", …" : ""));
 }
 
 }  // namespace
@@ -48,23 +58,22 @@ absl::StatusOr<std::shared_ptr<const JobRow>> JobDirectory::Find(
     const std::string& id_or_name) const {
   absl::MutexLock lock(&mutex_);
   if (const auto it = by_id_.find(id_or_name); it != by_id_.end()) return it->second;
-  std::vector<std::string> ids;
-  std::string evaluation;
-  for (auto it = by_number_.rbegin(); it != by_number_.rend() && ids.size() < 4; ++it) {
-    const v1::JobSpec& spec = by_id_.at(it->second)->job().spec();
-    if (spec.name() != id_or_name) continue;
-    if (spec.kind() != v1::JOB_KIND_EVALUATE) {
-      ids.push_back(it->second);
-    } else if (evaluation.empty()) {
-      evaluation = it->second;
+  std::shared_ptr<const JobRow> ended, going_on;
+  std::vector<std::string> named;  // those that have not ended, newest first
+  for (auto it = by_number_.rbegin(); it != by_number_.rend(); ++it) {
+    const std::shared_ptr<const JobRow>& row = by_id_.at(it->second);
+    const v1::Job& job = row->job();
+    if (job.spec().name() != id_or_name) continue;
+    std::shared_ptr<const JobRow>& newest = IsTerminal(job.state()) ? ended : going_on;
+    if (newest == nullptr) newest = row;
+    if (!IsTerminal(job.state())) {
+      named.push_back(absl::StrCat(job.id(), " (", JobStateName(job.state()), ")"));
     }
   }
-  if (ids.empty() && !evaluation.empty()) ids.push_back(evaluation);
-  if (ids.size() == 1) return by_id_.at(ids[0]);
-  if (ids.empty()) return absl::NotFoundError(absl::StrCat("no job '", id_or_name, "'"));
-  return absl::FailedPreconditionError(absl::StrCat("several jobs are named '", id_or_name,
-                                                    "': give an id, for example ",
-                                                    absl::StrJoin(ids, ", ")));
+  if (named.size() > 1) return SeveralAreNamed(id_or_name, std::move(named));
+  if (going_on != nullptr) return going_on;
+  if (ended != nullptr) return ended;
+  return absl::NotFoundError(absl::StrCat("no job '", id_or_name, "'"));
 }
 
 absl::StatusOr<v1::ListJobsResponse> JobDirectory::List(const v1::ListJobsRequest& request,

@@ -26,8 +26,8 @@ class JobDirectory {
  public:
   void Publish(JobRow row);
 
-  // By id, or by a name that only one job has. NOT_FOUND; FAILED_PRECONDITION for an ambiguous
-  // name.
+  // By id, or by name: the one job of that name that has not ended; where all have, the newest.
+  // NOT_FOUND; FAILED_PRECONDITION, naming them, where several of that name have not ended.
   absl::StatusOr<std::shared_ptr<const JobRow>> Find(const std::string& id_or_name) const;
   // A page of jobs, newest first. INVALID_ARGUMENT for a page token that no answer gave.
   absl::StatusOr<v1::ListJobsResponse> List(const v1::ListJobsRequest& request,

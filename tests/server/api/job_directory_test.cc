@@ -48,27 +48,50 @@ TEST(JobDirectoryTest, FiltersByStateNameAndLabels) {
   EXPECT_EQ(directory.List(request, absl::Now())->jobs(0).id(), "id2");
 }
 
-TEST(JobDirectoryTest, FindsByIdAndByAnUnambiguousName) {
+std::string FoundId(const JobDirectory& directory, const std::string& id_or_name) {
+  const auto row = directory.Find(id_or_name);
+  return row.ok() ? (*row)->job().id() : std::string(row.status().message());
+}
+
+TEST(JobDirectoryTest, AnIdIsFoundWhateverItsStateAndAnUnknownNameIsNotFound) {
   JobDirectory directory;
-  directory.Publish(Row(1, "one"));
-  directory.Publish(Row(2, "two"));
-  directory.Publish(Row(3, "two"));
-  EXPECT_THAT(directory.Find("id1"), IsOk());
-  EXPECT_THAT(directory.Find("one"), IsOk());
-  EXPECT_THAT(directory.Find("two"), StatusIs(absl::StatusCode::kFailedPrecondition));
+  directory.Publish(Row(1, "one", v1::JOB_STATE_FAILED));
+  directory.Publish(Row(2, "one"));
+  EXPECT_EQ(FoundId(directory, "id1"), "id1");
   EXPECT_THAT(directory.Find("three"), StatusIs(absl::StatusCode::kNotFound));
 }
 
-TEST(JobDirectoryTest, EvaluationsTakeNoNameFromARunAndOfSeveralTheNewestIsMeant) {
+TEST(JobDirectoryTest, ANameMeansTheOneJobOfItThatHasNotEnded) {
   JobDirectory directory;
-  directory.Publish(Row(1, "run"));
-  for (int i = 2; i <= 5; ++i) {
-    JobRow evaluation = Row(i, i < 4 ? "run" : "run-eval");
-    evaluation.mutable_job()->mutable_spec()->set_kind(v1::JOB_KIND_EVALUATE);
-    directory.Publish(evaluation);
-  }
-  EXPECT_EQ(directory.Find("run").value()->job().id(), "id1");
-  EXPECT_EQ(directory.Find("run-eval").value()->job().id(), "id5");
+  directory.Publish(Row(1, "run", v1::JOB_STATE_FAILED));
+  directory.Publish(Row(2, "run", v1::JOB_STATE_PAUSED));
+  directory.Publish(Row(3, "run", v1::JOB_STATE_SUCCEEDED));
+  directory.Publish(Row(4, "another"));
+  EXPECT_EQ(FoundId(directory, "run"), "id2");
+}
+
+TEST(JobDirectoryTest, WhereAllJobsOfANameHaveEndedItMeansTheNewest) {
+  JobDirectory directory;
+  directory.Publish(Row(1, "run", v1::JOB_STATE_SUCCEEDED));
+  directory.Publish(Row(2, "run", v1::JOB_STATE_CANCELLED));
+  directory.Publish(Row(3, "another", v1::JOB_STATE_SUCCEEDED));
+  EXPECT_EQ(FoundId(directory, "run"), "id2");
+}
+
+TEST(JobDirectoryTest, SeveralJobsOfANameThatHaveNotEndedAreListedEvaluationsToo) {
+  JobDirectory directory;
+  directory.Publish(Row(1, "run", v1::JOB_STATE_RUNNING));
+  directory.Publish(Row(2, "run", v1::JOB_STATE_SUCCEEDED));
+  JobRow evaluation = Row(3, "run");
+  evaluation.mutable_job()->mutable_spec()->set_kind(v1::JOB_KIND_EVALUATE);
+  directory.Publish(evaluation);
+  EXPECT_THAT(directory.Find("run"),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       testing::EndsWith("2 jobs named 'run' have not ended: give the id of one: "
+                                         "id3 (QUEUED), id1 (RUNNING)")));
+  for (int i = 4; i < 10; ++i) directory.Publish(Row(i, "run"));
+  EXPECT_THAT(FoundId(directory, "run"),
+              testing::AllOf(testing::StartsWith("8 jobs"), testing::HasSubstr("id5 (QUEUED), …")));
 }
 
 TEST(JobDirectoryTest, RefusesAForeignPageTokenAndAHugePage) {

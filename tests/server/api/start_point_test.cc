@@ -89,7 +89,7 @@ TEST_F(StartPointTest, ShortFormsBecomeTheFolderBelowTheParentsDirectory) {
 TEST_F(StartPointTest, WhatIsNotThereIsNamed) {
   EXPECT_THAT(Complete("nobody"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("from: no job")));
   EXPECT_THAT(Complete("twin"), StatusIs(absl::StatusCode::kFailedPrecondition,
-                                         HasSubstr("several jobs are named 'twin'")));
+                                         HasSubstr("from: 2 jobs named 'twin' have not ended")));
   EXPECT_THAT(Complete("empty"),
               StatusIs(absl::StatusCode::kFailedPrecondition,
                        HasSubstr("job empty0000000 (empty) has no checkpoint yet")));
