@@ -8,6 +8,7 @@
 #include "client/command.h"
 #include "client/output.h"
 #include "kernels/base/suggest.h"
+#include "kernels/base/version.h"
 #include "proto/spec/units.h"
 
 namespace vitscale {
@@ -23,7 +24,8 @@ Examples:
   vitscale evaluate fashion-mnist               measure its newest checkpoint
   vitscale plan job.yaml                        parameters, FLOPs and memory, without running anything
 
-Jobs are named by id, or by name where that is unambiguous.
+Jobs are named by id, or by name: that means the job of the name that has not ended. Where all have
+ended, commands that only read take the newest.
 Environment: VITSCALE_ADDRESS (as --address), NO_COLOR.
 Exit codes: 0 done, 1 the job or the operation failed, 2 command line or job file, 3 not found,
             4 no coordinator, 103 cancelled, 124 timed out.)";
@@ -113,7 +115,7 @@ absl::Status FlagError(const std::string& flag, absl::string_view message) {
 }
 
 absl::Status CheckFormat(const Context& context, const std::string& command,
-                         const std::vector<OutputFormat>& known) {
+                         absl::Span<const OutputFormat> known) {
   std::string given;
   std::vector<std::string> words;
   for (const auto& [word, format] : Formats()) {
@@ -131,6 +133,7 @@ int RunCli(const std::vector<std::string>& arguments, Context& context) {
   app.fallthrough();  // global flags may stand after the command
   app.footer(kFooter);
   app.get_formatter()->column_width(34);
+  app.set_version_flag("--version", "vitscale " + VersionText());
   GlobalFlags flags;
   DeclareGlobalFlags(app, context, flags);
   Cli cli{app, context, {}};

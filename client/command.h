@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "client/context.h"
 #include "kernels/base/command_line.h"
 
@@ -51,12 +52,23 @@ void AddCheckpointFileCommands(Cli& cli, CLI::App& group);  // checkpoints show,
 void AddWeightCommands(Cli& cli, CLI::App& group);          // checkpoints import, export
 void AddLocalCommands(Cli& cli);                            // plan, validate, completion, version
 
-// By id or unambiguous name.
+// What a command that reads calls its job.
+inline constexpr char kJobHelp[] =
+    "Id, or name: the job of that name that has not ended, else the newest";
+
+// By id or name, see kJobHelp.
 absl::StatusOr<v1::Job> FetchJob(ControlClient& client, const std::string& job);
+
+// Formats of commands that print one thing; a record is a message of the API.
+inline constexpr OutputFormat kTextOrRecord[] = {OutputFormat::kTable, OutputFormat::kWide,
+                                                 OutputFormat::kJson, OutputFormat::kYaml};
+inline constexpr OutputFormat kTextOrJson[] = {OutputFormat::kTable, OutputFormat::kWide,
+                                               OutputFormat::kJson};
+inline constexpr OutputFormat kTextOnly[] = {OutputFormat::kTable, OutputFormat::kWide};
 
 // What -o asks for is one of `known`, or INVALID_ARGUMENT naming those of `command`.
 absl::Status CheckFormat(const Context& context, const std::string& command,
-                         const std::vector<OutputFormat>& known);
+                         absl::Span<const OutputFormat> known);
 
 // Where a file cannot be written or a flag has a wrong form: INVALID_ARGUMENT "--flag: …".
 absl::Status FlagError(const std::string& flag, absl::string_view message);

@@ -24,6 +24,7 @@ struct ShowFlags {
 };
 
 absl::StatusOr<int> Show(Context& context, const ShowFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "checkpoints show", kTextOrJson));
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FindCheckpoint(flags.checkpoint));
   CheckpointView view;
   view.path = folder.path();
@@ -70,6 +71,9 @@ absl::StatusOr<std::vector<FileVerdict>> VerdictsOf(Context& context,
 }
 
 absl::StatusOr<int> Verify(Context& context, const VerifyFlags& flags) {
+  using enum OutputFormat;
+  VITSCALE_RETURN_IF_ERROR(
+      CheckFormat(context, "checkpoints verify", {kTable, kWide, kJson, kCsv}));
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointFolder folder, FindCheckpoint(flags.checkpoint));
   VITSCALE_ASSIGN_OR_RETURN(const auto verdicts, VerdictsOf(context, folder));
   bool good = true;

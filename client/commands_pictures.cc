@@ -51,6 +51,7 @@ struct PlotFlags {
 };
 
 absl::StatusOr<int> PlotCommand(Context& context, const PlotFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "plot", kTextOnly));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   std::vector<JobHistory> jobs;
   for (const std::string& name : flags.jobs) {
@@ -77,8 +78,7 @@ struct SummaryFlags {
 };
 
 absl::StatusOr<int> SummaryCommand(Context& context, const SummaryFlags& flags) {
-  VITSCALE_RETURN_IF_ERROR(CheckFormat(
-      context, "summary", {OutputFormat::kTable, OutputFormat::kWide, OutputFormat::kJson}));
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "summary", kTextOrJson));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   VITSCALE_ASSIGN_OR_RETURN(const JobHistory history, FetchHistory(*client, flags.job));
   Summary summary = Summarize(history, context.clock.Now());
@@ -101,8 +101,7 @@ void AddPictures(Cli& cli) {
       "--x images\n"
       "  vitscale plot fashion-mnist -o - > loss.svg",
       [](CLI::App& app, PlotFlags& f) {
-        app.add_option("jobs", f.jobs,
-                       "Ids, or names that only one job has; several lie over each other")
+        app.add_option("jobs", f.jobs, absl::StrCat(kJobHelp, "; several lie over each other"))
             ->required();
         app.add_option("-o,--output", f.output,
                        "File to write, - for standard output (default: <name>-<id>.svg)");
@@ -120,7 +119,7 @@ void AddPictures(Cli& cli) {
       "loss_mean_steps);\nlist, get, watch and logs --steps show that of single steps (JSON: "
       "loss_last_step).",
       [](CLI::App& app, SummaryFlags& f) {
-        app.add_option("job", f.job, "Id, or a name that only one job has")->required();
+        app.add_option("job", f.job, kJobHelp)->required();
         app.add_option("--plot", f.plot, "Draw the curves into this SVG file, too");
       },
       SummaryCommand);

@@ -86,6 +86,7 @@ absl::StatusOr<int> PrintSteps(Context& context, ControlClient& client, const Lo
 }
 
 absl::StatusOr<int> Logs(Context& context, const LogFlags& flags) {
+  if (!flags.steps) VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "logs", kTextOrRecord));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   if (flags.steps) return PrintSteps(context, *client, flags);
   v1::StreamLogsRequest request;
@@ -112,7 +113,7 @@ void AddLogs(Cli& cli) {
       "  vitscale logs fashion-mnist --steps -o csv > steps.csv\n  vitscale logs fashion-mnist "
       "--steps --tail 20",
       [](CLI::App& app, LogFlags& f) {
-        app.add_option("job", f.job, "Id, or a name that only one job has")->required();
+        app.add_option("job", f.job, kJobHelp)->required();
         app.add_flag("-f,--follow", f.follow, "Go on until the job has ended");
         app.add_option("--rank", f.rank, "Only this rank")->check(WholeNumber(0, 1023));
         app.add_option("--tail", f.tail, "Only the last n")->check(WholeNumber(1, 1'000'000'000));
@@ -132,6 +133,9 @@ struct EventFlags {
 };
 
 absl::StatusOr<int> Events(Context& context, const EventFlags& flags) {
+  if (flags.follow) {
+    VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "events --follow", kTextOrRecord));
+  }
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   v1::StreamEventsRequest request;
   request.set_after(flags.after);
@@ -199,6 +203,8 @@ struct PinFlags {
 
 std::function<absl::StatusOr<int>(Context&, const PinFlags&)> Pin(bool pinned) {
   return [pinned](Context& context, const PinFlags& flags) -> absl::StatusOr<int> {
+    VITSCALE_RETURN_IF_ERROR(
+        CheckFormat(context, pinned ? "checkpoints pin" : "checkpoints unpin", kTextOrRecord));
     VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
     v1::PinCheckpointRequest request;
     request.set_request_id(context.RequestId());
@@ -227,7 +233,7 @@ void AddCheckpoints(Cli& cli) {
       cli, *group, "list", "List the checkpoints of a job, newest first.",
       "  vitscale checkpoints list fashion-mnist -o wide",
       [](CLI::App& app, CheckpointFlags& f) {
-        app.add_option("job", f.job, "Id, or a name that only one job has")->required();
+        app.add_option("job", f.job, kJobHelp)->required();
         app.add_flag("--deleted", f.deleted, "Those deleted by retention, too");
       },
       ListCheckpointsOf);

@@ -32,6 +32,8 @@ struct WorkerFlags {
 };
 
 absl::StatusOr<int> Update(Context& context, v1::UpdateWorkerRequest request) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(
+      context, request.has_drain() ? "workers drain" : "workers release", kTextOrRecord));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   request.set_request_id(context.RequestId());
   VITSCALE_ASSIGN_OR_RETURN(const v1::Worker worker, client->UpdateWorker(request));

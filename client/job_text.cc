@@ -335,6 +335,12 @@ std::string JobDetails(const v1::Job& job, const std::vector<v1::Event>& last_ev
   return out;
 }
 
+std::string WhyItEnded(const v1::Job& job) {
+  if (!IsTerminal(job.state()) || job.state() == v1::JOB_STATE_SUCCEEDED) return "";
+  const bool both = !job.reason().empty() && !job.message().empty();
+  return absl::StrCat(job.reason(), both ? ": " : "", job.message());
+}
+
 std::string JobReason(const v1::Job& job, const std::vector<v1::Event>& last_events, absl::Time now,
                       bool color) {
   std::string out = absl::StrCat(Bold(job.id(), color), " (", job.spec().name(), ") is ",

@@ -33,6 +33,8 @@ std::string EvalLine(const v1::EvalRecord& eval);  // "val at step 2340: top1 88
 Table EvalTable(const std::vector<v1::EvalRecord>& evals, bool csv);
 // "top1 88.1 %, loss 0.31"; of a sweep of few-shot strengths the best of each number of shots.
 std::string EvalValues(const v1::EvalRecord& eval);
+// "bad_configuration: unknown key 'modle'": of a job that has ended without success; else "".
+std::string WhyItEnded(const v1::Job& job);
 std::string LogText(const v1::LogLine& line);
 
 }  // namespace vitscale

@@ -73,7 +73,7 @@ std::string ProgressLine(const ProgressView& view, int columns, bool color) {
   if (job.spec().kind() == v1::JOB_KIND_EVALUATE) {
     parts.push_back(
         absl::StrCat(job.last_evals_size(), "/", job.spec().evals_size(), " evaluations"));
-  } else {
+  } else if (total > 0) {  // else its length is not known yet
     parts = {absl::StrCat(ProgressBar(share, kBarWidth),
                           absl::StrFormat(" %3d %%", static_cast<int>(share * 100))),
              absl::StrCat(job.step(), "/", total)};

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/job_text.h"
 #include "client/measures.h"
 #include "client/text.h"
 #include "proto/spec/message_text.h"
@@ -163,6 +164,9 @@ Summary Summarize(const JobHistory& history, absl::Time now) {
   s.job_id = job.id();
   s.name = job.spec().name();
   s.state = StateWord(job.state());
+  s.reason = job.reason();
+  s.message = job.message();
+  s.why = WhyItEnded(job);
   s.steps = job.step();
   s.first_step = job.first_step();
   s.from = job.spec().from();
@@ -188,12 +192,13 @@ std::string SummaryText(const Summary& s) {
     if (!value.empty()) absl::StrAppend(&out, absl::StrFormat("  %-17s", name), value, "\n");
   };
   line("job", absl::StrCat(s.job_id, " (", s.name, ") ", s.state));
+  line("because of", s.why);
   line("from", s.from);
   if (s.first_step == 0 || s.steps > s.first_step) {  // not of an evaluation
     line("steps",
          absl::StrCat(s.first_step > 0 ? absl::StrCat(Thousands(s.first_step), " to ") : "",
                       Thousands(s.steps), " (", Thousands(s.images), " images, ", s.workers,
-                      " workers)"));
+                      s.workers == 1 ? " worker)" : " workers)"));
   }
   if (s.top1) line("top-1", absl::StrFormat("%.2f %% (%s)", 100 * *s.top1, s.eval_name));
   if (s.few_shot_10) {
@@ -215,7 +220,8 @@ std::string SummaryJson(const Summary& s) {
   };
   std::string out =
       absl::StrCat("{\"job\": ", JsonQuote(s.job_id), ", \"name\": ", JsonQuote(s.name),
-                   ", \"state\": ", JsonQuote(s.state), ", \"steps\": ", s.steps,
+                   ", \"state\": ", JsonQuote(s.state), ", \"reason\": ", JsonQuote(s.reason),
+                   ", \"message\": ", JsonQuote(s.message), ", \"steps\": ", s.steps,
                    ", \"first_step\": ", s.first_step, ", \"images\": ", s.images);
   absl::StrAppend(&out, ", \"top1\": ", s.top1 ? number(*s.top1) : "null",
                   ", \"fewshot_10\": ", s.few_shot_10 ? number(*s.few_shot_10) : "null",

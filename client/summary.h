@@ -23,6 +23,8 @@ struct JobHistory {
 
 struct Summary {
   std::string job_id, name, state;
+  std::string reason, message;  // of that state, a code and words
+  std::string why;              // both, of a job that ended without success
   int64_t steps = 0, images = 0;
   int64_t first_step = 0;      // of a branch: steps that were done when it began
   std::string from;            // the checkpoint it began with; empty: initialisation
@@ -30,7 +32,7 @@ struct Summary {
   std::string eval_name;
   std::optional<double> few_shot_10;  // 0 to 1, of 10 images per class, the same
   std::string few_shot_name;
-  double loss = 0;  // training loss, mean over the last 1 % of the steps (at least one)
+  double loss = 0;              // training loss, mean over the last 1 % of the steps (at least one)
   int64_t loss_mean_steps = 0;  // how many those are
   double loss_last_step = 0;    // of the last step alone, as list, get and watch show it
   double images_per_second = 0;  // images of the steps by the wall time of the steps

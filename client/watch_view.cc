@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/interrupt.h"
 #include "client/job_text.h"
 #include "client/text.h"
 #include "kernels/base/status.h"
@@ -19,7 +20,7 @@ constexpr absl::Duration kRedraw = absl::Milliseconds(100);
 std::string EndLine(const v1::Job& job, bool color) {
   std::string line = absl::StrCat("job ", job.id(), " (", job.spec().name(), ") ",
                                   Coloured(StateWord(job.state()), color));
-  if (job.spec().kind() != v1::JOB_KIND_EVALUATE) {
+  if (job.spec().kind() != v1::JOB_KIND_EVALUATE && job.total_steps() > 0) {
     absl::StrAppend(&line, " at step ", job.step(), "/", job.total_steps());
   }
   if (job.has_last_step())
@@ -30,15 +31,59 @@ std::string EndLine(const v1::Job& job, bool color) {
   if (job.has_start_time() && job.has_end_time()) {
     absl::StrAppend(&line, ", after ", Age(TimeOf(job.end_time()) - TimeOf(job.start_time())));
   }
-  if (job.state() != v1::JOB_STATE_SUCCEEDED && !job.message().empty())
-    absl::StrAppend(&line, ": ", job.message());
+  if (const std::string why = WhyItEnded(job); !why.empty()) {
+    absl::StrAppend(&line, ", because of ", why);
+  }
   return line;
+}
+
+std::string GoesOn(const v1::Job& job) {
+  return absl::StrCat("the job goes on: vitscale watch ", job.id());
+}
+
+// The view's errors, but a time-out says where the job stands.
+absl::Status WithWhereItStands(const absl::Status& status, const v1::Job& job) {
+  if (!absl::IsDeadlineExceeded(status)) return status;
+  std::string where = WaitingLine(job);
+  if (where.empty()) {
+    where =
+        absl::StrCat("job ", job.id(), " (", job.spec().name(), ") is ", StateWord(job.state()));
+  }
+  return absl::DeadlineExceededError(
+      absl::StrCat(status.message(), "; ", where, "; ", GoesOn(job)));
+}
+
+// Remembers the newest state of a job for a handler that may have ideas of its own.
+JobHandler Remembering(JobHandler handler, v1::Job* newest) {
+  handler.on_job = [next = std::move(handler.on_job), newest](const v1::Job& job) {
+    *newest = job;
+    if (next) next(job);
+  };
+  return handler;
+}
+
+// What is shown of a job where people wait for its end alone.
+JobHandler QuietHandler(Context& context) {
+  JobHandler handler;
+  handler.on_job = [&context, shown = std::string()](const v1::Job& job) mutable {
+    const std::string line = WaitingLine(job);
+    if (!line.empty() && line != shown) context.err << line << std::endl;
+    shown = line;
+  };
+  return handler;
 }
 
 }  // namespace
 
+std::string WaitingLine(const v1::Job& job) {
+  const bool waits = job.state() == v1::JOB_STATE_QUEUED || job.state() == v1::JOB_STATE_PAUSED;
+  if (!waits || job.message().empty() || job.reason() == "submitted") return "";
+  return absl::StrCat("job ", job.id(), " (", job.spec().name(), ") is ", StateWord(job.state()),
+                      ": ", job.message());
+}
+
 WatchView::WatchView(Context& context, const v1::Job& job)
-    : context_(context), shown_state_(job.state()) {
+    : context_(context), shown_state_(job.state()), shown_waiting_(WaitingLine(job)) {
   view_.job = job;
   if (context_.format != OutputFormat::kJson) {
     Say(absl::StrCat("job ", job.id(), " (", job.spec().name(), ") is ",
@@ -75,6 +120,10 @@ void WatchView::OnJob(const v1::Job& job) {
   const bool changed = job.state() != std::exchange(shown_state_, job.state());
   view_.job = job;
   if (context_.format == OutputFormat::kJson) return Json("job", job);
+  const std::string waiting = WaitingLine(job);
+  const bool news = !waiting.empty() && waiting != shown_waiting_;
+  shown_waiting_ = waiting;
+  if (news && !context_.out_is_terminal) return Say(waiting);  // on a terminal the bar says it
   Draw(changed);
 }
 
@@ -144,21 +193,22 @@ absl::StatusOr<int> WatchToTheEnd(Context& context, ControlClient& client, const
   v1::GetJobRequest request;
   request.set_job_id(job);
   VITSCALE_ASSIGN_OR_RETURN(const v1::Job now, client.GetJob(request));
+  v1::Job newest = now;
+  const InterruptWords words(GoesOn(now));
   if (quiet) {
-    VITSCALE_ASSIGN_OR_RETURN(
-        const v1::Job ended,
-        FollowJob(context, client, now.id(), /*after_step=*/-1, /*after_event=*/-1, {}));
-    context.err << EndLine(ended, false) << "\n";
-    return ExitCodeOf(ended.state());
+    const auto ended = FollowJob(context, client, now.id(), /*after_step=*/-1, /*after_event=*/-1,
+                                 Remembering(QuietHandler(context), &newest));
+    if (!ended.ok()) return WithWhereItStands(ended.status(), newest);
+    context.err << EndLine(*ended, false) << "\n";
+    return ExitCodeOf(ended->state());
   }
   WatchView view(context, now);
-  const JobHandler handler = view.Handler();
-  VITSCALE_ASSIGN_OR_RETURN(
-      const v1::Job ended,
+  const auto ended =
       FollowJob(context, client, now.id(), std::max<int64_t>(0, now.step() - kStepsForRate),
-                /*after_event=*/0, handler));
-  view.Finish(ended);
-  return ExitCodeOf(ended.state());
+                /*after_event=*/0, Remembering(view.Handler(), &newest));
+  if (!ended.ok()) return WithWhereItStands(ended.status(), newest);
+  view.Finish(*ended);
+  return ExitCodeOf(ended->state());
 }
 
 }  // namespace vitscale

@@ -35,12 +35,18 @@ class WatchView {
   Context& context_;
   ProgressView view_;
   v1::JobState shown_state_;
+  std::string shown_waiting_;  // see WaitingLine
   int64_t next_step_line_ = 1;
   absl::Time last_draw_ = absl::InfinitePast();
   bool drawn_ = false;
 };
 
-// Follows a job with a view, to its end; the exit code. `quiet`: shows nothing.
+// "job 3f2k (tiny) is QUEUED: needs 4 workers of one class; 1 can be used": of a job that has no
+// workers and for which somebody has said why; else "".
+std::string WaitingLine(const v1::Job& job);
+
+// Follows a job with a view, to its end; the exit code. `quiet`: shows on standard error what the
+// job waits for and how it ended, and nothing else. A time-out and SIGINT say that the job goes on.
 absl::StatusOr<int> WatchToTheEnd(Context& context, ControlClient& client, const std::string& job,
                                   bool quiet);
 

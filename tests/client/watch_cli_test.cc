@@ -1,7 +1,9 @@
 // Looking at jobs and watching them, against a fake coordinator.
 
+#include <csignal>
 #include <numeric>
 
+#include "client/interrupt.h"
 #include "client/output.h"
 #include "nlohmann/json.hpp"
 #include "tests/client/cli_fixture.h"
@@ -141,13 +143,78 @@ TEST_F(CliTest, WaitingStopsAtTheTimeOut) {
 }
 
 // The stream lasts as long as there is time, and ends a moment before the clock of the waiter.
-TEST_F(CliTest, AWatchThatTimesOutSaysOnlyThat) {
-  coordinator_.breaks = {{0, absl::DeadlineExceededError("no answer")}};
+TEST_F(CliTest, ATimeOutSaysWhereTheJobStandsAndThatItGoesOn) {
   coordinator_.on_watch = [this](absl::Duration limit) {
     clock_.Advance(limit - absl::Milliseconds(1));
   };
-  EXPECT_EQ(Run({"watch", "tiny", "--timeout", "5s"}), 124);
-  EXPECT_EQ(err(), "error: timed out while waiting\n");
+  v1::Job& job = AddJob("job2", "run", v1::JOB_STATE_RUNNING);
+  coordinator_.breaks = {{0, absl::DeadlineExceededError("no answer")}};
+  EXPECT_EQ(Run({"watch", "run", "--timeout", "5s"}), 124);
+  EXPECT_EQ(err(),
+            "error: timed out while waiting; job job2 (run) is RUNNING; the job goes on: vitscale "
+            "watch job2\n");
+  job.set_state(v1::JOB_STATE_QUEUED);
+  job.set_reason("not_enough_workers");
+  job.set_message("needs 4 workers of one class; 1 can be used");
+  coordinator_.breaks = {{0, absl::DeadlineExceededError("no answer")}};
+  EXPECT_EQ(Run({"wait", "run", "--timeout", "5s"}), 124);
+  EXPECT_THAT(err(), HasSubstr("error: timed out while waiting; job job2 (run) is QUEUED: needs 4 "
+                               "workers of one class; 1 can be used; the job goes on: vitscale "
+                               "watch job2\n"));
+}
+
+TEST_F(CliTest, WhatAJobWaitsForIsToldOnceWhileWaitingAndWatching) {
+  v1::Job& job = AddJob("job2", "run", v1::JOB_STATE_QUEUED);
+  job.set_reason("submitted");
+  job.set_message("waits for workers");
+  const std::string told = "job job2 (run) is QUEUED: needs 4 workers; 1 can be used\n";
+  coordinator_.on_watch = [&](absl::Duration) {
+    job.set_reason("not_enough_workers");
+    job.set_message("needs 4 workers; 1 can be used");
+  };
+  for (const char* command : {"wait", "watch"}) {
+    coordinator_.breaks = {{1, absl::UnavailableError("gone")}, {1, absl::UnavailableError("")}};
+    Run({command, "run", "--timeout", "5s"});
+    const std::vector<std::string> parts =
+        absl::StrSplit(command == std::string("wait") ? err() : out(), told);
+    EXPECT_EQ(parts.size(), 2u) << out() << err();
+    job.set_reason("submitted");
+    job.set_message("waits for workers");
+  }
+}
+
+TEST_F(CliTest, AFailedJobSaysWhyAndNoStepsOfAnUnknownNumber) {
+  v1::Job& job = AddJob("job2", "run", v1::JOB_STATE_FAILED);
+  job.set_step(0);
+  job.set_total_steps(0);
+  job.set_reason("data");
+  job.set_message("data.train: images: '/x' does not exist");
+  EXPECT_EQ(Run({"watch", "run"}), 1);
+  EXPECT_EQ(Lines().back(),
+            "job job2 (run) FAILED, because of data: data.train: images: '/x' does not exist");
+  EXPECT_EQ(Run({"summary", "run"}), 0);
+  EXPECT_THAT(out(), HasSubstr("because of       data: data.train: images: '/x' does not exist"));
+  EXPECT_EQ(Run({"summary", "run", "-o", "json"}), 0);
+  EXPECT_EQ(nlohmann::json::parse(out())["reason"], "data");
+  terminal_ = true;
+  EXPECT_EQ(Run({"watch", "run"}), 1);
+  EXPECT_THAT(out(), Not(HasSubstr("0/0")));
+}
+
+TEST(InterruptWordsTest, AreWrittenBeforeTheSignalEndsTheProgram) {
+  EXPECT_EXIT(
+      {
+        const InterruptWords words("the job goes on: vitscale watch job1");
+        raise(SIGINT);
+      },
+      testing::KilledBySignal(SIGINT), "\nthe job goes on: vitscale watch job1\n");
+  EXPECT_EXIT(
+      {
+        { const InterruptWords words("the job goes on"); }
+        raise(SIGINT);
+      },
+      testing::KilledBySignal(SIGINT), "^$")
+      << "who waits no more says nothing";
 }
 
 TEST_F(CliTest, CompactedHistoryIsLeftOut) {
