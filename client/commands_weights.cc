@@ -118,6 +118,7 @@ void PrintImported(Context& context, const ImportedWeights& imported, const std:
 }
 
 absl::StatusOr<int> Import(Context& context, const ImportFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "checkpoints import", kTextOrJson));
   v1::JobSpec job_file;
   VITSCALE_ASSIGN_OR_RETURN(const ImportOptions options,
                             ImportOptionsOf(context, flags, &job_file));
@@ -202,15 +203,25 @@ struct ExportFlags {
   bool without_head = false, force = false;
 };
 
+// Bytes that do not fit together are damage, whatever it is that they make the file say.
+absl::Status ToldAsDamage(const absl::Status& status, const std::string& path) {
+  if (!absl::IsDataLoss(status)) return status;
+  return absl::DataLossError(absl::StrCat(
+      "checkpoint '", path, "' is damaged, see vitscale checkpoints verify: ", status.message()));
+}
+
 absl::StatusOr<Weights> WeightsOf(const CheckpointFolder& folder) {
-  VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest,
-                            folder.store.ReadManifest(folder.name));
-  const auto job = ParseJobConfig(manifest.spec, "manifest.yaml");
+  const auto manifest = folder.store.ReadManifest(folder.name);
+  if (!manifest.ok()) return ToldAsDamage(manifest.status(), folder.path());
+  const auto job = ParseJobConfig(manifest->spec, "manifest.yaml");
   if (!job.ok()) return Annotate(job.status(), absl::StrCat("checkpoint '", folder.path(), "'"));
-  return ReadWeightsCheckpoint(folder.store, folder.name, job->model);
+  auto weights = ReadWeightsCheckpoint(folder.store, folder.name, job->model);
+  if (!weights.ok()) return ToldAsDamage(weights.status(), folder.path());
+  return weights;
 }
 
 absl::StatusOr<int> Export(Context& context, const ExportFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "checkpoints export", kTextOrJson));
   VITSCALE_ASSIGN_OR_RETURN(const Spelling* const spelling, SpellingByName(flags.format));
   VITSCALE_ASSIGN_OR_RETURN(const std::string out, AbsolutePath(flags.out));
   FileSystem& fs = PosixFileSystem();

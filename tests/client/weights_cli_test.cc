@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -138,10 +139,31 @@ TEST_F(WeightsCliTest, ExportNamesWhatTheFormatHasNoPlaceFor) {
 TEST_F(WeightsCliTest, AFileThatDoesNotFitLeavesNothingBehind) {
   EXPECT_EQ(Run({"import", Path("in.npz"), "--out", Path("runs"), "--variant", "S/16"}),
             kExitUsage);
-  EXPECT_THAT(err_.str(), AllOf(HasSubstr("misshapen: 'embedding/kernel'"),
-                                HasSubstr("missing: 'Transformer/encoderblock_11/")));
+  EXPECT_THAT(err_.str(), AllOf(HasSubstr("nothing is loaded: 176 missing, 37 misshapen"),
+                                HasSubstr("misshapen: 'embedding/kernel'"), HasSubstr(" more\n")));
+  const std::string told = err_.str();
+  EXPECT_LE(std::count(told.begin(), told.end(), '\n'), 13) << told;
   EXPECT_FALSE(PosixFileSystem().Exists(Path("runs")).value());
   EXPECT_EQ(Run({"import", Path("none.npz"), "--out", Path("runs")}), kExitNotFound);
+}
+
+TEST_F(WeightsCliTest, AFileThatIsNoWeightFileIsSaidToBeNeither) {
+  for (const char* text : {"", "x", "import torch  # by mistake\n"}) {
+    std::ofstream(Path("file")) << text;
+    EXPECT_EQ(Run({"import", Path("file"), "--out", Path("runs")}), kExitUsage);
+    EXPECT_THAT(err_.str(), HasSubstr("file': is neither an .npz nor a .safetensors file"));
+  }
+}
+
+TEST_F(WeightsCliTest, ExportOfADamagedPartSaysThatItIsDamaged) {
+  const std::string path = Import();
+  const std::string part = path + "/part-00000-of-00001.safetensors";
+  const std::string bytes = Read(part);
+  Damage(part, static_cast<int64_t>(bytes.find("params/head/bias")) + 8);  // by another name
+  EXPECT_EQ(Run({"export", path, "--format", "npz", "--out", Path("o")}), kExitFailed);
+  EXPECT_THAT(err_.str(), AllOf(HasSubstr(path + "' is damaged, see vitscale checkpoints verify: "),
+                                HasSubstr("params/head/bias")));
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("o")).value());
 }
 
 TEST_F(WeightsCliTest, AJobFileIsLawForTheWholeModel) {

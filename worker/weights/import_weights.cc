@@ -52,8 +52,12 @@ class Matcher {
     }
     if (faults_.empty()) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        absl::StrCat("the file does not fit the model, nothing is loaded:\n  ",
-                     absl::StrJoin(faults_, "\n  "), head_missing_ ? kHeadHint : ""));
+        absl::StrCat("the file does not fit the model, nothing is loaded: ", Counts(), ":\n  ",
+                     absl::StrJoin(First(kFaultsShown), "\n  "),
+                     faults_.size() > kFaultsShown
+                         ? absl::StrCat("\n  and ", faults_.size() - kFaultsShown, " more")
+                         : "",
+                     head_missing_ ? kHeadHint : ""));
   }
 
   const std::vector<std::vector<Copy>>& copies() const { return copies_; }  // by tensor
@@ -62,6 +66,24 @@ class Matcher {
  private:
   static constexpr char kHeadHint[] =
       "\n  (--without-head leaves the file's head out and gives the model one of zeros)";
+  static constexpr size_t kFaultsShown = 10;
+
+  // "3 missing, 1 misshapen": each fault begins with its kind.
+  std::string Counts() const {
+    std::vector<std::string> counts;
+    for (const char* kind : {"missing", "misshapen", "unreadable", "unknown"}) {
+      const auto count =
+          std::count_if(faults_.begin(), faults_.end(), [&](const std::string& fault) {
+            return absl::StartsWith(fault, absl::StrCat(kind, ": "));
+          });
+      if (count > 0) counts.push_back(absl::StrCat(count, " ", kind));
+    }
+    return absl::StrJoin(counts, ", ");
+  }
+
+  std::vector<std::string> First(size_t count) const {
+    return {faults_.begin(), faults_.begin() + std::min(count, faults_.size())};
+  }
 
   void MatchOne(const Parameter& p) {
     const std::vector<Place> places = PlacesOf(*dialect_.spelling, p.name, guess_.model.depth);

@@ -53,13 +53,19 @@ class SafetensorsFile : public WeightFile {
   std::vector<WeightTensor> tensors_;
 };
 
-// A zip begins with a local header; one without entries with the end of its directory.
-absl::StatusOr<bool> IsZip(FileSystem& fs, const std::string& path) {
+enum class FileKind { kZip, kSafetensors, kNeither };
+
+// A zip begins with a local header; one without entries with the end of its directory. Safetensors
+// begin with eight bytes of length and a JSON object.
+absl::StatusOr<FileKind> KindOf(FileSystem& fs, const std::string& path) {
   VITSCALE_ASSIGN_OR_RETURN(const auto file, fs.Open(path));
-  char first[4] = {};
-  if (file->size() < static_cast<int64_t>(sizeof(first))) return false;
-  VITSCALE_RETURN_IF_ERROR(file->ReadAt(0, absl::MakeSpan(first)));
-  return std::memcmp(first, "PK\x03\x04", 4) == 0 || std::memcmp(first, "PK\x05\x06", 4) == 0;
+  char first[9] = {};
+  const int64_t size = std::min<int64_t>(file->size(), sizeof(first));
+  VITSCALE_RETURN_IF_ERROR(file->ReadAt(0, absl::MakeSpan(first, size)));
+  if (std::memcmp(first, "PK\x03\x04", 4) == 0 || std::memcmp(first, "PK\x05\x06", 4) == 0) {
+    return FileKind::kZip;
+  }
+  return first[8] == '{' ? FileKind::kSafetensors : FileKind::kNeither;
 }
 
 }  // namespace
@@ -88,8 +94,12 @@ absl::StatusOr<std::unique_ptr<WeightFile>> OpenWeightFile(FileSystem& fs,
         absl::StrCat("'", path, "': is ", info.is_directory ? "a folder" : "no regular file",
                      ", want an .npz or a .safetensors file"));
   }
-  VITSCALE_ASSIGN_OR_RETURN(const bool zip, IsZip(fs, path));
-  if (zip) return OpenNpz(fs, path);
+  VITSCALE_ASSIGN_OR_RETURN(const FileKind kind, KindOf(fs, path));
+  if (kind == FileKind::kZip) return OpenNpz(fs, path);
+  if (kind == FileKind::kNeither) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", path, "': is neither an .npz nor a .safetensors file"));
+  }
   VITSCALE_ASSIGN_OR_RETURN(TensorFileReader reader, TensorFileReader::Open(fs, path));
   return std::make_unique<SafetensorsFile>(std::move(reader));
 }
