@@ -38,7 +38,13 @@ absl::StatusOr<v1::JobSpec> ReadSpec(Context& context, const std::string& file,
   return spec;
 }
 
+// The micro-batch, and for which workers it was chosen.
+void SayForWhat(Context& context, const v1::Job& job) {
+  if (!job.message().empty()) context.err << job.message() << "\n";
+}
+
 void SayWhatNext(Context& context, const v1::Job& job) {
+  SayForWhat(context, job);
   context.err << "watch it:  vitscale watch " << job.id() << "\n";
 }
 
@@ -89,6 +95,7 @@ absl::StatusOr<int> Submit(Context& context, const SubmitFlags& flags) {
   const v1::Job& job = response->job();
   if (flags.dry_run) {
     PrintMessage(context, job.spec());
+    SayForWhat(context, job);
     return kExitOk;
   }
   if (flags.quiet) {

@@ -100,6 +100,7 @@ absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
     return kExitOk;
   }
   context.out << PlanText(plan, WorkerCounts(flags, job), report);
+  context.out << "planned for            " << PlannedFor(job, report.memory_bytes) << "\n";
   if (!rates) {
     context.out << "predicted step         not known: measure a worker's machine once with "
                    "`vitscale-bench probe`\n";

@@ -10,6 +10,7 @@
 #include "proto/spec/message_text.h"
 #include "proto/spec/units.h"
 #include "worker/plan/cost.h"
+#include "worker/plan/placements.h"
 #include "worker/plan/predict.h"
 
 namespace vitscale {
@@ -61,18 +62,31 @@ void CountAsThePaper(ModelConfig model, VariantRow& row) {
 }  // namespace
 
 absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes) {
-  PlanRequest request =
-      PlanRequestFor(job, job.precision == Precision::kAuto ? Precision::kF32 : job.precision);
-  if (request.batch_micro == 0) {  // as the coordinator chooses it: f32 needs the most
-    VITSCALE_ASSIGN_OR_RETURN(request.batch_micro,
-                              ChooseMicroBatch(request, job.workers, memory_bytes));
+  const bool open = job.precision == Precision::kAuto;
+  PlanRequest request = PlanRequestFor(job, open ? Precision::kBf16 : job.precision);
+  if (request.batch_micro == 0) {  // as the coordinator chooses it: cards run auto in bf16
+    std::vector<Placement> placements = {{request, memory_bytes, PrecisionName(request.precision)}};
+    if (open && request.device == DeviceKind::kCpu) {
+      placements.push_back({PlanRequestFor(job, Precision::kF32), memory_bytes, "f32"});
+    }
+    VITSCALE_ASSIGN_OR_RETURN(request.batch_micro, ChooseMicroBatch(placements, job.workers));
   }
-  if (job.precision == Precision::kAuto) request.precision = Precision::kBf16;
   VITSCALE_ASSIGN_OR_RETURN(request.recompute, ChooseRecompute(request, memory_bytes));
   VITSCALE_ASSIGN_OR_RETURN(request.packing, ChoosePacking(request, memory_bytes));
   VITSCALE_ASSIGN_OR_RETURN(Plan plan, MakePlan(request));
   if (memory_bytes > 0) VITSCALE_RETURN_IF_ERROR(CheckFits(plan, memory_bytes));
   return plan;
+}
+
+std::string PlannedFor(const JobConfig& job, int64_t memory_bytes) {
+  const bool card = job.wanted_device == WantedDevice::kCuda;
+  const bool open = job.wanted_device == WantedDevice::kAny && job.batch_micro == 0;
+  return absl::StrCat(
+      card ? "a card" : "a worker on the CPU",
+      memory_bytes > 0 ? absl::StrCat(" with ", HumanBytes(memory_bytes)) : ", whatever its memory",
+      open ? "; resources.device is any: the coordinator chooses batch.micro for "
+             "the workers that it knows"
+           : "");
 }
 
 std::string PlanJson(const Plan& plan, const std::vector<int>& workers,
@@ -97,6 +111,7 @@ std::string PlanJson(const Plan& plan, const std::vector<int>& workers,
       ", \"body_parameters\": ", plan.layout.table.body_parameter_count(),
       ", \"forward_flops_per_image\": ", ShortestDouble(plan.flops.forward),
       ", \"training_flops_per_image\": ", ShortestDouble(plan.flops.training()),
+      ", \"device\": ", JsonQuote(plan.request.device == DeviceKind::kCuda ? "cuda" : "cpu"),
       ", \"batch_global\": ", plan.request.batch_global,
       ", \"batch_micro\": ", plan.request.batch_micro, ", \"memory_bytes\": ", plan.memory_bytes(),
       ", \"card_bytes\": ", plan.card_bytes(), ", \"host_bytes\": ", plan.host_bytes(),

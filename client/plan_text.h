@@ -18,6 +18,10 @@ namespace vitscale {
 // cannot fit.
 absl::StatusOr<Plan> PlanJob(const JobConfig& job, int64_t memory_bytes);
 
+// "a worker on the CPU with 16 GiB": what PlanJob planned for, and that the coordinator may choose
+// another micro-batch for a job that takes any device.
+std::string PlannedFor(const JobConfig& job, int64_t memory_bytes);
+
 // One line. Times only where the rates tell.
 std::string PlanJson(const Plan& plan, const std::vector<int>& workers,
                      const ReportOptions& options);

@@ -56,6 +56,7 @@ absl::Status Coordinator::Start() {
     }
   }
   core_ = std::make_unique<Core>(options_.core, random_, std::move(state), Now());
+  SnapshotWorkers();
   control_->Start({[this](ControlStore::Committed committed) {
                      auto shared = std::make_shared<ControlStore::Committed>(std::move(committed));
                      Post([this, shared] { OnCommitted(std::move(*shared)); });
@@ -198,10 +199,15 @@ void Coordinator::SendTo(AgentSession& session) {
 // for it.
 void Coordinator::OnCommitted(ControlStore::Committed committed) {
   metrics_->Committed(committed.changes, committed.took);
+  bool joined = false;
   for (const WorkerRow& row : committed.changes.workers) {
     absl::MutexLock lock(&mutex_);
-    credentials_[row.credential()] = {row.worker().id(), row.worker().incarnation()};
+    auto& [id, incarnation] = credentials_[row.credential()];
+    joined = joined || id.empty();
+    id = row.worker().id();
+    incarnation = row.worker().incarnation();
   }
+  if (joined) SnapshotWorkers();  // before it is told so
   std::set<std::string> jobs;
   for (const v1::Event& event : committed.changes.events) {
     jobs.insert(event.job_id());

@@ -67,14 +67,15 @@ class Coordinator {
 
   // Loads what the stores hold and begins.
   absl::Status Start();
-  // From `grace` on every request that is not answered yet, and every new one, is answered UNAVAILABLE: a server can
-  // only end when all its calls have, and a disk that takes nothing must not keep it.
+  // From `grace` on every request that is not answered yet, and every new one, is answered
+  // UNAVAILABLE: a server can only end when all its calls have, and a disk that takes nothing must
+  // not keep it.
   void RefuseAfter(absl::Duration grace);
   void Stop();
 
   // ---- mutations; `reply` runs on the core's thread, after the commit -----------
   // The spec may come from anywhere: it is validated, made canonical and given its micro-batch
-  // here.
+  // here. Job.message says for which workers that was chosen.
   void Submit(const Caller& caller, const v1::JobSpec& spec, bool validate_only,
               Reply<v1::Job> reply);
   void SetIntent(const Caller& caller, const v1::SetIntentRequest& request, Reply<v1::Job> reply);
@@ -104,7 +105,8 @@ class Coordinator {
   CoordinatorMetrics& metrics() { return *metrics_; }
   Clock& clock() const { return clock_; }
   void SetMetricsAddress(std::string address);
-  // As of about a second ago, for /metrics and service discovery.
+  // As of about a second ago, but whoever has been told that it is registered is among them; for
+  // the planner, /metrics and service discovery.
   std::vector<v1::Worker> WorkersSnapshot() const;
   const CoreOptions& core_options() const { return options_.core; }
   int64_t term() const { return control_->term(); }
@@ -126,10 +128,14 @@ class Coordinator {
     std::deque<PendingRecords> pending;  // in order
   };
   using Answerer = std::function<void(AnswerAction)>;
+  struct Admitted {
+    v1::JobSpec spec;         // canonical, with its micro-batch
+    std::string planned_for;  // see FixedSpec
+  };
 
   // Any thread.
   void Post(std::function<void()> task);
-  absl::StatusOr<v1::JobSpec> Admit(const v1::JobSpec& spec) const;
+  absl::StatusOr<Admitted> Admit(const v1::JobSpec& spec) const;
   // True if the store knows the request: it has been answered.
   template <typename T>
   bool AnsweredBefore(const Caller& caller, const Reply<T>& reply);

@@ -1,15 +1,13 @@
 // What users and new agents ask of the coordinator: each waits for the core's answer, which follows
 // its commit.
 
-#include <algorithm>
-#include <limits>
-
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status.h"
 #include "proto/spec/job_spec.h"
 #include "server/api/coordinator.h"
+#include "server/api/plan_devices.h"
 #include "server/api/start_point.h"
-#include "worker/config/job_config.h"
+#include "worker/config/micro_batch.h"
 
 namespace vitscale {
 namespace {
@@ -62,40 +60,35 @@ RequestMeta Coordinator::MetaOf(const Caller& caller, Token token) const {
   return {token, caller.request_id, caller.request_hash, caller.principal};
 }
 
-// Canonical form with a complete `from`, and the micro-batch that fits the smallest worker of the
-// allowed kind.
-absl::StatusOr<v1::JobSpec> Coordinator::Admit(const v1::JobSpec& spec) const {
+// Canonical form with a complete `from`, and the micro-batch that fits whatever the job may be
+// placed on.
+absl::StatusOr<Coordinator::Admitted> Coordinator::Admit(const v1::JobSpec& spec) const {
   v1::JobSpec given = spec;
   VITSCALE_RETURN_IF_ERROR(CompleteStart(directory_, *control_, &given));
   VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec canonical, Canonicalize(given));
   VITSCALE_RETURN_IF_ERROR(CheckStartPoint(directory_, canonical));
-  const v1::Device wanted = canonical.resources().device();
-  int64_t smallest = std::numeric_limits<int64_t>::max();
-  for (const v1::Worker& worker : WorkersSnapshot()) {
-    const bool kind = wanted == v1::DEVICE_ANY || wanted == v1::DEVICE_UNSPECIFIED ||
-                      wanted == worker.device().kind();
-    if (kind && worker.device().memory_bytes() > 0)
-      smallest = std::min(smallest, worker.device().memory_bytes());
-  }
-  const int64_t memory = smallest == std::numeric_limits<int64_t>::max() ? 0 : smallest;
-  VITSCALE_ASSIGN_OR_RETURN(const std::string fixed, FixMicroBatch(SpecBytes(canonical), memory));
-  if (!canonical.ParseFromString(fixed))
+  std::vector<DeviceLimits> devices;
+  if (canonical.batch().micro() == 0) devices = DevicesFor(canonical, WorkersSnapshot());
+  VITSCALE_ASSIGN_OR_RETURN(FixedSpec fixed, FixMicroBatch(SpecBytes(canonical), devices));
+  Admitted admitted{{}, std::move(fixed.planned_for)};
+  if (!admitted.spec.ParseFromString(fixed.spec_bytes))
     return absl::InternalError("the planner's spec cannot be read");
-  return canonical;
+  return admitted;
 }
 
 void Coordinator::Submit(const Caller& caller, const v1::JobSpec& spec, bool validate_only,
                          Reply<v1::Job> reply) {
   if (!validate_only && AnsweredBefore<v1::Job>(caller, reply)) return;
-  absl::StatusOr<v1::JobSpec> canonical = Admit(spec);
-  if (!canonical.ok()) return reply(canonical.status());
+  absl::StatusOr<Admitted> admitted = Admit(spec);
+  if (!admitted.ok()) return reply(admitted.status());
   if (validate_only) {
     v1::Job job;
-    *job.mutable_spec() = *std::move(canonical);
+    *job.mutable_spec() = std::move(admitted->spec);
+    job.set_message(std::move(admitted->planned_for));
     return reply(std::move(job));
   }
-  Post([this, caller, spec = *std::move(canonical), reply = std::move(reply)] {
-    Handle(SubmitEvent{MetaOf(caller, Expect<v1::Job>(reply)), spec});
+  Post([this, caller, job = *std::move(admitted), reply = std::move(reply)] {
+    Handle(SubmitEvent{MetaOf(caller, Expect<v1::Job>(reply)), job.spec, job.planned_for});
   });
 }
 

@@ -51,7 +51,7 @@ Core::Core(CoreOptions options, Random& random, LoadedState state, Moment now)
     SetWake(job, restart_grace_);
   }
   for (auto& [id, worker] : workers_) {
-    worker.numeric_class = NumericClass(worker);
+    worker.numeric_class = NumericClassOf(worker.row.worker());
     worker.wanted = worker.released = ComputeDesired(worker);
     worker.last_state = StateOf(worker);
   }

@@ -105,7 +105,7 @@ class Core {
     bool reported = false;  // in this session
     bool heard = false;     // `observed` is of this incarnation and of this life of the coordinator
     v1::ObservedState observed;
-    std::string numeric_class;  // see NumericClass
+    std::string numeric_class;  // see NumericClassOf
     int64_t last_pid = 0;       // newest trainer seen
     int64_t counted_pid = -1;   // trainer whose death was counted
     std::optional<Holding> holding;
@@ -116,6 +116,8 @@ class Core {
     absl::Time wake = absl::InfiniteFuture();
     absl::Time state_since;  // wall
     v1::WorkerState last_state = v1::WORKER_STATE_UNSPECIFIED;
+    // When it was last told that its card is dirty, and that it is clean.
+    absl::Time told_dirty = absl::InfinitePast(), told_clean = absl::InfinitePast();
   };
   // A mutation whose answer is remembered.
   struct Remembered {
@@ -129,7 +131,7 @@ class Core {
     std::string owner;
     std::string avoid_worker;
     std::string reason;
-    absl::Time since;       // wall
+    absl::Time since;                              // wall
     absl::Time not_before = absl::InfinitePast();  // wall
     absl::Time ready_at = absl::InfinitePast();    // steady: the same
   };
@@ -246,7 +248,6 @@ class Core {
   SchedulerInput BuildSchedulerInput() const;
   double ShareOf(const std::string& owner) const;
   void ResolveNumerics(JobEntry& job);
-  std::string NumericClass(const WorkerEntry& worker) const;
 
   const CoreOptions options_;
   Random& random_;

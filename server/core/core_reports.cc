@@ -5,8 +5,15 @@
 #include "absl/strings/str_cat.h"
 #include "server/core/convert.h"
 #include "server/core/core.h"
+#include "server/core/device_claims.h"
 
 namespace vitscale {
+namespace {
+
+// Events are kept for ever: somebody who comes and goes on a card must not fill the store.
+constexpr absl::Duration kTellAgain = absl::Minutes(1);
+
+}  // namespace
 
 void Core::On(const SessionOpenedEvent& event) {
   WorkerEntry* worker = FindWorker(event.worker_id);
@@ -50,6 +57,7 @@ void Core::On(const ReportEvent& event) {
   }
   const v1::ObservedState before = std::move(worker->observed);
   worker->observed = event.observed;
+  if (worker->observed.has_device_use()) CleanDeviceUse(*worker->observed.mutable_device_use());
   worker->last_heartbeat = worker->owned_since = now_.steady;
   const bool news = !worker->reachable || !worker->reported;
   worker->reachable = worker->reported = worker->heard = true;
@@ -84,7 +92,9 @@ void Core::NoteDeviceUse(WorkerEntry& worker, const v1::ObservedState& before) {
   const std::string& dirty = worker.observed.device_use().dirty();
   if (dirty.empty() == before.device_use().dirty().empty()) return;
   const std::string& id = worker.row.worker().id();
-  if (writable_) {
+  absl::Time& told = dirty.empty() ? worker.told_clean : worker.told_dirty;
+  if (writable_ && now_.steady - told >= kTellAgain) {
+    told = now_.steady;
     v1::Event& event =
         AddEvent(dirty.empty() ? "device_clean" : "device_dirty", absl::StrCat("worker:", id));
     event.set_worker_id(id);

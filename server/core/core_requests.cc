@@ -72,13 +72,15 @@ void Core::On(const SubmitEvent& event) {
   job.set_intent(v1::INTENT_RUN);
   job.set_reason("submitted");
   job.set_message("waits for workers");
+  if (!event.planned_for.empty()) absl::StrAppend(job.mutable_message(), "; ", event.planned_for);
   job.set_lineage(1);
   *job.mutable_submit_time() = ToProto(now_.wall);
   BeginFrom(entry);
   Enqueue(entry.row);
   MarkDirty(entry);
   AddJobEvent(entry.row, "submitted", event.meta.principal)
-      .set_message(absl::StrCat("submitted as '", event.spec.name(), "'"));
+      .set_message(absl::StrCat("submitted as '", event.spec.name(), "'",
+                                event.planned_for.empty() ? "" : "; ", event.planned_for));
   schedule_dirty_ = true;
   Answer(event.meta, job);
 }

@@ -29,16 +29,6 @@ double Core::ShareOf(const std::string& owner) const {
          std::exp2(-std::max(0.0, age) / absl::ToDoubleSeconds(options_.share_half_life));
 }
 
-// CPU ranks are lowered to the common instruction set; GPUs must be of one kind.
-std::string Core::NumericClass(const WorkerEntry& worker) const {
-  const v1::DeviceInfo& device = worker.row.worker().device();
-  std::string name = absl::StrCat(static_cast<int>(device.kind()), "|",
-                                  worker.row.worker().version(), "|", device.libraries());
-  if (device.kind() == v1::DEVICE_CUDA)
-    absl::StrAppend(&name, "|", device.instruction_set(), "|", device.model());
-  return name;
-}
-
 void Core::Enqueue(const JobRow& row) {
   const v1::Job& job = row.job();
   const auto it = queued_.try_emplace(job.id()).first;

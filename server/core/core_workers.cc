@@ -4,8 +4,10 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status.h"
 #include "server/core/convert.h"
 #include "server/core/core.h"
+#include "server/core/device_claims.h"
 
 namespace vitscale {
 namespace {
@@ -120,6 +122,7 @@ absl::Status Core::CheckRegistration(const v1::RegisterRequest& request) const {
   if (request.incarnation().empty() || request.incarnation().size() > 64) {
     return absl::InvalidArgumentError("incarnation must have 1 to 64 characters");
   }
+  VITSCALE_RETURN_IF_ERROR(CheckDevice(request.device()));
   const WorkerEntry* known = FindWorker(request.worker_id());
   if (known == nullptr || known->row.worker().incarnation() == request.incarnation()) {
     return absl::OkStatus();
@@ -176,7 +179,7 @@ void Core::AdoptIncarnation(WorkerEntry& worker, const v1::RegisterRequest& requ
   worker.row.set_draining(false);
   worker.row.set_quarantines(quarantines);
   worker.row.set_device_lock_held(request.device_lock_held());
-  worker.numeric_class = NumericClass(worker);
+  worker.numeric_class = NumericClassOf(row);
   worker.observed.Clear();
   worker.heard = worker.reported = worker.reachable = false;
   worker.last_pid = 0;

@@ -52,7 +52,8 @@ struct RequestMeta {
 };
 struct SubmitEvent {
   RequestMeta meta;
-  v1::JobSpec spec;  // canonical
+  v1::JobSpec spec;         // canonical
+  std::string planned_for;  // for what its micro-batch was chosen, for people
 };
 struct IntentEvent {
   RequestMeta meta;

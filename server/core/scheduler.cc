@@ -253,4 +253,13 @@ class Pass {
 
 SchedulerOutput Schedule(const SchedulerInput& input) { return Pass(input).Run(); }
 
+std::string NumericClassOf(const v1::Worker& worker) {
+  const v1::DeviceInfo& device = worker.device();
+  std::string name =
+      absl::StrCat(static_cast<int>(device.kind()), "|", worker.version(), "|", device.libraries());
+  if (device.kind() == v1::DEVICE_CUDA)
+    absl::StrAppend(&name, "|", device.instruction_set(), "|", device.model());
+  return name;
+}
+
 }  // namespace vitscale

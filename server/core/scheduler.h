@@ -85,6 +85,10 @@ struct SchedulerOutput {
 
 SchedulerOutput Schedule(const SchedulerInput& input);
 
+// Workers of one name may form a gang: of one kind, version and libraries. CPU ranks are lowered to
+// the common instruction set; cards must be of one model.
+std::string NumericClassOf(const v1::Worker& worker);
+
 }  // namespace vitscale
 
 #endif  // SERVER_CORE_SCHEDULER_H_

@@ -164,6 +164,18 @@ TEST_F(CliTest, AnIdempotencyKeyIsTheRequestIdAndIsNamedWhenItClashes) {
   EXPECT_THAT(err(), HasSubstr("idempotency key \"k1\""));
 }
 
+TEST_F(CliTest, SubmitSaysForWhichWorkersTheJobIsPlanned) {
+  const std::string words = "waits for workers; batch.micro 32 fits 2 cpu workers (62.8 GiB)";
+  coordinator_.jobs["job1"].set_message(words);
+  EXPECT_EQ(Run({"submit", "-"}, kJob), 0);
+  EXPECT_THAT(err(), HasSubstr(words + "\nwatch it:  vitscale watch job1\n"));
+  EXPECT_EQ(Run({"submit", "-", "--dry-run"}, kJob), 0);
+  EXPECT_THAT(err(), HasSubstr(words));
+  EXPECT_THAT(out(), testing::Not(HasSubstr(words))) << "that is the job file alone";
+  EXPECT_EQ(Run({"submit", "-", "-q"}, kJob), 0);
+  EXPECT_THAT(err(), testing::Not(HasSubstr(words)));
+}
+
 TEST_F(CliTest, SubmitWaitHasTheExitCodeOfTheJob) {
   EXPECT_EQ(Run({"submit", "-", "--wait"}, kJob), 0);
   coordinator_.jobs["job1"].set_state(v1::JOB_STATE_FAILED);

@@ -22,7 +22,12 @@ TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
   EXPECT_THAT(out(), AllOf(HasSubstr("g/14,1408,40,6144,16,256,1078144921,"),
                            HasSubstr("G/14,1664,48,8192,16,256,1930404761,")));
   EXPECT_EQ(Run({"plan", "-"}, kJob), 0) << err();
-  EXPECT_THAT(out(), HasSubstr("parameters"));
+  EXPECT_THAT(out(), AllOf(HasSubstr("parameters"),
+                           HasSubstr("planned for            a worker on the CPU, whatever its "
+                                     "memory")));
+  EXPECT_EQ(Run({"plan", "-", "--memory", "16Gi", "--set", "batch.micro="}, kJob), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("a worker on the CPU with 16 GiB; resources.device is any: the "
+                               "coordinator chooses batch.micro"));
   EXPECT_EQ(Run({"plan", "-", "-o", "json", "--workers", "1,4"}, kJob), 0);
   const auto json = nlohmann::json::parse(out());
   EXPECT_EQ(json["workers"].size(), 2u);
@@ -42,6 +47,7 @@ TEST_F(CliTest, PlanForACardTellsItsMemoryFromTheHosts) {
   };
   ASSERT_EQ(plan({"--memory", "80Gi", "-o", "json"}), 0) << err();
   const auto json = nlohmann::json::parse(out());
+  EXPECT_EQ(json["device"], "cuda");
   EXPECT_EQ(json["memory_bytes"], json["card_bytes"]);
   EXPECT_GT(json["host_bytes"], json["checkpoint_bytes"]);
   EXPECT_EQ(json["recompute"], "none");

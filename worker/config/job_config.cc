@@ -305,20 +305,4 @@ PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
   return request;
 }
 
-absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec,
-                                          int64_t memory_bytes) {
-  VITSCALE_ASSIGN_OR_RETURN(const v1::JobSpec given, SpecOfBytes(serialized_job_spec));
-  VITSCALE_ASSIGN_OR_RETURN(v1::JobSpec spec, Canonicalize(given));
-  if (spec.batch().micro() > 0) return SpecBytes(spec);
-  VITSCALE_ASSIGN_OR_RETURN(const JobConfig job, ConfigOf(spec));
-  // f32 needs the most memory, so a choice for it holds whatever precision the placement resolves
-  // to.
-  const Precision precision =
-      job.precision == Precision::kBf16 ? Precision::kBf16 : Precision::kF32;
-  VITSCALE_ASSIGN_OR_RETURN(const int64_t micro, ChooseMicroBatch(PlanRequestFor(job, precision),
-                                                                  job.workers, memory_bytes));
-  spec.mutable_batch()->set_micro(static_cast<int32_t>(micro));
-  return SpecBytes(spec);
-}
-
 }  // namespace vitscale

@@ -76,7 +76,7 @@ struct JobConfig {
   OptimizerConfig optimizer;
   ScheduleLengths schedule;
   int batch_global = 0;
-  int batch_micro = 0;                     // 0: not chosen yet, see ChooseMicroBatch in worker/plan
+  int batch_micro = 0;                     // 0: not chosen yet, see micro_batch.h
   Precision precision = Precision::kAuto;  // kAuto: resolved at placement
   RecomputeLevel recompute = RecomputeLevel::kAuto;  // kAuto: see ChooseRecompute in worker/plan
   DataSourceConfig train;
@@ -119,11 +119,6 @@ absl::StatusOr<RunLengths> ResolveLengths(const JobConfig& job, int64_t train_im
 // What the planner needs of a job. `precision` is the resolved one; the size of the source is left
 // to the caller, who knows it once the data is open.
 PlanRequest PlanRequestFor(const JobConfig& job, Precision precision);
-
-// Submit: the canonical spec with batch.micro filled by the planner's choice for a worker with
-// `memory_bytes` (0: not limited), unless it is given. Errors: those of ChooseMicroBatch.
-absl::StatusOr<std::string> FixMicroBatch(absl::string_view serialized_job_spec,
-                                          int64_t memory_bytes);
 
 }  // namespace vitscale
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/status.h"
+#include "worker/plan/placements.h"
 #include "worker/plan/plan.h"
 
 namespace vitscale {
@@ -155,6 +156,28 @@ absl::Status CheckDeal(const PlanRequest& request, int workers) {
   return absl::OkStatus();
 }
 
+// ChooseMicroBatch among those of at most `most` images.
+absl::StatusOr<int64_t> ChooseUpTo(int64_t most, const PlanRequest& request, int workers,
+                                   int64_t memory_bytes) {
+  VITSCALE_RETURN_IF_ERROR(CheckDeal(request, workers));
+  std::vector<int64_t> divisors = Divisors(request.batch_global, most);
+  std::erase_if(divisors, [&](int64_t d) {
+    return !DealsOut(request.batch_global / d, request.batch_global, workers);
+  });
+  PlanRequest trial = request;
+  int64_t best = 0;
+  for (RecomputeLevel level : OpenLevels(request)) {
+    trial.recompute = level;
+    VITSCALE_ASSIGN_OR_RETURN(const int64_t micro, FirstThatFits(trial, divisors, memory_bytes));
+    best = std::max(best, micro);
+    if (best >= std::min(MicroBatchEnough(request), divisors.front())) break;
+  }
+  if (best > 0) return best;
+  trial.batch_micro = 1;
+  VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(trial));
+  return CheckFits(plan, memory_bytes);
+}
+
 }  // namespace
 
 int64_t MicroBatchEnough(const PlanRequest& request) {
@@ -197,23 +220,21 @@ absl::StatusOr<WeightPacking> ChoosePacking(const PlanRequest& request, int64_t 
 
 absl::StatusOr<int64_t> ChooseMicroBatch(const PlanRequest& request, int workers,
                                          int64_t memory_bytes) {
-  VITSCALE_RETURN_IF_ERROR(CheckDeal(request, workers));
-  std::vector<int64_t> divisors = Divisors(request.batch_global, kMicroBatchMax);
-  std::erase_if(divisors, [&](int64_t d) {
-    return !DealsOut(request.batch_global / d, request.batch_global, workers);
-  });
-  PlanRequest trial = request;
-  int64_t best = 0;
-  for (RecomputeLevel level : OpenLevels(request)) {
-    trial.recompute = level;
-    VITSCALE_ASSIGN_OR_RETURN(const int64_t micro, FirstThatFits(trial, divisors, memory_bytes));
-    best = std::max(best, micro);
-    if (best >= std::min(MicroBatchEnough(request), divisors.front())) break;
+  return ChooseUpTo(kMicroBatchMax, request, workers, memory_bytes);
+}
+
+// Everybody is asked until all in a row have taken the same one. It shrinks with every change.
+absl::StatusOr<int64_t> ChooseMicroBatch(absl::Span<const Placement> placements, int workers) {
+  int64_t most = kMicroBatchMax;
+  for (size_t i = 0, agreed = 0; agreed < placements.size(); ++i) {
+    const Placement& next = placements[i % placements.size()];
+    const auto micro = ChooseUpTo(most, next.request, workers, next.memory_bytes);
+    if (absl::IsResourceExhausted(micro.status())) return Annotate(micro.status(), next.name);
+    if (!micro.ok()) return micro.status();
+    agreed = *micro == most ? agreed + 1 : 1;
+    most = *micro;
   }
-  if (best > 0) return best;
-  trial.batch_micro = 1;
-  VITSCALE_ASSIGN_OR_RETURN(const Plan plan, MakePlan(trial));
-  return CheckFits(plan, memory_bytes);
+  return most;
 }
 
 }  // namespace vitscale

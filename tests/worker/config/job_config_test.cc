@@ -143,20 +143,6 @@ TEST(JobConfigTest, RecomputeAndResidualReachThePlan) {
   }
 }
 
-TEST(JobConfigTest, FixMicroBatchKeepsAGivenOneAndChoosesOtherwise) {
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig given, ParseJobConfig(kJob, "job.yaml"));
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const std::string same, FixMicroBatch(given.canonical_bytes, 0));
-  EXPECT_EQ(same, given.canonical_bytes);
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig open,
-                                ParseJobConfig(kJob, "job.yaml", {"batch.micro="}));
-  EXPECT_EQ(open.batch_micro, 0);
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const std::string bytes, FixMicroBatch(open.canonical_bytes, 0));
-  VITSCALE_ASSERT_OK_AND_ASSIGN(const JobConfig fixed, JobConfigFromCanonical(bytes));
-  EXPECT_GT(fixed.batch_micro, 0);
-  EXPECT_EQ(256 % fixed.batch_micro, 0);
-  EXPECT_GE(256 / fixed.batch_micro, 2) << "each of two workers has a micro-batch";
-}
-
 TEST(JobConfigTest, FaultsNameTheFile) {
   EXPECT_THAT(ParseJobConfig("seed: x", "bad.yaml"),
               StatusIs(absl::StatusCode::kInvalidArgument,
