@@ -1,6 +1,8 @@
 #include "proto/spec/bind.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <optional>
 
@@ -26,10 +28,19 @@ std::vector<std::string> FieldNames(const google::protobuf::Descriptor& type) {
   return names;
 }
 
+// Values that the rules refuse because no engine of this version knows them: nobody is offered
+// them.
+bool IsReserved(const google::protobuf::EnumValueDescriptor& value) {
+  static constexpr const char* kReserved[] = {"DATA_FORMAT_WEBDATASET", "LABEL_KIND_SPARSE",
+                                              "LABEL_KIND_DENSE", "DIVERGENCE_POLICY_ROLLBACK"};
+  return std::find(std::begin(kReserved), std::end(kReserved), value.name()) != std::end(kReserved);
+}
+
 std::vector<std::string> EnumWords(const EnumDescriptor& type) {
   std::vector<std::string> words;
   for (int i = 0; i < type.value_count(); ++i) {
-    if (type.value(i)->number() != 0) words.push_back(EnumWord(*type.value(i)));
+    const auto& value = *type.value(i);
+    if (value.number() != 0 && !IsReserved(value)) words.push_back(EnumWord(value));
   }
   return words;
 }

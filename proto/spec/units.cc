@@ -1,5 +1,6 @@
 #include "proto/spec/units.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -34,7 +35,7 @@ absl::Status DurationError(absl::string_view text) {
 
 absl::Status SizeError(absl::string_view text) {
   return absl::InvalidArgumentError(
-      absl::StrCat("was \"", text, "\", wanted a size such as \"64Mi\", \"2Gi\" or \"1000000\""));
+      absl::StrCat("was \"", text, "\", wanted a size such as \"64Mi\", \"1.5Gi\" or \"1000000\""));
 }
 
 std::optional<LengthUnit> UnitByWord(absl::string_view word) {
@@ -88,6 +89,19 @@ std::optional<int64_t> ParseMicros(absl::string_view number) {
   int64_t micros = 0;
   (void)absl::SimpleAtoi(fraction, &micros);
   return units * kMicros + micros;
+}
+
+// Bytes of "Mi", "M", "MiB", "MB" or, of one byte, "" and "B".
+std::optional<int64_t> UnitBytes(absl::string_view unit) {
+  (void)absl::ConsumeSuffix(&unit, "B");
+  if (unit.empty()) return 1;
+  const bool binary = absl::ConsumeSuffix(&unit, "i");
+  const char letter = unit == "K" && binary ? 'k' : unit.empty() ? '?' : unit[0];
+  const size_t power = absl::string_view("kMGTP").find(letter);
+  if (unit.size() != 1 || power == absl::string_view::npos) return std::nullopt;
+  int64_t bytes = 1;
+  for (size_t i = 0; i <= power; ++i) bytes *= binary ? 1024 : 1000;
+  return bytes;
 }
 
 }  // namespace
@@ -179,35 +193,23 @@ std::string DurationText(absl::Duration duration) {
 }
 
 absl::StatusOr<int64_t> ParseSize(absl::string_view text) {
-  absl::string_view rest = absl::StripAsciiWhitespace(text);
-  const size_t end = rest.find_first_not_of("0123456789");
-  int64_t number = 0;
-  if (!absl::SimpleAtoi(rest.substr(0, end), &number) || number < 0) {
+  const absl::string_view trimmed = absl::StripAsciiWhitespace(text);
+  const size_t end = std::min(trimmed.find_first_not_of("0123456789."), trimmed.size());
+  const absl::string_view number = trimmed.substr(0, end);
+  const size_t dot = number.find('.');
+  int64_t whole = 0;
+  const auto decimals = dot == absl::string_view::npos
+                            ? std::optional<int64_t>(0)
+                            : ParseMicros(absl::StrCat("0", number.substr(dot)));
+  const auto unit = UnitBytes(absl::StripLeadingAsciiWhitespace(trimmed.substr(end)));
+  if (!AllDigits(number.substr(0, dot)) || !absl::SimpleAtoi(number.substr(0, dot), &whole) ||
+      !decimals || !unit || (*unit == 1 && dot != absl::string_view::npos)) {
     return SizeError(text);
   }
-  rest = end == absl::string_view::npos ? "" : absl::StripLeadingAsciiWhitespace(rest.substr(end));
-  if (absl::EndsWith(rest, "B")) {
-    rest.remove_suffix(1);
-  }
-  const bool binary = absl::ConsumeSuffix(&rest, "i");
-  const int64_t base = binary ? 1024 : 1000;
-  int power = 0;
-  if (!rest.empty()) {
-    const size_t at = absl::string_view("kMGTP").find(rest == "K" && binary ? 'k' : rest[0]);
-    if (rest.size() != 1 || at == absl::string_view::npos) {
-      return SizeError(text);
-    }
-    power = static_cast<int>(at) + 1;
-  } else if (binary) {
-    return SizeError(text);
-  }
-  for (int i = 0; i < power; ++i) {
-    if (number > std::numeric_limits<int64_t>::max() / base) {
-      return SizeError(text);
-    }
-    number *= base;
-  }
-  return number;
+  // unit * decimals / 10^6, of which the product may be too large.
+  const int64_t part = *unit / kMicros * *decimals + *unit % kMicros * *decimals / kMicros;
+  if (whole > (std::numeric_limits<int64_t>::max() - part) / *unit) return SizeError(text);
+  return whole * *unit + part;
 }
 
 std::string FormatSize(int64_t bytes) {

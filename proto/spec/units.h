@@ -50,7 +50,8 @@ absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);
 std::string DurationText(absl::Duration duration);
 
 // Bytes: "1024", "64Ki", "64Mi", "2Gi", "1Ti" (powers of 1,024), "64k", "64M", "2G", "1T" (powers
-// of 1,000), with or without a final B. Errors: INVALID_ARGUMENT.
+// of 1,000), with or without a final B. Before a unit up to six decimals ("1.5Gi"); what is left of
+// a byte is cut off. Errors: INVALID_ARGUMENT.
 absl::StatusOr<int64_t> ParseSize(absl::string_view text);
 
 // "64 MiB", "1.8 GiB": three significant digits, for people.

@@ -1,5 +1,7 @@
 #include "proto/spec/units.h"
 
+#include <limits>
+
 #include "absl/strings/str_cat.h"
 #include "tests/status_matchers.h"
 
@@ -82,7 +84,14 @@ TEST(SizeTest, KnowsPowersOf1024And1000) {
   EXPECT_EQ(*ParseSize("2Ki"), 2048);
   EXPECT_EQ(*ParseSize("512"), 512);
   EXPECT_EQ(*ParseSize("512B"), 512);
-  for (const char* text : {"", "Mi", "64Mx", "-1", "64i", "99999999999Ti", "1.5Gi"}) {
+  EXPECT_EQ(*ParseSize("1.5Gi"), 3LL << 29);
+  EXPECT_EQ(*ParseSize("1.2G"), 1'200'000'000);
+  EXPECT_EQ(*ParseSize("0.1 KiB"), 102) << "what is left of a byte is cut off";
+  EXPECT_EQ(*ParseSize("1.000001P"), 1'000'001'000'000'000);
+  EXPECT_EQ(*ParseSize("9223372036854775807"), std::numeric_limits<int64_t>::max());
+  for (const char* text :
+       {"", "Mi", "64Mx", "-1", "64i", "99999999999Ti", "1.5", "1.5B", ".5Gi", "1.Gi", "1.2.3Gi",
+        "1.0000001Gi", "9223372036854775808", "8191.999999999Pi", "8192Pi"}) {
     EXPECT_THAT(ParseSize(text), StatusIs(absl::StatusCode::kInvalidArgument)) << text;
   }
   EXPECT_EQ(FormatSize(64 << 20), "64.0 MiB");
