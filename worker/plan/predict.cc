@@ -31,6 +31,11 @@ double Total(const Halves& halves) { return halves.before + halves.after; }
 }  // namespace
 
 absl::StatusOr<StepPredictor> StepPredictor::Create(const Plan& plan, const MachineRates& rates) {
+  if (plan.request.device == DeviceKind::kCuda) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("not known for a card: the rates are those of a CPU",
+                     rates.device.empty() ? "" : absl::StrCat(" (", rates.device, ")")));
+  }
   if (!rates.Knows(plan.request.precision)) {
     return absl::FailedPreconditionError(
         absl::StrCat("the rates know no ops in ", PrecisionName(plan.request.precision),

@@ -24,7 +24,7 @@ struct StepPrediction {
 };
 
 // Rates that hold whatever the step is. FAILED_PRECONDITION when the machine was never measured in
-// this precision.
+// this precision, and for a plan of a card: the rates that the probe writes are those of CPUs.
 class StepPredictor {
  public:
   static absl::StatusOr<StepPredictor> Create(const Plan& plan, const MachineRates& rates);

@@ -107,6 +107,18 @@ TEST(PredictTest, OneWorkerTakesItsArithmeticWhereMemoryIsFast) {
   EXPECT_NEAR(step.images_per_second * step.seconds, 32, 1e-9);
 }
 
+TEST(PredictTest, RatesOfACpuSayNothingOfACard) {
+  PlanRequest request = Planned(32, 32).request;
+  request.device = DeviceKind::kCuda;
+  MachineRates rates = Ceilings(1e12, 1e30);
+  rates.device = "some CPU (avx2)";
+  EXPECT_THAT(StepPredictor::Create(*MakePlan(request), rates),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("not known for a card: the rates are those of a CPU (some CPU")));
+  request.device = DeviceKind::kCpu;
+  EXPECT_THAT(StepPredictor::Create(*MakePlan(request), rates), IsOk());
+}
+
 TEST(PredictTest, WorkersShareMicroBatchesAndTheSlowestCounts) {
   VITSCALE_ASSERT_OK_AND_ASSIGN(const StepPredictor predictor,
                                 StepPredictor::Create(Planned(32, 128), Ceilings(1e12, 1e30)));
