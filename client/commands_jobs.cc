@@ -79,6 +79,7 @@ absl::StatusOr<v1::JobSpec> SpecToSubmit(Context& context, ControlClient& client
 }
 
 absl::StatusOr<int> Submit(Context& context, const SubmitFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "submit", kTextOrRecord));
   if (flags.file.empty() && flags.from.empty()) {
     return absl::InvalidArgumentError("submit: wanted a job file, or --from");
   }
@@ -89,7 +90,8 @@ absl::StatusOr<int> Submit(Context& context, const SubmitFlags& flags) {
   request.set_validate_only(flags.dry_run);
   const auto response = client->SubmitJob(request);
   if (absl::IsAlreadyExists(response.status()) && !flags.key.empty()) {
-    return Annotate(response.status(), absl::StrCat("idempotency key \"", flags.key, "\""));
+    return absl::AlreadyExistsError(absl::StrCat(
+        "--idempotency-key: \"", flags.key, "\" was used for another job within the last 7 days"));
   }
   VITSCALE_RETURN_IF_ERROR(response.status());
   const v1::Job& job = response->job();
@@ -182,6 +184,9 @@ absl::StatusOr<v1::ListJobsRequest> ListRequest(const ListFlags& flags) {
     request.add_states(state);
   }
   for (const std::string& label : flags.labels) {
+    if (label.find('=') == std::string::npos || label[0] == '=') {
+      return FlagError("--label", absl::StrCat("was \"", label, "\", wanted key=value"));
+    }
     const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
     (*request.mutable_labels())[pair.first] = pair.second;
   }
@@ -224,6 +229,7 @@ absl::StatusOr<std::vector<v1::Event>> LastEvents(Context& context, ControlClien
 }
 
 absl::StatusOr<int> Get(Context& context, const JobFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "get", kTextOrRecord));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   VITSCALE_ASSIGN_OR_RETURN(const v1::Job job, FetchJob(*client, flags.job));
   if (context.format == OutputFormat::kJson || context.format == OutputFormat::kYaml) {
@@ -237,6 +243,7 @@ absl::StatusOr<int> Get(Context& context, const JobFlags& flags) {
 }
 
 absl::StatusOr<int> Why(Context& context, const JobFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "why", kTextOnly));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   VITSCALE_ASSIGN_OR_RETURN(const v1::Job job, FetchJob(*client, flags.job));
   VITSCALE_ASSIGN_OR_RETURN(const auto events, LastEvents(context, *client, job.id()));
@@ -244,9 +251,7 @@ absl::StatusOr<int> Why(Context& context, const JobFlags& flags) {
   return kExitOk;
 }
 
-void DeclareJob(CLI::App& app, JobFlags& f) {
-  app.add_option("job", f.job, "Id, or a name that only one job has")->required();
-}
+void DeclareJob(CLI::App& app, JobFlags& f) { app.add_option("job", f.job, kJobHelp)->required(); }
 
 void AddLooking(Cli& cli) {
   AddCommand<ListFlags>(
@@ -284,6 +289,7 @@ void AddWaiting(Cli& cli) {
       "line\n"
       "  vitscale watch fashion-mnist --timeout 10m",
       DeclareJob, [](Context& context, const JobFlags& flags) -> absl::StatusOr<int> {
+        VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "watch", kTextOrJson));
         VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
         return WatchToTheEnd(context, *client, flags.job, /*quiet=*/false);
       });
@@ -302,7 +308,9 @@ struct JobsFlags {
   std::vector<std::string> jobs;
 };
 
-absl::StatusOr<int> SetIntents(Context& context, const JobsFlags& flags, v1::Intent intent) {
+absl::StatusOr<int> SetIntents(Context& context, const JobsFlags& flags, v1::Intent intent,
+                               const std::string& command) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, command, kTextOrRecord));
   VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());
   int code = kExitOk;
   for (const std::string& name : flags.jobs) {
@@ -328,10 +336,12 @@ void AddIntent(Cli& cli, const std::string& name, const std::string& what, v1::I
   AddCommand<JobsFlags>(
       cli, cli.app, name, what, absl::StrCat("  vitscale ", name, " fashion-mnist"),
       [](CLI::App& app, JobsFlags& f) {
-        app.add_option("jobs", f.jobs, "Ids, or names that only one job has")->required();
+        app.add_option("jobs", f.jobs,
+                       "Ids, or names: each means the one job of that name that has not ended")
+            ->required();
       },
-      [intent](Context& context, const JobsFlags& flags) {
-        return SetIntents(context, flags, intent);
+      [intent, name](Context& context, const JobsFlags& flags) {
+        return SetIntents(context, flags, intent, name);
       });
 }
 

@@ -99,11 +99,13 @@ absl::StatusOr<int> PlanCommand(Context& context, const PlanFlags& flags) {
     context.out << PlanJson(plan, WorkerCounts(flags, job), report) << "\n";
     return kExitOk;
   }
-  context.out << PlanText(plan, WorkerCounts(flags, job), report);
   context.out << "planned for            " << PlannedFor(job, report.memory_bytes) << "\n";
+  context.out << PlanText(plan, WorkerCounts(flags, job), report);
   if (!rates) {
-    context.out << "predicted step         not known: measure a worker's machine once with "
-                   "`vitscale-bench probe`\n";
+    context.out << "predicted step         not known"
+                << (plan.request.device == DeviceKind::kCuda
+                        ? " for a card: rates are measured on CPUs alone\n"
+                        : ": measure a worker's machine once with `vitscale-bench probe`\n");
   }
   return kExitOk;
 }
@@ -124,8 +126,8 @@ void AddPlan(Cli& cli) {
                        "Of one worker (16Gi), of its card where resources.device is cuda: chooses "
                        "micro-batch and recompute, refuses what cannot fit");
         app.add_option("--rates", f.rates,
-                       "What vitscale-bench probe wrote on a worker; default: rates.txt of the "
-                       "state directory, where there is one");
+                       "What vitscale-bench probe wrote on a CPU worker; default: rates.txt of "
+                       "the state directory, where there is one");
         app.add_option("--wire-bytes-per-second", f.wire,
                        "Of one worker's link (1G); default: what the probe saw between two "
                        "processes");
@@ -155,6 +157,7 @@ struct ValidateFlags {
 };
 
 absl::StatusOr<int> ValidateCommand(Context& context, const ValidateFlags& flags) {
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "validate", kTextOrRecord));
   VITSCALE_ASSIGN_OR_RETURN(const JobConfig job, ReadJob(context, flags.file, flags.set));
   VITSCALE_RETURN_IF_ERROR(Annotate(PlanJob(job, /*memory_bytes=*/0).status(), flags.file));
   if (flags.print || context.format == OutputFormat::kJson ||
@@ -198,6 +201,7 @@ void AddCompletion(Cli& cli) {
             ->check(OneOfWords({"bash", "zsh", "fish"}));
       },
       [&cli](Context& context, const CompletionFlags& flags) -> absl::StatusOr<int> {
+        VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "completion", kTextOnly));
         context.out << (flags.shell == "bash"  ? BashCompletion(cli.app)
                         : flags.shell == "zsh" ? ZshCompletion(cli.app)
                                                : FishCompletion(cli.app));
@@ -210,8 +214,7 @@ struct VersionFlags {
 };
 
 absl::StatusOr<int> Version(Context& context, const VersionFlags& flags) {
-  VITSCALE_RETURN_IF_ERROR(CheckFormat(
-      context, "version", {OutputFormat::kTable, OutputFormat::kWide, OutputFormat::kJson}));
+  VITSCALE_RETURN_IF_ERROR(CheckFormat(context, "version", kTextOrJson));
   absl::StatusOr<v1::ServerInfo> server = absl::UnavailableError("not asked");
   if (!flags.client) {
     VITSCALE_ASSIGN_OR_RETURN(const auto client, context.Connect());

@@ -36,6 +36,27 @@ TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
   EXPECT_EQ(Run({"plan"}), 2);
 }
 
+TEST_F(CliTest, PlanSaysFirstForWhatKindOfWorkerAndPredictsNoCardFromACpu) {
+  const TemporaryDirectory folder;
+  std::ofstream(folder.path() + "/rates.txt") << "vitscale-rates 1\ndevice some CPU\nthreads 2\n"
+                                                 "ceiling bf16 1e+12\nop bf16 Linear 32 1e+11\n";
+  const auto plan = [&](const std::string& device) {
+    EXPECT_EQ(Run({"plan", "-", "--rates", folder.path() + "/rates.txt", "--memory", "4.5Gi",
+                   "--wire-bytes-per-second", "1.2G", "--set", "resources.device=" + device},
+                  kJob),
+              0)
+        << err();
+    return Lines();
+  };
+  EXPECT_THAT(plan("any")[0], AllOf(HasSubstr("planned for"), HasSubstr("a worker on the CPU with "
+                                                                        "4.5 GiB")));
+  EXPECT_THAT(out(), AllOf(HasSubstr("s per micro-batch"), HasSubstr("images/s")));
+  EXPECT_THAT(plan("cuda")[0], HasSubstr("a card with 4.5 GiB"));
+  EXPECT_THAT(out(), AllOf(HasSubstr("not known for a card: the rates are those of a CPU (some "
+                                     "CPU)"),
+                           testing::Not(HasSubstr("images/s")), testing::Not(HasSubstr("probe"))));
+}
+
 TEST_F(CliTest, PlanForACardTellsItsMemoryFromTheHosts) {
   const std::vector<std::string> card = {"plan",  "-",
                                          "--set", "resources.device=cuda",
