@@ -38,6 +38,11 @@ TEST_F(CliTest, UsageErrorsAreExitCode2OnStandardError) {
   EXPECT_EQ(Run({"list", "--state", "runing"}), 2);
   EXPECT_THAT(err(), AllOf(HasSubstr("wanted queued, "), HasSubstr("cancelled"),
                            HasSubstr("did you mean \"running\"?")));
+  EXPECT_EQ(Run({"list", "--label", "team"}), 2);
+  EXPECT_THAT(err(), HasSubstr("--label: was \"team\", wanted key=value"));
+  EXPECT_EQ(Run({"-o", "json", "plot", "tiny"}), 2);
+  EXPECT_THAT(err(), HasSubstr("which plot does not speak, wanted table or wide"));
+  EXPECT_EQ(Run({"workers", "drain", "w0", "-o", "csv"}), 2);
   EXPECT_EQ(Run({"checkpoints"}), 2);
   EXPECT_THAT(out(), IsEmpty());
 }
@@ -61,7 +66,14 @@ TEST_F(CliTest, FormatsThatACommandDoesNotSpeakAreRefused) {
   for (const std::vector<std::string>& arguments :
        std::vector<std::vector<std::string>>{{"plan", "-", "-o", "yaml"},
                                              {"summary", "tiny", "-o", "csv"},
-                                             {"version", "-o", "yaml"}}) {
+                                             {"version", "-o", "yaml"},
+                                             {"get", "tiny", "-o", "csv"},
+                                             {"why", "tiny", "-o", "json"},
+                                             {"watch", "tiny", "-o", "yaml"},
+                                             {"cancel", "tiny", "-o", "csv"},
+                                             {"submit", "-", "-o", "csv"},
+                                             {"logs", "tiny", "-o", "csv"},
+                                             {"validate", "-", "-o", "csv"}}) {
     EXPECT_EQ(Run(arguments, kJob), 2) << arguments[0];
     EXPECT_THAT(err(), HasSubstr(absl::StrCat("which ", arguments[0], " does not speak, wanted ")));
     EXPECT_THAT(out(), IsEmpty());
@@ -158,10 +170,11 @@ TEST_F(CliTest, DryRunPrintsTheCanonicalSpecAndAsksForValidationOnly) {
 }
 
 TEST_F(CliTest, AnIdempotencyKeyIsTheRequestIdAndIsNamedWhenItClashes) {
-  coordinator_.submit = absl::AlreadyExistsError("used for another request");
+  coordinator_.submit = absl::AlreadyExistsError("request id 'k1' was used with another request");
   EXPECT_EQ(Run({"submit", "-", "--idempotency-key", "k1"}, kJob), 1);
   EXPECT_EQ(coordinator_.submitted[0].request_id(), "k1");
-  EXPECT_THAT(err(), HasSubstr("idempotency key \"k1\""));
+  EXPECT_EQ(err(),
+            "error: --idempotency-key: \"k1\" was used for another job within the last 7 days\n");
 }
 
 TEST_F(CliTest, SubmitSaysForWhichWorkersTheJobIsPlanned) {
