@@ -36,8 +36,16 @@ build() {
   local log=build/quickstart/configure.log
   cmake --preset release >"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "configuring failed, see $log."; }
   # Warnings of the build go to its log; ninja's one progress line is what a person wants to see.
-  cmake --build build/release --target vitscaled vitscale-worker vitscale-trainer vitscale vitscale-train ||
+  cmake --build build/release --target vitscaled vitscale-worker vitscale-trainer vitscale vitscale-train vitscale-bench ||
     fail "the build failed; its last lines above say where."
+  # This job needs no card, and kernels take nvcc minutes.
+  local plugin
+  plugin=$(sed -n 's/^-- No CUDA plugin: //p' "$log" | head -n 1)
+  if [ -n "$plugin" ]; then
+    say "CUDA plugin: not built: $plugin"
+  else
+    say "CUDA plugin: not needed here; cmake --build build/release builds it ($(sed -n 's/^-- CUDA plugin: //p' "$log" | head -n 1))"
+  fi
 }
 
 start_coordinator() {
@@ -94,6 +102,7 @@ say "Result"
 cat <<END
 
   every step       $run/steps.csv   (vitscale logs $job --steps)
+  programs         $root/build/release/bin
 END
 
 metrics=$(sed -n 's/.*"metrics_address": *"\([^"]*\)".*/\1/p' "$run/ready.json")
