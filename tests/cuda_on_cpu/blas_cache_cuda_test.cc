@@ -1,5 +1,6 @@
 // Which algorithm a shape is multiplied with: what is measured is kept, and what is kept is used.
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <thread>
@@ -30,6 +31,10 @@ cublasLtMatmulAlgo_t AlgorithmOf(uint64_t first) {
   algorithm.data[0] = first;
   algorithm.data[7] = ~uint64_t{0};
   return algorithm;
+}
+
+std::string FirstLine(const std::string& text) {
+  return {text.begin(), std::find(text.begin(), text.end(), '\n')};
 }
 
 class AlgorithmCacheTest : public testing::Test {
@@ -85,7 +90,7 @@ TEST_F(AlgorithmCacheTest, LinesThatMakeNoSenseAreLeftOut) {
     }
     return lines;
   };
-  ASSERT_THAT(UpdateMachineFile(Path(), text.substr(0, text.find('\n')), with_nonsense), IsOk());
+  ASSERT_THAT(UpdateMachineFile(Path(), FirstLine(text), with_nonsense), IsOk());
   AlgorithmCache loaded("card");
   ASSERT_THAT(loaded.Load(Path()), IsOk());
   EXPECT_EQ(loaded.size(), 1u);

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Which lines of kernels/cuda the tests of this folder execute on the host: builds with gcov's counters into
-# build/coverage, runs every *_cuda_test and the tests of nccl/ and cudnn/, prints a line per file, the share of all, and how many kernels were
-# launched. Device-only code (inline PTX, intrinsics) is not compiled here and does not count. Jobs of the build:
-# CMAKE_BUILD_PARALLEL_LEVEL.
+# build/coverage, runs every *_cuda_test and the tests of nccl/ and cudnn/, prints a line per file, the share of all, and
+# how many kernels were launched. Device-only code (inline PTX, intrinsics) is not compiled here and does not count. Jobs
+# of the build: CMAKE_BUILD_PARALLEL_LEVEL.
 #   tests/cuda_on_cpu/coverage.sh [-v]      -v: also the lines that were never executed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

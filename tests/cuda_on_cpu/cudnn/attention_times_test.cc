@@ -1,5 +1,6 @@
 #include "kernels/cuda/cudnn/attention_times.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,10 @@ namespace vitscale::cuda {
 namespace {
 
 constexpr AttentionSize kSmall{8, 196, 3, 64}, kLarge{1024, 196, 12, 64};
+
+std::string FirstLine(const std::string& text) {
+  return {text.begin(), std::find(text.begin(), text.end(), '\n')};
+}
 
 class AttentionTimesTest : public testing::Test {
  protected:
@@ -69,7 +74,7 @@ TEST_F(AttentionTimesTest, LinesThatMakeNoSenseAreLeftOut) {
     }
     return lines;
   };
-  ASSERT_THAT(UpdateMachineFile(Path(), text.substr(0, text.find('\n')), with_nonsense), IsOk());
+  ASSERT_THAT(UpdateMachineFile(Path(), FirstLine(text), with_nonsense), IsOk());
   AttentionTimes loaded("card");
   ASSERT_THAT(loaded.Load(Path()), IsOk());
   EXPECT_TRUE(loaded.Find(kSmall).has_value());
