@@ -131,6 +131,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidResourceHandle";
     case cudaErrorInsufficientDriver:
       return "cudaErrorInsufficientDriver";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
     default:
       return "cudaErrorUnknown";
   }
@@ -155,6 +157,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid resource handle";
     case cudaErrorInsufficientDriver:
       return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorLaunchFailure:
+      return "unspecified launch failure";
     default:
       return "unknown error";
   }
@@ -262,6 +266,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (flags != cudaStreamNonBlocking) {
     Fault("a stream that waits for the default stream; make it with cudaStreamNonBlocking");
   }
+  if (Device::Get().IsLost(Device::Current())) return Remember(cudaErrorLaunchFailure);
   *stream = Device::Get().NewStream();
   return cudaSuccess;
 }

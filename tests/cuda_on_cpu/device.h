@@ -21,11 +21,13 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -110,6 +112,8 @@ struct Allocation {
   const std::byte* end() const { return begin + bytes; }
 };
 
+inline constexpr char kLosesDevice[] = "VITSCALE_NCCL_LOSES_DEVICE";  // see nccl_standin.h
+
 class Device {
  public:
   static Device& Get();
@@ -141,6 +145,9 @@ class Device {
   // What a launch on this thread's device may have of dynamic shared memory.
   cudaError_t SetSharedLimit(const void* kernel, int bytes);
   size_t SharedLimit(const void* kernel) const;
+  bool IsLost(int index) const {
+    return lost.contains(index) && std::getenv(kLosesDevice) != nullptr;
+  }
   bool HasDevice(int index) const { return index >= 0 && index < device_count; }
 
   const void* last_copied_to = nullptr;  // from the host
@@ -150,6 +157,7 @@ class Device {
   int fail_in = 0;
   int64_t memory_bytes = int64_t{80} << 30;
   int device_count = 1;
+  std::set<int> lost;  // see nccl_standin.h
 
  private:
   friend void GuardLastCopied(const std::vector<Guard>& guards);

@@ -124,6 +124,15 @@ void Connect(ncclComm& comm) {
   comm.connected = all && comm.error == ncclSuccess;
 }
 
+// True where the test wants it now: `moment` is the number of an operation, or "abort".
+bool LosesDevice(int rank, int device, const std::string& moment) {
+  const char* when = std::getenv(kLosesDevice);
+  if (when == nullptr || absl::StrCat(rank, " ", moment) != when) return false;
+  Device::Get().lost.insert(device);
+  return true;
+}
+constexpr char kLost[] = "Cuda failure 'unspecified launch failure'";
+
 // ---- operations --------------------------------------------------------------------------------
 
 float Load(const std::string& from, size_t i) {
@@ -211,6 +220,10 @@ ncclResult_t Begin(ncclComm_t handle, const Request& request, const void* input,
     return Refuse(ncclInvalidArgument, "a stream of another device");
   }
   const uint64_t number = ++comm->operations;
+  if (LosesDevice(comm->rank, comm->device, std::to_string(number))) {
+    comm->last_error = kLost;
+    return comm->error = ncclUnhandledCudaError;
+  }
   comm->asked = false;
   comm->unsettled = [=] {
     Device::Get().Put(
@@ -267,6 +280,8 @@ const char* ncclGetErrorString(ncclResult_t result) {
   switch (result) {
     case ncclSuccess:
       return "no error";
+    case ncclUnhandledCudaError:
+      return "unhandled cuda error";
     case ncclSystemError:
       return "unhandled system error";
     case ncclInvalidArgument:
@@ -304,10 +319,11 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* out, int ranks, ncclUniqueId id,
     Fault("an NCCL communicator that blocks: nobody could keep a deadline");
   }
   auto comm = std::make_shared<ncclComm>();
+  (void)cudaGetDevice(&comm->device);
+  if (LosesDevice(rank, comm->device, "0")) return Refuse(ncclUnhandledCudaError, kLost);
   comm->folder.assign(id.internal, strnlen(id.internal, sizeof(id.internal)));
   comm->rank = rank;
   comm->ranks = ranks;
-  (void)cudaGetDevice(&comm->device);
   if (!Exists(comm->folder)) {
     return Refuse(ncclInvalidArgument, "nobody made this id");
   }
@@ -350,6 +366,7 @@ ncclResult_t ncclCommAbort(ncclComm_t handle) {
   const std::shared_ptr<ncclComm> comm = Opened(handle);
   comm->aborted = true;
   comm->unsettled = nullptr;
+  (void)LosesDevice(comm->rank, comm->device, "abort");
   ++Get().counts.aborted;
   Get().alive.erase(handle);
   if (!comm->connected) RemoveFile(FileOfRank(comm->folder, comm->rank));

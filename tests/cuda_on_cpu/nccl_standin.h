@@ -39,6 +39,10 @@ class HungAborts {
   ~HungAborts();
 };
 
+// VITSCALE_NCCL_LOSES_DEVICE="1 7" in the environment: NCCL finds the device of rank 1 lost when
+// that rank asks for its 7th operation; "1 0": when it connects; "1 abort": nobody sees it before
+// the communicator is aborted. As long as it is set, no stream can be made on that device any more.
+
 struct NcclCounts {
   int made = 0, aborted = 0;  // communicators, ever
 };

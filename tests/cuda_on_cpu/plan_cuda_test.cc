@@ -45,6 +45,7 @@ PlanRequest Wide() {
   request.model.image_size = 64;
   request.model.classes = 100;
   request.batch_micro = 16;
+  request.feature_programs = 1;
   return request;
 }
 
@@ -57,8 +58,9 @@ TEST_P(CardBytesCudaTest, CopiesAndWorkspaceAreAsPlanned) {
   OptimizerConfig optimizer;
   optimizer.kind = request.optimizer;
   std::vector<std::unique_ptr<PreparedProgram>> programs;
-  for (const Program& program : {BuildStep(plan.layout, {true, true}), BuildEval(plan.layout, true),
-                                 BuildUpdate(plan.layout, optimizer)}) {
+  for (const Program& program :
+       {BuildStep(plan.layout, {true, true}), BuildEval(plan.layout, true),
+        BuildFeatures(plan.layout).program, BuildUpdate(plan.layout, optimizer)}) {
     auto prepared = backend->Prepare(program);
     ASSERT_THAT(prepared.status(), IsOk());
     programs.push_back(*std::move(prepared));

@@ -39,7 +39,7 @@ digest() { grep -o '"digest": *"[0-9a-f]*"' "$folder/runs/$1"/*step_$(printf %09
 
 code=0
 run whole 12 "$device" || code=$?
-if ((code == 83)) && grep -q 'no CUDA device\|not found' "$folder/log" && [[ ${VITSCALE_GPU_REQUIRED:-0} != 1 ]]; then
+if ((code == 78)) && grep -q 'no CUDA device\|not found' "$folder/log" && [[ ${VITSCALE_GPU_REQUIRED:-0} != 1 ]]; then
   echo "SKIPPED: $(tail -n 1 "$folder/log")"
   exit 77
 fi

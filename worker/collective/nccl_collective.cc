@@ -16,6 +16,12 @@ namespace {
 // Of ranks that have met: for their devices, whatever meeting has left of the time-out.
 constexpr absl::Duration kDevicesMin = absl::Seconds(4);
 
+// What a host's network says is never the device's fault, whatever its code: UNAVAILABLE.
+absl::Status OfHosts(absl::Status status) {
+  if (status.ok() || absl::IsCancelled(status)) return status;
+  return absl::UnavailableError(status.message());
+}
+
 class NcclWire : public Wire {
  public:
   NcclWire(std::unique_ptr<Wire> hosts, std::unique_ptr<Communicator> communicator)
@@ -27,7 +33,7 @@ class NcclWire : public Wire {
 
   absl::Status Connect(absl::Duration timeout) override {
     const absl::Time deadline = RealClock().Monotonic() + timeout;
-    VITSCALE_RETURN_IF_ERROR(hosts_->Connect(timeout));
+    VITSCALE_RETURN_IF_ERROR(OfHosts(hosts_->Connect(timeout)));
     VITSCALE_ASSIGN_OR_RETURN(const std::string id, ShareId());
     return devices_->Connect(id, rank(), world_size(),
                              std::max(deadline - RealClock().Monotonic(), kDevicesMin));
@@ -54,9 +60,9 @@ class NcclWire : public Wire {
   }
 
   absl::Status Broadcast(int root, absl::Span<std::byte> bytes, uint32_t tag) override {
-    return hosts_->Broadcast(root, bytes, tag);
+    return OfHosts(hosts_->Broadcast(root, bytes, tag));
   }
-  absl::Status Barrier(uint32_t tag) override { return hosts_->Barrier(tag); }
+  absl::Status Barrier(uint32_t tag) override { return OfHosts(hosts_->Barrier(tag)); }
 
   void Shutdown() override {
     hosts_->Shutdown();
@@ -82,7 +88,7 @@ class NcclWire : public Wire {
     return own;
   }
   absl::Status ShareBytes(void* bytes, size_t size, uint32_t tag) {
-    return hosts_->Broadcast(0, absl::MakeSpan(static_cast<std::byte*>(bytes), size), tag);
+    return OfHosts(hosts_->Broadcast(0, absl::MakeSpan(static_cast<std::byte*>(bytes), size), tag));
   }
 
   absl::Status CheckAsked(int each, const char* theirs) const {

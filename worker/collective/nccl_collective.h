@@ -11,6 +11,10 @@
 // - The communicator does not notice a peer that is gone; the hosts' connections do, within 100 ms,
 //   and a deadline in any case. Either way it is aborted.
 //
+// Errors tell whose they are: INTERNAL and RESOURCE_EXHAUSTED, of this rank's device or its
+// library; INVALID_ARGUMENT, ranks that may not be connected (two on one device); else of a peer or
+// the way to it.
+//
 // `values` of Collective::Start are addresses of the device: not for the host to touch.
 
 #ifndef WORKER_COLLECTIVE_NCCL_COLLECTIVE_H_

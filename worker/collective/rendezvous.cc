@@ -83,7 +83,7 @@ Judgement Judge(const Hello& hello, absl::string_view secret, const RendezvousId
     return {Verdict::kRefused,
             absl::StrCat("plan ", absl::Hex(hello.plan_hash), " of rank ", hello.rank,
                          " differs from rank 0's ", absl::Hex(want.plan_hash),
-                         ": other job, precision, bucket size, build or transport")};
+                         ": other job, device, precision, bucket size, build or transport")};
   }
   if (hello.world_size != world_size || hello.rank < 1 || hello.rank >= world_size) {
     return {Verdict::kRefused, absl::StrCat("rank ", hello.rank, " of ", hello.world_size,

@@ -1,6 +1,7 @@
 #include "worker/config/job_config.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -234,6 +235,16 @@ RunLengths LengthsOfEvaluation(const JobConfig& job) {
   return run;
 }
 
+// A program has the range of its preprocessing built in.
+int EvalPrograms(const JobConfig& job, bool few_shot) {
+  std::set<std::pair<float, float>> ranges;
+  for (const EvalConfig& eval : job.evals) {
+    if (eval.few_shot.has_value() == few_shot)
+      ranges.emplace(eval.preprocess.range_min, eval.preprocess.range_max);
+  }
+  return static_cast<int>(ranges.size());
+}
+
 }  // namespace
 
 absl::StatusOr<JobConfig> JobConfigFromCanonical(absl::string_view serialized_job_spec) {
@@ -302,6 +313,8 @@ PlanRequest PlanRequestFor(const JobConfig& job, Precision precision) {
   request.range_max = job.preprocess.range_max;
   request.recompute = job.recompute;
   request.training = job.kind != JobKind::kEvaluate;
+  request.eval_programs = EvalPrograms(job, /*few_shot=*/false);
+  request.feature_programs = EvalPrograms(job, /*few_shot=*/true);
   return request;
 }
 

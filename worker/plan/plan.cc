@@ -175,9 +175,11 @@ void AddCardBytes(Plan& plan, const Program& program, int64_t programs = 1) {
   plan.workspace_bytes += programs * CardWorkspaceBytes(program);
 }
 
-void AddDeviceBytes(Plan& plan, Program& eval, Program* step, const Program* update) {
+void AddDeviceBytes(Plan& plan, Program& eval, const Program& features, Program* step,
+                    const Program* update) {
   if (plan.request.device == DeviceKind::kCuda) {
-    AddCardBytes(plan, eval);
+    AddCardBytes(plan, eval, plan.request.eval_programs);
+    AddCardBytes(plan, features, plan.request.feature_programs);
     if (step != nullptr) AddCardBytes(plan, *step, StepPrograms(plan.request));
     if (update != nullptr) AddCardBytes(plan, *update);
     return;
@@ -191,7 +193,7 @@ void AddDeviceBytes(Plan& plan, Program& eval, Program* step, const Program* upd
 void PlanActivations(Plan& plan) {
   Program eval = BuildEval(plan.layout, true), features = BuildFeatures(plan.layout).program;
   plan.eval_activation_bytes = std::max(ActivationBytes(eval), ActivationBytes(features));
-  if (!plan.request.training) return AddDeviceBytes(plan, eval, nullptr, nullptr);
+  if (!plan.request.training) return AddDeviceBytes(plan, eval, features, nullptr, nullptr);
   OptimizerConfig optimizer;
   optimizer.kind = plan.request.optimizer;
   // A second micro-batch has a few more small tensors than the first.
@@ -199,7 +201,7 @@ void PlanActivations(Plan& plan) {
   Program update = BuildUpdate(plan.layout, optimizer);
   plan.step_activation_bytes = ActivationBytes(step);
   plan.update_activation_bytes = ActivationBytes(update);
-  AddDeviceBytes(plan, eval, &step, &update);
+  AddDeviceBytes(plan, eval, features, &step, &update);
 }
 
 void PlanArenas(Plan& plan, int64_t input_bytes, int64_t statistics_bytes) {

@@ -59,7 +59,10 @@ struct PlanRequest {
   LabelKind labels = LabelKind::kClassId;
   int64_t sparse_labels_per_image = 16;  // kSparse: capacity, averaged over a micro-batch
   bool training = true;  // false: an evaluation, which has no gradients, moments and step
-  int threads = 1;       // of a backend on the CPU; each has its scratch
+  // Of evaluations, beside those of the step: one for each range of values of their preprocessing.
+  int eval_programs = 1;     // of loss and top-1
+  int feature_programs = 0;  // few-shot
+  int threads = 1;           // of a backend on the CPU; each has its scratch
   RecomputeLevel recompute = RecomputeLevel::kAuto;    // kAuto: RecomputeDefault
   WeightPacking packing = WeightPacking::kPersistent;  // kAuto: per use only where that fits; a
                                                        // card keeps its copies

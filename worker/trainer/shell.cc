@@ -65,6 +65,7 @@ int TrainerShell::Run() {
           .bucket_bytes = options_.bucket_bytes,
           .transport = options_.transport,
           .pretended_host = options_.pretended_host,
+          .by_hand = options_.by_hand,
           .clock = options_.clock,
           .fs = options_.fs,
           .post = [this](CoreEvent outcome) { Post(std::move(outcome)); },

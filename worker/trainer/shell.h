@@ -40,6 +40,7 @@ struct ShellOptions {
   int64_t bucket_bytes = 0;
   Transport transport = Transport::kAuto;
   uint64_t pretended_host = 0;
+  bool by_hand = false;
   Clock* clock = &RealClock();
   FileSystem* fs = &PosixFileSystem();
   std::function<void(int64_t step, uint64_t samples_hash)> on_exchange;  // see EngineOptions

@@ -5,8 +5,9 @@
 //   vitscale-train job.yaml … --world-size=2 --rank=0 --rendezvous=host:29500     (and the same
 //   with --rank=1)
 //
-// Exit codes: those of a trainer (0 done, 75 stopped with a checkpoint, 82 a rank was lost: start
-// again to go on), 2 for flags or a job file that are wrong, 84 also where --steps-csv cannot be
+// Exit codes: those of a trainer (0 done, 75 stopped with a checkpoint, 78 what was asked for
+// cannot be, a device that is not there included, 82 a rank was lost: start again to go on, 83 a
+// device failed), 2 for flags or a job file that are wrong, 84 also where --steps-csv cannot be
 // written.
 //
 // A run goes on from the newest checkpoint of its job in checkpoint.dir; what has changed in the
@@ -18,6 +19,7 @@
 
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -45,6 +47,18 @@ namespace {
 constexpr int kUsage = 2;
 constexpr int kRanksMax = 1024;
 constexpr int kThreadsMax = 1024;
+constexpr char kDataRoot[] = "--data-root", kCheckpointRoot[] = "--checkpoint-root";
+
+constexpr char kExamples[] = R"(
+Examples:
+  vitscale-train job.yaml --data-root=/srv/data --checkpoint-root=/srv/checkpoints
+  vitscale-train job.yaml --set optimizer.lr=1e-3 --steps-csv=steps.csv --device=cuda:0
+  vitscale-train job.yaml --world-size=2 --rank=0 --rendezvous=10.0.0.1:29500     and so with --rank=1
+
+The same command goes on from the newest checkpoint of its job.
+Exit codes: 0 done, 2 command line or job file, 75 stopped with a checkpoint, 78 bad configuration,
+            80 data, 81 loss not finite, 82 a rank was lost: start again to go on, 83 device,
+            84 checkpoint storage.)";
 
 struct Flags {
   std::string job;
@@ -57,6 +71,7 @@ struct Flags {
   std::string device, steps_csv, faults, instruction_set, transport = "auto";
   uint64_t pretended_host = 0;
   bool quiet = false, no_bar = false;
+  bool told_world_size = false;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -83,9 +98,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--pretended-host", flags.pretended_host, "Ranks of another number, for tests")
       ->group("");
-  app.add_option("--data-root", flags.data_roots,
+  app.add_option(kDataRoot, flags.data_roots,
                  "Folder below which data may be read (repeatable; default .)");
-  app.add_option("--checkpoint-root", flags.checkpoint_roots,
+  app.add_option(kCheckpointRoot, flags.checkpoint_roots,
                  "Folder below which checkpoints are written (default .)");
   app.add_option("--device", flags.device,
                  "cpu, cuda or cuda:<index>, counted as nvidia-smi does; without an index the "
@@ -127,6 +142,14 @@ absl::Status CheckFlags(const Flags& flags) {
   return Annotate(ListenTcp({flags.data_address, 0}).status(), "--data-address");
 }
 
+// A job for several workers and no word of the others: that may be meant, or forgotten.
+void TellAlone(const Flags& flags) {
+  const auto own = LoadJobConfig(flags.job, flags.overrides);
+  if (!own.ok() || own->workers == 1) return;
+  VITSCALE_LOG(WARNING) << "resources.workers is " << own->workers
+                        << ", but this rank trains alone: there is no --world-size";
+}
+
 // What has changed in the job file since the checkpoint that the run goes on from.
 void TellChanges(const StartPoint& start, const JobConfig& job) {
   if (!start.checkpoint) return;
@@ -156,7 +179,8 @@ void WaitForSignals(const sigset_t& set, StandaloneDriver& driver) {
 }
 
 void PrintResult(const TrainOutput& output, const StandaloneDriver& driver) {
-  if (const auto& numerics = driver.observed().numerics; numerics && numerics->world_size > 1)
+  if (const auto& numerics = driver.observed().numerics;
+      numerics && numerics->world_size > 1 && !numerics->collective.empty())
     printf("ranks      %d, %s\n", numerics->world_size, numerics->collective.c_str());
   if (output.last_step()) {
     printf("steps      %ld\nloss       %.6f\n", static_cast<long>(output.last_step()->step),
@@ -180,6 +204,7 @@ int Train(const Flags& flags, const sigset_t& signals) {
   overrides.push_back(absl::StrCat("resources.workers.max=", flags.world_size));
   const auto job = LoadJobConfig(flags.job, overrides);
   if (!job.ok()) return Complain(job.status(), kUsage);
+  if (!flags.told_world_size) TellAlone(flags);
   const auto device = DeviceOfRank(flags.device, job->wanted_device, flags.rank);
   if (!device.ok()) return Complain(device.status(), kUsage);
 
@@ -196,12 +221,12 @@ int Train(const Flags& flags, const sigset_t& signals) {
   standalone.setup.data_address = flags.data_address;
   standalone.setup.faults = flags.faults;
   standalone.setup.instruction_set = flags.instruction_set;
-  for (const auto& [given, roots] :
-       {std::pair{&flags.data_roots, &standalone.setup.data_roots},
-        std::pair{&flags.checkpoint_roots, &standalone.setup.checkpoint_roots}}) {
+  for (const auto& [flag, given, roots] :
+       {std::tuple{kDataRoot, &flags.data_roots, &standalone.setup.data_roots},
+        std::tuple{kCheckpointRoot, &flags.checkpoint_roots, &standalone.setup.checkpoint_roots}}) {
     for (const std::string& root : given->empty() ? std::vector<std::string>{"."} : *given) {
       const auto real = PosixFileSystem().RealPath(root);
-      if (!real.ok()) return Complain(real.status(), kUsage);
+      if (!real.ok()) return Complain(Annotate(real.status(), flag), kUsage);
       roots->push_back(*real);
     }
   }
@@ -225,6 +250,7 @@ int Train(const Flags& flags, const sigset_t& signals) {
   options.sink = &driver;
   options.transport = TransportOf(flags.transport);
   options.pretended_host = flags.pretended_host;
+  options.by_hand = true;
   const auto listen = ParseHostPort(flags.rendezvous);
   if (flags.rank == 0 && flags.world_size > 1 && listen.ok()) options.data_port = listen->port;
   options.on_exchange = [&output](int64_t step, uint64_t hash) { output.OnSamples(step, hash); };
@@ -247,7 +273,11 @@ int Train(const Flags& flags, const sigset_t& signals) {
     const int failed = Complain(csv, static_cast<int>(link::TrainerExit::kStorage));
     if (code == 0) code = failed;
   }
-  const std::string error = driver.error().empty() ? the_shell.error() : driver.error();
+  std::string error = driver.error().empty() ? the_shell.error() : driver.error();
+  if (code == static_cast<int>(link::TrainerExit::kData)) {
+    absl::StrAppend(&error, "; looked for below ", kDataRoot, "=",
+                    absl::StrJoin(standalone.setup.data_roots, ", "));
+  }
   if (!error.empty())
     fprintf(stderr, "vitscale-train: %s: %s\n", link::DescribeExit(code).c_str(), error.c_str());
   if (flags.rank == 0 && code == 0 && nothing_to_do) {
@@ -275,6 +305,7 @@ int main(int argc, char** argv) {
   vitscale::Flags flags;
   CLI::App app("Trains a Vision Transformer without a coordinator", "vitscale-train");
   vitscale::TidyHelp(app);
+  app.footer(vitscale::kExamples);
   vitscale::AddFlags(app, flags);
   try {
     app.parse(argc, argv);
@@ -283,5 +314,6 @@ int main(int argc, char** argv) {
     fprintf(stderr, "vitscale-train: %s\nRun with --help for more.\n", error.what());
     return vitscale::kUsage;
   }
+  flags.told_world_size = app.count("--world-size") > 0;
   return vitscale::Train(flags, signals);
 }

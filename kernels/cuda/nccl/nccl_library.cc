@@ -18,8 +18,15 @@ absl::Status NcclLibrary::ToStatus(ncclResult_t result, absl::string_view what,
   const std::string text =
       absl::StrCat(what, ": ", GetErrorString(result),
                    last != nullptr && *last != 0 ? absl::StrCat(" (NCCL: ", last, ")") : "");
-  return result == ncclRemoteError || result == ncclSystemError ? absl::UnavailableError(text)
-                                                                : absl::InternalError(text);
+  switch (result) {
+    case ncclRemoteError:
+    case ncclSystemError:
+      return absl::UnavailableError(text);
+    case ncclInvalidUsage:
+      return absl::InvalidArgumentError(text);
+    default:
+      return absl::InternalError(text);
+  }
 }
 
 absl::Status CheckNcclVersion(const NcclLibrary& library) {

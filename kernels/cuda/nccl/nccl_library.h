@@ -31,7 +31,8 @@ struct NcclLibrary {
 
   std::string version() const;  // "2.28.9"
   // OK also for what is in progress. "all-reduce: remote process exited … (NCCL: last error)".
-  // UNAVAILABLE for what a lost peer causes, else INTERNAL. `comm` may be null.
+  // UNAVAILABLE for what a lost peer causes, INVALID_ARGUMENT for ranks that ask for what does not
+  // go together (two on one device, sums of different sizes), else INTERNAL. `comm` may be null.
   absl::Status ToStatus(ncclResult_t result, absl::string_view what, ncclComm_t comm) const;
 };
 

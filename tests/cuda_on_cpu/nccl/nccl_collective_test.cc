@@ -3,7 +3,9 @@
 #include "worker/collective/nccl_collective.h"
 
 #include <atomic>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
@@ -188,6 +190,41 @@ TEST(NcclCollectiveTest, ARankThatCannotMakeAnIdFailsAllAtOnce) {
   });
   EXPECT_THAT(errors[0], StatusIs(absl::StatusCode::kInternal, HasSubstr("no network device")));
   EXPECT_THAT(errors[1], StatusIs(absl::StatusCode::kUnavailable));
+}
+
+// Hosts whose network fails in ways that the system counts as anything.
+class BadHosts : public Wire {
+ public:
+  explicit BadHosts(absl::Status error) : error_(std::move(error)) {}
+  int rank() const override { return 0; }
+  int world_size() const override { return 2; }
+  std::string algorithm() const override { return "none"; }
+  absl::Status Connect(absl::Duration) override { return error_; }
+  absl::Status AllReduceSum(absl::Span<float>, uint32_t) override { return error_; }
+  absl::Status AllGather(absl::string_view, absl::Span<char>, uint32_t) override { return error_; }
+  absl::Status Broadcast(int, absl::Span<std::byte>, uint32_t) override { return error_; }
+  absl::Status Barrier(uint32_t) override { return error_; }
+  void Shutdown() override {}
+  std::vector<int> ClosedPeers() const override { return {}; }
+  std::vector<int> Suspects(bool) const override { return {}; }
+
+ private:
+  const absl::Status error_;
+};
+
+TEST(NcclCollectiveTest, WhatTheNetworkOfHostsSaysIsNeverTheDevicesFault) {
+  for (const absl::Status& error :
+       {absl::InternalError("odd"), absl::InvalidArgumentError("odd"),
+        absl::ResourceExhaustedError("odd"), absl::UnavailableError("odd")}) {
+    const auto wire = MakeNcclWire(std::make_unique<BadHosts>(error), std::make_unique<NoId>());
+    const auto is_the_networks = StatusIs(absl::StatusCode::kUnavailable, "odd");
+    EXPECT_THAT(wire->Connect(kLong), is_the_networks);
+    EXPECT_THAT(wire->Broadcast(0, {}, 1), is_the_networks);
+    EXPECT_THAT(wire->Barrier(1), is_the_networks);
+  }
+  const auto ended = MakeNcclWire(std::make_unique<BadHosts>(absl::CancelledError("aborted")),
+                                  std::make_unique<NoId>());
+  EXPECT_THAT(ended->Barrier(1), StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST(NcclCollectiveTest, SurvivorsFormTheNextGenerationInTheSameProcess) {

@@ -37,13 +37,15 @@ TEST(NcclLibraryTest, AnOldNcclIsRefusedWithBothVersions) {
                                                   "NCCL is 2.19.3, want 2.25.0 or later"));
 }
 
-TEST(NcclLibraryTest, ALostPeerIsUnavailableTheRestIsInternal) {
+TEST(NcclLibraryTest, ALostPeerIsUnavailableAWrongUseIsTheCallersTheRestIsInternal) {
   const NcclLibrary library = NcclStandin();
   EXPECT_THAT(library.ToStatus(ncclInProgress, "sum", nullptr), IsOk());
   EXPECT_THAT(library.ToStatus(ncclRemoteError, "sum", nullptr),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("sum: remote process exited")));
   EXPECT_THAT(library.ToStatus(ncclInvalidUsage, "sum", nullptr),
-              StatusIs(absl::StatusCode::kInternal, HasSubstr("sum: invalid usage")));
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sum: invalid usage")));
+  EXPECT_THAT(library.ToStatus(ncclUnhandledCudaError, "sum", nullptr),
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("sum: ")));
 }
 
 }  // namespace

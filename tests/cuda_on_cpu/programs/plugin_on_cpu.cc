@@ -23,6 +23,9 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateCommunicatorOnCpu(
 }  // namespace
 }  // namespace vitscale
 
+// For a test that trains in its own process: what device and pinned memory was asked for so far.
+extern "C" int64_t vitscale_allocations() { return vitscale::cuda_on_cpu::Counts().allocations; }
+
 extern "C" const vitscale::PluginApi* vitscale_plugin() {
   static const auto* tag =
       new std::string(vitscale::PluginTag(VITSCALE_REVISION, VITSCALE_INTERFACE));

@@ -129,6 +129,25 @@ TEST(JobConfigTest, PlanRequestCarriesModelBatchAndRange) {
   EXPECT_TRUE(request.training);
 }
 
+// A program has the range of its preprocessing built in; where two evaluations share one, they
+// share the program.
+TEST(JobConfigTest, ThePlanHasAProgramForEachKindAndRangeOfTheEvaluations) {
+  const auto plan_of = [](const std::string& evals) {
+    return PlanRequestFor(ParseJobConfig(kJob, "job.yaml", {"evals=" + evals}).value(),
+                          Precision::kF32);
+  };
+  EXPECT_EQ(plan_of("[]").eval_programs, 0);
+  EXPECT_EQ(plan_of("[]").feature_programs, 0);
+  const std::string set = "data: {format: synthetic, synthetic_images: 8}";
+  const std::string shots =
+      "kind: fewshot, shots: [1], support: {format: synthetic, synthetic_images: 8}, " + set;
+  const PlanRequest several = plan_of("[{name: a, " + set + "}, {name: b, " + set +
+                                      "}, {name: c, preprocess: 'value_range(-1,1)', " + set +
+                                      "}, {name: d, " + shots + "}, {name: e, " + shots + "}]");
+  EXPECT_EQ(several.eval_programs, 2);
+  EXPECT_EQ(several.feature_programs, 1);
+}
+
 TEST(JobConfigTest, RecomputeAndResidualReachThePlan) {
   for (const auto& [word, level] :
        {std::pair{"auto", RecomputeLevel::kAuto}, std::pair{"none", RecomputeLevel::kNone},

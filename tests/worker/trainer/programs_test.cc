@@ -1,97 +1,27 @@
-// The programs vitscale-train and vitscale-trainer as processes: kills, signals, exit codes, the
-// agent's end of the link.
+// vitscale-train as processes: kills, signals, resumes, what it writes.
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
-#include <functional>
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "kernels/base/files.h"
-#include "tests/status_matchers.h"
-#include "tests/worker/trainer/child_process.h"
-#include "tests/worker/trainer/test_gang.h"
-#include "worker/checkpoint/checkpoint_store.h"
-#include "worker/link/channel.h"
-#include "worker/link/codec.h"
-#include "worker/trainer/standalone.h"
+#include "tests/worker/trainer/programs_fixture.h"
 
 namespace vitscale {
 namespace {
 
-using link::Stage;
 using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
-
-constexpr char kShort[] = "--set=schedule.warmup=1 steps";  // of runs of a few steps
-
-class ProgramsTest : public ::testing::Test {
- protected:
-  ProgramsTest() {
-    std::ofstream(Path("job.yaml")) << TinyJob({{"checkpoint", "{dir: runs, every: 15 steps}"}});
-  }
-
-  std::string Path(const std::string& name) const {
-    return absl::StrCat(folder_.path(), "/", name);
-  }
-
-  std::vector<std::string> Arguments(const std::string& root, int rank, int ranks,
-                                     const std::string& faults = "") {
-    std::vector<std::string> arguments = {VITSCALE_TRAIN,
-                                          Path("job.yaml"),
-                                          absl::StrCat("--checkpoint-root=", root),
-                                          absl::StrCat("--data-root=", root),
-                                          absl::StrCat("--rank=", rank),
-                                          absl::StrCat("--world-size=", ranks),
-                                          absl::StrCat("--rendezvous=", root, "/rendezvous"),
-                                          "--threads=1"};
-    if (rank == 0) arguments.push_back(absl::StrCat("--steps-csv=", root, "/steps.csv"));
-    if (!faults.empty()) arguments.push_back(absl::StrCat("--faults=", faults));
-    return arguments;
-  }
-  // Both ranks until they end; exit codes.
-  std::pair<int, int> TrainTwo(const std::string& root, const std::string& faults_of_1 = "") {
-    ChildProcess zero(Arguments(root, 0, 2), root + "/r0.log");
-    ChildProcess one(Arguments(root, 1, 2, faults_of_1), root + "/r1.log");
-    const int second = one.Wait();
-    return {zero.Wait(), second};
-  }
-  // One rank alone, with a new log.
-  int TrainOne(const std::string& root, const std::vector<std::string>& more) {
-    std::vector<std::string> arguments = Arguments(root, 0, 1);
-    for (const std::string& flag : more) {
-      if (absl::StartsWith(flag, "--steps-csv")) arguments.erase(arguments.end() - 1);
-      arguments.push_back(flag);
-    }
-    (void)PosixFileSystem().Remove(root + "/log");
-    return ChildProcess(arguments, root + "/log").Wait();
-  }
-  std::string MakeRoot(const std::string& name) {
-    EXPECT_THAT(PosixFileSystem().MakeDirectory(Path(name)), IsOk());
-    return Path(name);
-  }
-  std::string NewestId(const std::string& root) {
-    const auto store =
-        CheckpointStore::Open(PosixFileSystem(), root + "/runs", StandaloneJobId("tiny"));
-    const auto usable = store->Usable();
-    return usable.ok() && !usable->empty() ? usable->front().id : "";
-  }
-
-  const TemporaryDirectory folder_;
-};
 
 TEST_F(ProgramsTest, SixtyStepsEqualThirtyAndAKillAndThirtyBitForBitWithTwoRanks) {
   const std::string whole = MakeRoot("whole");
@@ -245,27 +175,6 @@ TEST_F(ProgramsTest, StepsThatCannotBeWrittenAnyMoreCostTheExitCodeNotTheTrainin
   EXPECT_THAT(NewestId(root), HasSubstr("step_000000600"));
 }
 
-TEST_F(ProgramsTest, AFaultIsToldOnce) {
-  const std::string root = MakeRoot("root");
-  ASSERT_EQ(TrainOne(root, {"--set=schedule.total=15 steps", kShort}), 0)
-      << ReadText(root + "/log");
-  EXPECT_EQ(TrainOne(root, {"--set=model.custom.width=64", kShort}), 78);
-  const std::vector<std::string> parts =
-      absl::StrSplit(ReadText(root + "/log"), "it is of another model");
-  EXPECT_THAT(parts, SizeIs(2)) << ReadText(root + "/log");
-}
-
-TEST_F(ProgramsTest, PathsOutsideTheRootsAreToldByTheirField) {
-  const std::string root = MakeRoot("root");
-  EXPECT_EQ(TrainOne(root, {"--set=checkpoint.dir=/tmp/elsewhere"}), 84);
-  EXPECT_THAT(ReadText(root + "/log"),
-              HasSubstr("checkpoint.dir: '/tmp/elsewhere' lies below none of the roots"));
-  EXPECT_EQ(
-      TrainOne(root, {"--set=data.train={format: idx, images: /dev/null, labels: /dev/null}"}), 80);
-  EXPECT_THAT(ReadText(root + "/log"),
-              HasSubstr("data.train: images: '/dev/null' lies below none of the roots"));
-}
-
 TEST_F(ProgramsTest, ARendezvousFileOfAKilledRunHoldsNobodyUpAndAStopEndsTheWait) {
   const std::string root = MakeRoot("root");
   {
@@ -281,177 +190,6 @@ TEST_F(ProgramsTest, ARendezvousFileOfAKilledRunHoldsNobodyUpAndAStopEndsTheWait
   ChildProcess zero(Arguments(root, 0, 2), root + "/r0.log");
   EXPECT_EQ(zero.Wait(), 0) << ReadText(root + "/r0.log");
   EXPECT_EQ(one.Wait(), 0) << ReadText(root + "/r1.log");
-}
-
-TEST_F(ProgramsTest, WrongFlagsAndJobFilesAreExitCode2WithOneSentence) {
-  const std::string root = MakeRoot("root");
-  const auto fails_with = [&](std::vector<std::string> more, const std::string& text) {
-    std::vector<std::string> arguments = Arguments(root, 0, 1);
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    const std::string log = root + "/log";
-    (void)PosixFileSystem().Remove(log);
-    EXPECT_EQ(ChildProcess(arguments, log).Wait(), 2) << text;
-    EXPECT_THAT(ReadText(log), HasSubstr(text));
-  };
-  fails_with({"--set=batch.globl=3"}, "globl");
-  fails_with({"--set=batch.global=0"}, "batch.global");
-  fails_with({"--no-such-flag"}, "no-such-flag");
-  fails_with({"--checkpoint-root=/nonexistent"}, "/nonexistent");
-  for (const auto& [flag, text] : std::vector<std::pair<std::string, std::string>>{
-           {"--threads=0", "--threads: was \"0\", wanted a whole number from 1 to 1024"},
-           {"--threads=-3", "--threads: was \"-3\""},
-           {"--world-size=two", "--world-size: was \"two\", wanted a whole number"},
-           {"--rendezvous-timeout=-1", "--rendezvous-timeout: was \"-1\", wanted a number above 0"},
-           {"--rendezvous=foo",
-            "--rendezvous: was \"foo\", wanted host:port, or the path of a file"},
-           {"--data-address=203.0.113.9", "--data-address: "},
-           {"--instruction-set=avx",
-            "--instruction-set: was \"avx\", wanted avx2, avx512 or avx512_bf16"}}) {
-    const std::string log = root + "/flags.log";
-    (void)PosixFileSystem().Remove(log);
-    EXPECT_EQ(ChildProcess({VITSCALE_TRAIN, Path("job.yaml"), flag}, log).Wait(), 2) << flag;
-    EXPECT_THAT(ReadText(log), HasSubstr(text));
-  }
-}
-
-// ---- the child of an agent ----
-
-class TrainerProgramTest : public ProgramsTest {
- protected:
-  TrainerProgramTest() {
-    auto pair = *link::MakeSocketPair();
-    channel_ = std::make_unique<link::Channel>(std::move(pair.first));
-    program_ = std::make_unique<ChildProcess>(
-        std::vector<std::string>{VITSCALE_TRAINER,
-                                 absl::StrCat("--link-fd=", link::kTrainerLinkFd)},
-        Path("log"), pair.second.get());
-    const auto job = ParseJobConfig(TinyJob(), "tiny.yaml");
-    desired_.job_id = "job000000000";
-    desired_.attempt = 1;
-    desired_.spec_bytes = job->canonical_bytes;
-    desired_.members = {{0, "w0", "", ""}};
-    desired_.lineage = 1;
-    desired_.purpose = link::Purpose::kTrain;
-  }
-
-  void Send(Stage stage, int64_t generation) {
-    link::TrainerOrder order;
-    desired_.stage = stage;
-    desired_.generation = generation;
-    order.desired = desired_;
-    if (!std::exchange(setup_sent_, true)) {
-      order.setup = link::TrainerSetup{"w0",        "cpu0", 1, {folder_.path()}, {folder_.path()},
-                                       "127.0.0.1", "",     ""};
-    }
-    ASSERT_THAT(channel_->Send(link::EncodeOrder(order)), IsOk());
-  }
-  // Reads reports until one fits.
-  bool Await(const std::function<bool(const link::ObservedState&)>& fits) {
-    while (true) {
-      const auto frame = channel_->Receive(absl::Seconds(60));
-      if (!frame.ok()) return false;
-      const auto report = link::DecodeReport(*frame);
-      if (!report.ok()) return false;
-      for (const link::SpooledRecord& record : report->records) records_.push_back(record);
-      if (report->metrics) metrics_ = *report->metrics;
-      if (report->observed && fits(*report->observed)) return true;
-    }
-  }
-  bool AwaitStage(Stage stage) {
-    return Await([stage](const link::ObservedState& observed) { return observed.stage == stage; });
-  }
-
-  std::unique_ptr<link::Channel> channel_;
-  std::unique_ptr<ChildProcess> program_;
-  link::DesiredState desired_;
-  bool setup_sent_ = false;
-  std::vector<link::SpooledRecord> records_;
-  link::TrainerMetrics metrics_;
-};
-
-TEST_F(TrainerProgramTest, GoesThroughTheStagesReportsEveryStepAndLeavesWhenTold) {
-  Send(Stage::kPrepare, 0);
-  ASSERT_TRUE(AwaitStage(Stage::kPrepare)) << ReadText(Path("log"));
-  Send(Stage::kForm, 1);
-  ASSERT_TRUE(AwaitStage(Stage::kForm));
-  desired_.source = link::Source{};
-  desired_.source->kind = link::Source::Kind::kInitialise;
-  Send(Stage::kGo, 1);
-  ASSERT_TRUE(Await([](const link::ObservedState& observed) { return observed.finished; }))
-      << ReadText(Path("log"));
-  Send(Stage::kExit, 1);
-  EXPECT_EQ(program_->Wait(), 0) << ReadText(Path("log"));
-  int64_t next = 1;
-  for (const link::SpooledRecord& record : records_) {
-    const auto* step = std::get_if<link::StepRecord>(&record.record);
-    if (step != nullptr) {
-      EXPECT_EQ(step->step, next++);
-    }
-  }
-  EXPECT_EQ(next, 61);
-  EXPECT_EQ(metrics_.images_total, 60 * 64);
-  EXPECT_GT(metrics_.flops_per_second, 0);
-  EXPECT_GT(metrics_.goodput.productive, 0);
-}
-
-TEST_F(TrainerProgramTest, DiesWithItsAgent) {
-  Send(Stage::kPrepare, 0);
-  ASSERT_TRUE(AwaitStage(Stage::kPrepare));
-  channel_.reset();
-  EXPECT_EQ(program_->Wait(), 85);
-}
-
-TEST_F(TrainerProgramTest, IgnoresSigtermAndSigint) {
-  Send(Stage::kPrepare, 0);
-  ASSERT_TRUE(AwaitStage(Stage::kPrepare));
-  program_->Signal(SIGTERM);
-  program_->Signal(SIGINT);
-  Send(Stage::kForm, 1);
-  EXPECT_TRUE(AwaitStage(Stage::kForm));
-  desired_.kill = true;
-  Send(Stage::kExit, 1);
-  EXPECT_EQ(program_->Wait(), 76);
-}
-
-TEST_F(TrainerProgramTest, GarbageOnTheLinkEndsIt) {
-  ASSERT_THAT(channel_->Send("\xff\xff\xff\xff"), IsOk());
-  EXPECT_EQ(program_->Wait(), 85);
-}
-
-// No machine has a thousand cards, and this one may have no driver, or no plugin at all.
-TEST_F(ProgramsTest, ACardThatIsNotThereIsOneLineAndTheExitCodeOfDevices) {
-  const std::string root = MakeRoot("root");
-  EXPECT_EQ(TrainOne(root, {"--device=cuda:1000"}), 83);
-  const std::string log = ReadText(root + "/log");
-  EXPECT_THAT(log, StartsWith("vitscale-train: "));
-  EXPECT_THAT(log, AnyOf(HasSubstr("cuda:1000: plugin libvitscale_cuda.so: not found"),
-                         HasSubstr("no CUDA device: ")));
-  EXPECT_EQ(log.find('\n'), log.size() - 1) << log;
-}
-
-// A copy of the program elsewhere has no plugin beside it.
-TEST_F(ProgramsTest, WithoutAPluginOneLineSaysWhereItWasLookedFor) {
-  const std::string root = MakeRoot("root"), program = VITSCALE_TRAIN;
-  const std::string bin = program.substr(0, program.rfind('/'));
-  ASSERT_EQ(setenv("LD_LIBRARY_PATH", (bin.substr(0, bin.rfind('/')) + "/lib").c_str(), 1), 0);
-  ASSERT_THAT(PosixFileSystem().MakeDirectory(root + "/bin"), IsOk());
-  std::filesystem::copy_file(program, root + "/bin/vitscale-train");
-  std::vector<std::string> arguments = Arguments(root, 0, 1);
-  arguments[0] = root + "/bin/vitscale-train";
-  arguments.push_back("--device=cuda");
-  EXPECT_EQ(ChildProcess(arguments, root + "/log").Wait(), 83);
-  unsetenv("LD_LIBRARY_PATH");
-  EXPECT_THAT(ReadText(root + "/log"),
-              HasSubstr(absl::StrCat("cuda:0: plugin libvitscale_cuda.so: not found; looked for ",
-                                     root, "/lib/libvitscale_cuda.so")));
-}
-
-TEST(TrainerProgramUsageTest, IsNotStartedByHand) {
-  const TemporaryDirectory folder;
-  const std::string log = folder.path() + "/log";
-  EXPECT_EQ(ChildProcess({VITSCALE_TRAINER}, log).Wait(), 2);
-  EXPECT_THAT(ReadText(log), HasSubstr("vitscale-train"));
-  EXPECT_EQ(ChildProcess({VITSCALE_TRAINER, "--help"}, log).Wait(), 0);
 }
 
 }  // namespace

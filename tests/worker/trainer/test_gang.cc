@@ -64,7 +64,10 @@ TestGang::TestGang(Options options) : options_(std::move(options)), results_(opt
     const auto host = options_.hosts.find(rank);
     if (host != options_.hosts.end()) shell.pretended_host = host->second;
     if (rank == 0)
-      shell.on_exchange = [this](int64_t step, uint64_t hash) { samples_[step] = hash; };
+      shell.on_exchange = [this](int64_t step, uint64_t hash) {
+        samples_[step] = hash;
+        if (options_.on_exchange) options_.on_exchange(step);
+      };
     shells_.push_back(std::make_unique<TrainerShell>(shell));
   }
 }
@@ -77,8 +80,7 @@ std::vector<TestGang::Result> TestGang::Run() {
     order.setup = link::TrainerSetup{};
     order.setup->worker_id = absl::StrCat("w", rank);
     order.setup->threads = 1;
-    order.setup->device =
-        options_.device == "cuda" ? absl::StrCat("cuda", rank) : options_.device;
+    order.setup->device = options_.device == "cuda" ? absl::StrCat("cuda", rank) : options_.device;
     order.setup->data_address = "127.0.0.1";
     order.setup->data_roots = {options_.data_root};
     order.setup->checkpoint_roots = {options_.checkpoint_roots.empty()
@@ -174,7 +176,8 @@ void TestGang::OrderAll(Stage stage) {
     desired.intent = intent_;
     desired.lineage = 1;
     desired.source = source_;
-    desired.rendezvous = link::Rendezvous{absl::StrCat("secret ", generation_), 20};
+    desired.rendezvous =
+        link::Rendezvous{absl::StrCat("secret ", generation_), options_.rendezvous_seconds};
     for (int i = 0; i < options_.ranks; ++i) {
       desired.members.push_back({i, absl::StrCat("w", i), "", results_[i].observed.data_address});
     }

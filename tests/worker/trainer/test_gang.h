@@ -35,8 +35,10 @@ class TestGang {
     std::map<int, uint64_t> hosts;      // by rank: those of different numbers pretend to share none
     int64_t bucket_bytes = 0;
     int64_t attempt = 1;
-    std::string device;               // "cuda": cuda<rank>; "cuda0" and such of all; empty: a CPU
-    int recoveries_max = 0;           // new generations in place after a break
+    std::string device;  // "cuda": cuda<rank>; "cuda0" and such of all; empty: a CPU
+    double rendezvous_seconds = 20;
+    int recoveries_max = 0;                         // new generations in place after a break
+    std::function<void(int64_t step)> on_exchange;  // when rank 0 has the records of all ranks
     bool orphan_after_break = false;  // no coordinator any more: no new generation, no exit order
   };
 

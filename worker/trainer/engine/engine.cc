@@ -101,8 +101,11 @@ void Engine::AddPhases(const std::map<std::string, double>& seconds) {
   for (const auto& [phase, s] : seconds) totals_.phase_seconds[phase] += s;
 }
 
+// What a card or its library failed at would fail in the next generation too: this rank must go.
 Outcome Engine::CollectiveOutcome(const absl::Status& status) const {
   if (status.ok()) return {};
+  if (device_ != "cpu" && (absl::IsInternal(status) || absl::IsResourceExhausted(status)))
+    return {Annotate(status, device_), Fault::kDevice, {}};
   const auto now = collective();
   return {status, Fault::kCollective, now ? now->suspects() : std::vector<int>{}};
 }

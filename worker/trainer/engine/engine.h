@@ -42,6 +42,9 @@ struct EngineOptions {
   int64_t bucket_bytes = 0;                // of gradients; 0: the planner's choice
   Transport transport = Transport::kAuto;  // equal on all ranks
   uint64_t pretended_host = 0;             // see SharedMemoryOptions::host
+  // A person has chosen the device, no agent: one that is not there is their configuration, not a
+  // broken worker.
+  bool by_hand = false;
   Clock* clock = &RealClock();
   FileSystem* fs = &PosixFileSystem();
   // Outcomes of the checkpoint writer, on its thread.
@@ -106,11 +109,19 @@ class Engine {
   absl::Status OpenCheckpoints(const link::DesiredState& desired);
   absl::StatusOr<Precision> ResolvePrecision(const link::DesiredState& desired,
                                              const BackendOptions& backend) const;
-  absl::Status CheckSums() const;
-  Outcome MakeReplica(const link::DesiredState& desired);
   link::NumericsRecord Numerics() const;
+  // NumericsDifferences; empty: bits go on as if the run had never stopped.
+  std::vector<std::string> ChangedSince(const CheckpointManifest& manifest) const;
   RunFacts Facts() const;
   CoreEvent DoList();
+
+  // ---- engine_replica.cc ----
+  Outcome MakeReplica(const link::DesiredState& desired);
+  Fault FaultOfDevice(const absl::Status& status) const;
+  absl::Status CheckSums() const;
+  absl::StatusOr<Plan> ChoosePlan(PlanRequest request, int64_t memory_bytes) const;
+  uint64_t RunHash(const ImageSource& source) const;
+  absl::Status PreparePrograms();
 
   // ---- engine_from.cc ----
   bool evaluates() const { return job_.kind == JobKind::kEvaluate; }
@@ -127,6 +138,7 @@ class Engine {
   absl::Status Connect(std::shared_ptr<Collective> created, absl::Duration timeout);
   absl::Status Meet(const link::DesiredState& desired, absl::Duration timeout);
   absl::Status MeetOnCards(const MeetingOptions& meeting, absl::Duration timeout);
+  Outcome MeetingOutcome(const absl::Status& status) const;
   CommunicatorOptions CommunicatorOf() const;
 
   // ---- engine_synchronise.cc ----
@@ -152,6 +164,7 @@ class Engine {
 
   // ---- engine_eval.cc ----
   absl::StatusOr<EvalSet> OpenEval(const EvalConfig& eval, SourceRequest request) const;
+  absl::Status PrepareEvals();
   CoreEvent DoEvaluate(const EvaluateOp& op);
   absl::Status MeasureOwnHead(const EvalSet& set, link::EvalRecord* record,
                               bool* collective_failed);

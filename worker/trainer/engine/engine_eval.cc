@@ -100,6 +100,19 @@ absl::StatusOr<Engine::EvalSet> Engine::OpenEval(const EvalConfig& eval,
   return set;
 }
 
+// All of them before the first step: whatever an evaluation needs of the device is there, or the
+// job does not begin.
+absl::Status Engine::PrepareEvals() {
+  for (size_t i = 0; i < evals_.size(); ++i) {
+    const EvalConfig& eval = job_.evals[i];
+    const auto& [min, max] = std::pair(eval.preprocess.range_min, eval.preprocess.range_max);
+    const absl::Status prepared =
+        eval.few_shot ? replica_->PrepareFeatures(min, max) : replica_->PrepareEval(min, max);
+    if (!prepared.ok()) return Annotate(prepared, absl::StrCat("evals '", eval.name, "'"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Engine::MeasureOwnHead(const EvalSet& set, link::EvalRecord* record,
                                     bool* collective_failed) {
   VITSCALE_RETURN_IF_ERROR(

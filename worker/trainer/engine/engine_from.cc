@@ -130,7 +130,7 @@ absl::Status Engine::LoadFrom(Synchronised* done) {
   done->step = manifest.name.step;
   parent_ = from_->id;
   if (parameters_only) return absl::OkStatus();
-  const std::vector<std::string> differences = NumericsDifferences(manifest.numerics, Numerics());
+  const std::vector<std::string> differences = ChangedSince(manifest);
   if (!differences.empty()) {
     done->notice = absl::StrCat("branches, not bit-exact: ", absl::StrJoin(differences, "; "));
     VITSCALE_LOG(WARNING) << done->notice;

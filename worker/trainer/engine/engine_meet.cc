@@ -16,6 +16,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status.h"
 #include "worker/collective/gloo_collective.h"
+#include "worker/collective/host_card.h"
 #include "worker/collective/nccl_collective.h"
 #include "worker/collective/shared_memory_collective.h"
 #include "worker/collective/single_collective.h"
@@ -70,14 +71,15 @@ CommunicatorOptions Engine::CommunicatorOf() const {
   return options;
 }
 
-// Sums stay on the cards, whether their ranks share a host or not.
+// Sums stay on the cards, whether their ranks share a host or not. INTERNAL, whatever a
+// communicator that could be made at PREPARE fails at now: it is the device that has gone.
 absl::Status Engine::MeetOnCards(const MeetingOptions& meeting, absl::Duration timeout) {
-  VITSCALE_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
-                            CreateCommunicator(CommunicatorOf()));
+  auto communicator = CreateCommunicator(CommunicatorOf());
+  if (!communicator.ok()) return absl::InternalError(communicator.status().message());
   GlooOptions hosts;
   static_cast<MeetingOptions&>(hosts) = meeting;
   hosts.data_address = options_.setup.data_address;
-  return Connect(MakeNcclCollective(std::move(hosts), std::move(communicator)), timeout);
+  return Connect(MakeNcclCollective(std::move(hosts), *std::move(communicator)), timeout);
 }
 
 absl::Status Engine::Meet(const link::DesiredState& desired, absl::Duration timeout) {
@@ -99,6 +101,20 @@ absl::Status Engine::Meet(const link::DesiredState& desired, absl::Duration time
   gloo.data_address = options_.setup.data_address;
   const absl::Duration left = timeout - (options_.clock->Monotonic() - began);
   return Connect(MakeGlooCollective(std::move(gloo)), std::max(left, kSecondMeetingMin));
+}
+
+// Ranks that meet where they cannot are placed wrongly; the others have lost each other, or a
+// device.
+Outcome Engine::MeetingOutcome(const absl::Status& status) const {
+  if (IsNotOneHost(status)) return {status, Fault::kConfiguration, {}};
+  if (device_ != "cpu" && absl::IsInvalidArgument(status)) {
+    return {absl::InvalidArgumentError(absl::StrCat(
+                device_, " of rank ", generation_.rank, " of ", generation_.members.size(), ": ",
+                status.message(), "; every rank needs a card of its own")),
+            Fault::kConfiguration,
+            {}};
+  }
+  return CollectiveOutcome(status);
 }
 
 }  // namespace vitscale

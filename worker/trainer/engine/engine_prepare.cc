@@ -1,19 +1,15 @@
-// PREPARE: job, data, checkpoint folder, plan, buffers, programs. See engine.h.
+// PREPARE: job, data, checkpoint folder, and what the others hear of it. See engine.h;
+// engine_replica.cc has the rest.
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/hash.h"
 #include "kernels/base/log.h"
 #include "kernels/base/path.h"
-#include "kernels/base/process_stats.h"
 #include "kernels/base/status.h"
 #include "kernels/base/version.h"
 #include "worker/collective/gloo_collective.h"
-#include "worker/plan/memory_table.h"
-#include "worker/trainer/device_name.h"
-#include "worker/trainer/engine/deal.h"
 #include "worker/trainer/engine/engine.h"
 
 namespace vitscale {
@@ -126,99 +122,6 @@ absl::StatusOr<Precision> Engine::ResolvePrecision(const link::DesiredState& des
   return bf16 ? Precision::kBf16 : Precision::kF32;
 }
 
-// Several cards need NCCL: where it is missing that is told now and not by every generation.
-absl::Status Engine::CheckSums() const {
-  if (device_ == "cpu" || job_.workers == 1) return absl::OkStatus();
-  if (options_.transport != Transport::kAuto) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "transport is chosen, wanted auto on ", device_, ": cards sum in their own memory"));
-  }
-  return CreateCommunicator(CommunicatorOf()).status();
-}
-
-Outcome Engine::MakeReplica(const link::DesiredState& desired) {
-  BackendOptions backend;
-  auto device = BackendDeviceOf(options_.setup.device, job_.wanted_device);
-  if (!device.ok()) return Fails(device.status(), Fault::kConfiguration);
-  backend.device = device_ = *std::move(device);
-  backend.threads = options_.setup.threads;
-  backend.instruction_set =
-      desired.instruction_set.empty() ? options_.setup.instruction_set : desired.instruction_set;
-  auto precision = ResolvePrecision(desired, backend);
-  if (!precision.ok()) return Fails(precision.status(), Fault::kConfiguration);
-  precision_ = *precision;
-  backend.bf16 = precision_ == Precision::kBf16;
-
-  PlanRequest request = PlanRequestFor(job_, precision_);
-  request.device = DeviceKindOf(backend.device);
-  const ImageSource& source = train_ ? *train_ : *evals_.front().source;
-  request.source_height = source.height();
-  request.source_width = source.width();
-  if (options_.bucket_bytes > 0) request.bucket_bytes = options_.bucket_bytes;
-  request.threads = backend.threads > 0 ? backend.threads : UsableCores();
-  const int64_t memory = DeviceMemoryBytes(backend.device);
-  if (request.batch_micro == 0) {
-    auto micro = ChooseMicroBatch(request, job_.workers, memory);
-    if (!micro.ok()) return Fails(micro.status(), Fault::kConfiguration);
-    request.batch_micro = *micro;
-  }
-  auto recompute = ChooseRecompute(request, memory);
-  if (!recompute.ok()) return Fails(recompute.status(), Fault::kConfiguration);
-  request.recompute = *recompute;
-  auto packing = ChoosePacking(request, memory);
-  if (!packing.ok()) return Fails(packing.status(), Fault::kConfiguration);
-  request.packing = *packing;
-  backend.packed_per_use = *packing == WeightPacking::kPerUse;
-  auto plan = MakePlan(request);
-  if (!plan.ok()) return Fails(plan.status(), Fault::kConfiguration);
-  // A card whose memory nobody knows says itself whether it is enough.
-  if (absl::Status fits = memory > 0 ? CheckFits(*plan, memory) : absl::OkStatus(); !fits.ok())
-    return Fails(fits, Fault::kConfiguration);
-  if (job_.batch_global / request.batch_micro < job_.workers) {
-    return Fails(
-        absl::InvalidArgumentError(absl::StrCat("batch: ", job_.batch_global / request.batch_micro,
-                                                " micro-batches of ", request.batch_micro, " for ",
-                                                job_.workers, " workers, want at least one each")),
-        Fault::kConfiguration);
-  }
-  auto replica = Replica::Create(backend, *plan, job_.optimizer);
-  if (!replica.ok()) {
-    const bool user =
-        absl::IsInvalidArgument(replica.status()) || absl::IsUnimplemented(replica.status());
-    return Fails(WithMemoryTable(replica.status(), *plan),
-                 user ? Fault::kConfiguration : Fault::kDevice);
-  }
-  replica_ = *std::move(replica);
-  if (absl::Status sums = CheckSums(); !sums.ok()) {
-    const bool user = absl::IsInvalidArgument(sums);
-    return Fails(std::move(sums), user ? Fault::kConfiguration : Fault::kDevice);
-  }
-  if (backend.bf16 && !replica_->info().bf16_matmul) {
-    VITSCALE_LOG(WARNING)
-        << "this CPU does not multiply bf16: inputs are rounded to it and multiplied in f32, "
-           "correctly but slowly";
-  }
-  const BackendInfo info = replica_->info();
-  run_hash_ = CombineHash(plan->hash, Hash64(job_.canonical_bytes));
-  run_hash_ = CombineHash(run_hash_, source.fingerprint());
-  for (const EvalSet& set : evals_) {
-    run_hash_ = CombineHash(run_hash_, set.source->fingerprint());
-    if (set.support) run_hash_ = CombineHash(run_hash_, set.support->fingerprint());
-  }
-  run_hash_ = CombineHash(
-      run_hash_, Hash64(absl::StrCat(info.name, info.instruction_set, info.libraries, Revision())));
-  if (evaluates()) return {};
-  // Every rank of the gang can get a micro-batch more than another, so prepare what may be needed.
-  for (int rank : {0, job_.workers - 1}) {
-    const auto ranges =
-        DealMicroBatches(job_.batch_global, request.batch_micro, job_.workers, rank);
-    if (absl::Status status = replica_->PrepareSteps(ranges.size()); !status.ok()) {
-      return Fails(WithMemoryTable(status, *plan), Fault::kDevice);
-    }
-  }
-  return {};
-}
-
 // Of the generation; before the first, of the one to come.
 link::NumericsRecord Engine::Numerics() const {
   const BackendInfo info = replica_->info();
@@ -237,7 +140,17 @@ link::NumericsRecord Engine::Numerics() const {
   const PlanRequest& planned = replica_->plan().request;
   numerics.recompute = RecomputeName(planned.recompute);
   numerics.residual = DTypeName(planned.model.residual);
+  if (const uint64_t choices = replica_->choices(); choices != 0) {
+    numerics.choices = absl::StrCat(absl::Hex(choices, absl::kZeroPad16));
+  }
   return numerics;
+}
+
+// Every rank measures for itself; a manifest has what rank 0 chose.
+std::vector<std::string> Engine::ChangedSince(const CheckpointManifest& manifest) const {
+  link::NumericsRecord now = Numerics();
+  if (generation_.rank != 0) now.choices.clear();
+  return NumericsDifferences(manifest.numerics, now);
 }
 
 RunFacts Engine::Facts() const {

@@ -10,7 +10,6 @@
 #include "kernels/base/log.h"
 #include "kernels/base/net.h"
 #include "kernels/base/status.h"
-#include "worker/collective/host_card.h"
 #include "worker/trainer/core/gate.h"
 #include "worker/trainer/engine/deal.h"
 #include "worker/trainer/engine/engine.h"
@@ -21,8 +20,8 @@ namespace {
 constexpr absl::Duration kSmallExchange = absl::Seconds(30);
 constexpr absl::Duration kLoadTimeout = absl::Minutes(10);  // the slowest rank's reading
 
-// A damaged or vanished checkpoint breaks this generation, and the next one is formed from another. A whole one that
-// belongs to another job file is the user's business: it stays where it is.
+// A damaged or vanished checkpoint breaks this generation, and the next one is formed from another.
+// A whole one that belongs to another job file is the user's business: it stays where it is.
 Fault FaultOfLoad(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
@@ -64,8 +63,7 @@ CoreEvent Engine::DoSynchronise(const SynchroniseOp& op) {
     return done;
   };
   absl::Status status = Meet(generation_, absl::Seconds(seconds > 0 ? seconds : 10));
-  if (IsNotOneHost(status)) return fail({status, Fault::kConfiguration, {}});
-  if (!status.ok()) return fail(CollectiveOutcome(status));
+  if (!status.ok()) return fail(MeetingOutcome(status));
   done.collective = algorithm_ = collective()->algorithm();
   if (world_size > 1 && generation_.rank == 0)
     VITSCALE_LOG(INFO) << world_size << " ranks have met: " << algorithm_;
@@ -174,7 +172,8 @@ Outcome Engine::AgreeOnLoad(Outcome own, Synchronised* done) {
   return own;
 }
 
-// Seed and batch say which samples were seen: with others, steps would no longer mean what they did.
+// Seed and batch say which samples were seen: with others, steps would no longer mean what they
+// did.
 absl::Status Engine::CheckSameData(const CheckpointManifest& manifest) const {
   if (manifest.seed != job_.seed) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -182,10 +181,10 @@ absl::Status Engine::CheckSameData(const CheckpointManifest& manifest) const {
         manifest.seed, "; give this job another name or checkpoint.dir"));
   }
   if (manifest.images != manifest.name.step * job_.batch_global) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "batch.global: is ", job_.batch_global, ", but the run in the checkpoint folder saw ",
-        manifest.images, " images in ", manifest.name.step,
-        " steps; give this job another name or checkpoint.dir"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("batch.global: is ", job_.batch_global,
+                     ", but the run in the checkpoint folder saw ", manifest.images, " images in ",
+                     manifest.name.step, " steps; give this job another name or checkpoint.dir"));
   }
   if (manifest.train_images != 0 && manifest.train_images != train_->size()) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -201,8 +200,9 @@ absl::Status Engine::ReadState(const CheckpointName& name) {
   if (!absl::IsInvalidArgument(read) && !absl::IsDataLoss(read)) return read;
   VITSCALE_RETURN_IF_ERROR(store_->Verify(name));
   return absl::InvalidArgumentError(
-      absl::StrCat(read.message(), ": it is of another model or optimizer; give this job another "
-                                   "name or checkpoint.dir"));
+      absl::StrCat(read.message(),
+                   ": it is of another model or optimizer; give this job another "
+                   "name or checkpoint.dir"));
 }
 
 // ABORTED where the device could not compute it.
@@ -218,8 +218,7 @@ absl::Status Engine::CheckDigest(const CheckpointManifest& manifest) {
 absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointIdParts parts, ParseCheckpointId(id));
   VITSCALE_ASSIGN_OR_RETURN(const CheckpointManifest manifest, store_->ReadManifest(parts.name));
-  const link::NumericsRecord now = Numerics();
-  if (manifest.numerics.precision != now.precision) {
+  if (manifest.numerics.precision != Numerics().precision) {
     return absl::FailedPreconditionError(
         absl::StrCat("precision: checkpoint ", id,
                      " was written with another one; a run keeps the precision it began with"));
@@ -229,7 +228,7 @@ absl::Status Engine::LoadCheckpoint(const std::string& id, Synchronised* done) {
   VITSCALE_RETURN_IF_ERROR(CheckDigest(manifest));
   done->step = manifest.name.step;
   parent_ = manifest.parent;
-  const std::vector<std::string> differences = NumericsDifferences(manifest.numerics, now);
+  const std::vector<std::string> differences = ChangedSince(manifest);
   if (!differences.empty()) {
     done->notice = absl::StrCat("resumes, not bit-exact: ", absl::StrJoin(differences, "; "));
     VITSCALE_LOG(WARNING) << done->notice;

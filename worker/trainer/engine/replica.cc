@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/base/bf16.h"
+#include "kernels/base/hash.h"
 #include "kernels/base/status.h"
 #include "worker/model/vit.h"
 
@@ -52,6 +53,16 @@ absl::Status Replica::PrepareSteps(int64_t count) {
   return absl::OkStatus();
 }
 
+uint64_t Replica::choices() const {
+  uint64_t all = 0;
+  for (const StepProgram& step : steps_) {
+    if (const uint64_t chosen = step.program->choices(); chosen != 0) {
+      all = CombineHash(all, chosen);
+    }
+  }
+  return all;
+}
+
 // ---- a step
 // ------------------------------------------------------------------------------------------------------
 
@@ -97,8 +108,8 @@ absl::Span<float> Replica::BucketValues(int bucket) {
 
 absl::Status Replica::SpoilBucket(int bucket) {
   const float value = std::numeric_limits<float>::quiet_NaN();
-  const TensorView first{"gradient", Arena::kGradients, plan_.layout.buckets[bucket].offset_bytes,
-                         DType::kF32, {1}};
+  const TensorView first{
+      "gradient", Arena::kGradients, plan_.layout.buckets[bucket].offset_bytes, DType::kF32, {1}};
   VITSCALE_RETURN_IF_ERROR(backend_->Write(first, AsBytes(std::vector<float>{value})));
   return ReadScalar<float>(first).status();  // a device may write later; the sum begins now
 }

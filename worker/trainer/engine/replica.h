@@ -54,6 +54,8 @@ class Replica : public EvalModel, public FeatureModel {
 
   // Prepares the programs of steps of `count` micro-batches; once per count.
   absl::Status PrepareSteps(int64_t count);
+  // PreparedProgram::choices() of all of them; 0: no bit depends on what was measured.
+  uint64_t choices() const;
 
   // ---- state (replica_state.cc) ----
   // Parameters drawn from the seed, moments zero.
@@ -107,7 +109,7 @@ class Replica : public EvalModel, public FeatureModel {
     TensorView features;
   };
 
-  // The program for one preprocessing, made when it is first asked for.
+  // The program for one preprocessing, made when it is first asked for: before the first step.
   absl::StatusOr<EvalProgram*> EvalProgramFor(bool features_only, float range_min, float range_max);
   absl::StatusOr<PreparedProgram*> StepProgramFor(bool first, bool last);
   absl::Status FillWithZeros(Arena arena);
