@@ -53,6 +53,7 @@ absl::StatusOr<int64_t> SizeFlag(const char* name, const std::string& text) {
   if (text.empty()) return 0;
   const auto size = ParseSize(text);
   if (!size.ok()) return FlagError(name, size.status().message());
+  if (*size == 0) return FlagError(name, absl::StrCat("was \"", text, "\", wanted more than 0"));
   return *size;
 }
 

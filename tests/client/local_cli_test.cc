@@ -33,6 +33,8 @@ TEST_F(CliTest, PlanNeedsNoCoordinatorAndCountsParametersToTheDigit) {
   EXPECT_EQ(json["workers"].size(), 2u);
   EXPECT_GT(json["parameters"], 0);
   EXPECT_EQ(Run({"plan", "-", "--memory", "1Ki"}, kJob), 1);
+  EXPECT_EQ(Run({"plan", "-", "--memory", "0"}, kJob), 2) << "no memory is not any memory";
+  EXPECT_THAT(err(), HasSubstr("--memory: was \"0\", wanted more than 0"));
   EXPECT_EQ(Run({"plan"}), 2);
 }
 
