@@ -76,9 +76,11 @@ void Core::On(const StoreStateEvent& event) {
   if (!writable_) return;
   // What was observed meanwhile is judged now.
   for (const std::string& id : std::set<std::string>(active_)) Evaluate(jobs_.at(id));
-  for (auto& [id, worker] : workers_) {
-    CheckRelease(worker);
-    CheckLease(worker);
+  std::vector<std::string> ids;  // CheckLease may forget one
+  for (const auto& [id, worker] : workers_) ids.push_back(id);
+  for (const std::string& id : ids) {
+    CheckRelease(workers_.at(id));
+    CheckLease(workers_.at(id));
   }
   schedule_dirty_ = true;
 }

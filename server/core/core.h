@@ -194,6 +194,7 @@ class Core {
   void Evaluate(JobEntry& job);
   bool CheckFinished(JobEntry& job);
   bool CheckUserErrors(JobEntry& job);
+  bool AnotherMayHaveFiles(const JobEntry& job) const;
   void EvaluatePrepare(JobEntry& job);
   void EvaluateForm(JobEntry& job);
   void EvaluateGo(JobEntry& job);
@@ -230,6 +231,9 @@ class Core {
   void CheckRelease(WorkerEntry& worker);
   void CheckLease(WorkerEntry& worker);
   void Quarantine(WorkerEntry& worker, const std::string& reason);
+  bool LeftInOrder(const WorkerEntry& worker) const;
+  void SayLeft(WorkerEntry& worker);
+  void Forget(WorkerEntry& worker);
   void SetDraining(WorkerEntry& worker, bool draining, const std::string& actor);
   void RecordCheckpoint(const v1::CheckpointInfo& info, const v1::SpooledRecord& record);
   std::shared_ptr<const v1::DesiredState> ComputeDesired(const WorkerEntry& worker) const;
@@ -238,6 +242,7 @@ class Core {
   void NoteState(WorkerEntry& worker, const std::string& reason);
   bool Quarantined(const WorkerEntry& worker) const;
   bool Dirty(const WorkerEntry& worker) const;
+  bool Usable(const WorkerEntry& worker) const;
   WorkerEntry* FindWorker(const std::string& worker_id);
   const WorkerEntry* FindWorker(const std::string& worker_id) const;
   void Touch(WorkerEntry& worker);

@@ -30,6 +30,8 @@ MemberView Core::ViewOf(const v1::Member& member) const {
   const WorkerEntry* worker = FindWorker(member.worker_id());
   MemberView view;
   view.ownership_expired = OwnershipExpired(worker);
+  // Forgotten: only those are whose trainer is gone.
+  view.device_lock_held = worker == nullptr;
   if (worker == nullptr) return view;
   view.same_incarnation = worker->row.worker().incarnation() == member.incarnation();
   view.device_lock_held = worker->row.device_lock_held() || worker->observed.device_free();
@@ -106,7 +108,25 @@ bool Core::CheckFinished(JobEntry& job) {
   return false;
 }
 
-// An error by fault of the spec or the data ends the job, whichever rank met it.
+// A worker that could take the job and was in none of its attempts so far.
+bool Core::AnotherMayHaveFiles(const JobEntry& job) const {
+  std::set<std::string> tried;
+  for (const v1::Member& member : job.row.gang().members()) tried.insert(member.worker_id());
+  for (const AttemptFailure& failure : job.row.failures()) {
+    tried.insert(failure.workers().begin(), failure.workers().end());
+  }
+  const v1::Device wanted = job.row.job().spec().resources().device();
+  return std::any_of(workers_.begin(), workers_.end(), [&](const auto& known) {
+    const auto& [id, worker] = known;
+    const bool fits = wanted == v1::DEVICE_ANY || wanted == v1::DEVICE_UNSPECIFIED ||
+                      wanted == worker.row.worker().device().kind();
+    return fits && Usable(worker) && tried.count(id) == 0;
+  });
+}
+
+// An error by fault of the spec or the data ends the job, whichever rank met it. But files that one
+// worker cannot reach may lie where another can: while there is one that was not tried, the job
+// goes there instead.
 bool Core::CheckUserErrors(JobEntry& job) {
   for (const Loss& loss : job.losses) {
     const ErrorClass error = ClassifyExit(loss.exit_code);
@@ -114,10 +134,18 @@ bool Core::CheckUserErrors(JobEntry& job) {
     // spec's.
     const bool never_wrote = error.code == "checkpoint_storage" && !job.row.job().has_start_time();
     if (error.kind != ErrorKind::kUser && !never_wrote) continue;
-    FailJob(job, error.code,
-            loss.error.empty() ? absl::StrCat("the trainer on ", loss.worker_id,
-                                              " ended with code ", loss.exit_code)
-                               : loss.error);
+    const bool of_files = never_wrote || error.code == "data";
+    const std::string text = loss.error.empty() ? absl::StrCat("the trainer on ", loss.worker_id,
+                                                               " ended with code ", loss.exit_code)
+                             : of_files ? absl::StrCat("worker ", loss.worker_id, ": ", loss.error)
+                                        : loss.error;
+    if (of_files && !job.row.job().has_start_time() &&
+        job.row.job().state() != v1::JOB_STATE_STOPPING && AnotherMayHaveFiles(job)) {
+      job.suspect = loss.worker_id;
+      GiveUp(job, error.code, text, true);
+    } else {
+      FailJob(job, error.code, text);
+    }
     return true;
   }
   return false;

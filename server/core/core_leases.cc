@@ -56,7 +56,34 @@ void Core::Quarantine(WorkerEntry& worker, const std::string& reason) {
   SetWake(worker, std::min(worker.wake, now_.steady + cool_down));
 }
 
+// It has said that it leaves, its session is closed, and no job has anything on its device.
+bool Core::LeftInOrder(const WorkerEntry& worker) const {
+  const v1::ObservedState& last = worker.observed;
+  return worker.heard && worker.session == 0 && last.draining() && !worker.holding.has_value() &&
+         (last.job_id().empty() || last.exited());
+}
+
+// The entry is gone afterwards, as after Forget.
+void Core::SayLeft(WorkerEntry& worker) {
+  const std::string& id = worker.row.worker().id();
+  v1::Event& event = AddEvent("worker_left", absl::StrCat("worker:", id));
+  event.set_worker_id(id);
+  event.set_message("left in good order");
+  Forget(worker);
+}
+
+// Only of a worker that holds nothing and whose trainer is known to be gone: see ViewOf.
+void Core::Forget(WorkerEntry& worker) {
+  const std::string id = worker.row.worker().id();
+  SetWake(worker, absl::InfiniteFuture());
+  changes_.removed_workers.push_back(id);
+  dirty_workers_.erase(id);
+  workers_.erase(id);
+  schedule_dirty_ = true;
+}
+
 void Core::CheckLease(WorkerEntry& worker) {
+  if (LeftInOrder(worker)) return SayLeft(worker);
   const std::string id = worker.row.worker().id();
   if (worker.row.has_quarantined_until() && !Quarantined(worker)) {
     worker.row.clear_quarantined_until();
@@ -101,13 +128,7 @@ void Core::CheckLease(WorkerEntry& worker) {
   }
   if (worker.lost && !worker.holding.has_value()) {
     const absl::Time forget = worker.last_heartbeat + options_.forget_worker;
-    if (now_.steady >= forget) {
-      SetWake(worker, absl::InfiniteFuture());
-      changes_.removed_workers.push_back(id);
-      dirty_workers_.erase(id);
-      workers_.erase(id);
-      return;
-    }
+    if (now_.steady >= forget) return Forget(worker);
     next = std::min(next, forget);
   }
   SetWake(worker, std::min(worker.wake, next));

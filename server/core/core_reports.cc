@@ -43,6 +43,7 @@ void Core::On(const SessionClosedEvent& event) {
       Evaluate(it->second);
   }
   schedule_dirty_ = true;
+  if (LeftInOrder(*worker)) SayLeft(*worker);
 }
 
 void Core::On(const ReportEvent& event) {
@@ -89,6 +90,8 @@ void Core::On(const ReportEvent& event) {
 
 // Somebody has come to use a card, or has left it.
 void Core::NoteDeviceUse(WorkerEntry& worker, const v1::ObservedState& before) {
+  // The first look at a card makes it usable.
+  if (worker.observed.has_device_use() != before.has_device_use()) schedule_dirty_ = true;
   const std::string& dirty = worker.observed.device_use().dirty();
   if (dirty.empty() == before.device_use().dirty().empty()) return;
   const std::string& id = worker.row.worker().id();

@@ -16,6 +16,20 @@ std::string SerialiseAnswer(const AnswerBody& body) {
   return "";
 }
 
+absl::Status WhyRefused(const v1::Job& job, v1::Intent wanted) {
+  const std::string noun = absl::StrCat("job ", job.id(), " (", job.spec().name(), ")");
+  if (job.state() == v1::JOB_STATE_SUCCEEDED || job.state() == v1::JOB_STATE_FAILED) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(noun, " has already ", JobStateName(job.state())));
+  }
+  if (job.state() == v1::JOB_STATE_CANCELLED) {
+    return absl::FailedPreconditionError(absl::StrCat(noun, " has already been CANCELLED"));
+  }
+  return absl::FailedPreconditionError(absl::StrCat(noun, " is ", JobStateName(job.state()),
+                                                    " with intent ", IntentName(job.intent()),
+                                                    ": it cannot be set to ", IntentName(wanted)));
+}
+
 }  // namespace
 
 void Core::Refuse(Token token, absl::Status status) {
@@ -101,10 +115,7 @@ void Core::On(const IntentEvent& event) {
   }
   switch (CompareIntent(now.state(), now.intent(), event.intent)) {
     case IntentChange::kRefused:
-      return Refuse(event.meta.token, absl::FailedPreconditionError(absl::StrCat(
-                                          "job ", now.id(), " is ", JobStateName(now.state()),
-                                          " with intent ", IntentName(now.intent()),
-                                          ": it cannot be set to ", IntentName(event.intent))));
+      return Refuse(event.meta.token, WhyRefused(now, event.intent));
     case IntentChange::kNone:
       break;
     case IntentChange::kChange:
@@ -121,7 +132,13 @@ void Core::On(const UpdateWorkerEvent& event) {
     return Refuse(event.meta.token,
                   absl::NotFoundError(absl::StrCat("no worker '", event.worker_id, "'")));
   }
-  if (event.release && worker->row.has_quarantined_until()) {
+  if (event.release && !worker->row.has_quarantined_until()) {
+    return Refuse(event.meta.token,
+                  absl::FailedPreconditionError(absl::StrCat(
+                      "worker '", event.worker_id, "' is ",
+                      v1::WorkerState_Name(StateOf(*worker)).substr(13), ", not in quarantine")));
+  }
+  if (event.release) {
     worker->row.clear_quarantined_until();
     worker->row.set_quarantines(0);
     v1::Event& released = AddEvent("worker_released", event.meta.principal);

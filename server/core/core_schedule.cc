@@ -73,9 +73,7 @@ SchedulerInput Core::BuildSchedulerInput() const {
     device.worker_id = id;
     device.kind = worker.row.worker().device().kind();
     device.numeric_class = worker.numeric_class;
-    const bool usable = worker.reported && worker.reachable && !worker.lost &&
-                        !Quarantined(worker) && !worker.row.draining() && !Dirty(worker);
-    if (!usable) {
+    if (!Usable(worker)) {
       device.status = DeviceStatus::kUnusable;
     } else if (!worker.holding.has_value()) {
       device.status = DeviceStatus::kFree;

@@ -51,6 +51,15 @@ bool Core::Dirty(const WorkerEntry& worker) const {
   return !worker.holding.has_value() && !worker.observed.device_use().dirty().empty();
 }
 
+// Takes jobs, now or when its own has ended. Who uses a card must have been told: a card that
+// nobody has looked at may be anybody's.
+bool Core::Usable(const WorkerEntry& worker) const {
+  const bool unread =
+      worker.row.worker().device().kind() == v1::DEVICE_CUDA && !worker.observed.has_device_use();
+  return worker.reported && worker.reachable && !worker.lost && !Quarantined(worker) &&
+         !worker.row.draining() && !unread && !Dirty(worker);
+}
+
 v1::WorkerState Core::StateOf(const WorkerEntry& worker) const {
   if (worker.lost) return v1::WORKER_STATE_LOST;
   if (!worker.reachable) return v1::WORKER_STATE_UNREACHABLE;

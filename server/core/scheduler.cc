@@ -120,15 +120,17 @@ class Pass {
     if (most < job.need) {
       Wait(job, "not_enough_workers", [&] {
         return absl::StrCat("needs ", job.need, " ", DeviceWord(job.device),
-                            "workers of one class; ", most, " can be used");
+                            job.need == 1 ? "worker; " : "workers of one class; ", most,
+                            " can be used");
       });
       return;
     }
     if (!head_seen_) Head(job);
     if (output_.reserved_for != job.id) {
       Wait(job, "waiting_for_workers", [&] {
-        return absl::StrCat("needs ", job.need, " ", DeviceWord(job.device),
-                            "workers; not enough are free");
+        return absl::StrCat(
+            "needs ", job.need, " ", DeviceWord(job.device),
+            job.need == 1 ? "worker; none is free" : "workers; not enough are free");
       });
     }
   }
@@ -228,7 +230,8 @@ class Pass {
     Wait(job, victims.empty() && !ComingPreempted(group) ? "reserved" : "waiting_for_preemption",
          [&] {
            return absl::StrCat(reserved_.size(), " of ", job.need,
-                               " workers are kept for it until they are free");
+                               job.need == 1 ? " worker is kept for it until it is free"
+                                             : " workers are kept for it until they are free");
          });
   }
 

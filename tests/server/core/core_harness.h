@@ -29,8 +29,9 @@ struct SimulatedAgent {
   v1::ObservedState observed;
   int64_t message = 0;
   int64_t next_pid = 100;
-  std::optional<v1::DeviceInfo> device;  // none: a CPU
-  std::optional<v1::DeviceUse> device_use;
+  std::optional<v1::DeviceInfo> device;     // none: a CPU
+  std::optional<v1::DeviceUse> device_use;  // of a CPU: none; of a card: clean
+  bool card_unread = false;                 // nobody has looked at the card
 
   std::string incarnation() const { return absl::StrCat(id, "-life", life); }
 };
@@ -64,6 +65,7 @@ class CoreHarness {
     uncommitted_.erase(uncommitted_.begin());
     for (const JobRow& row : persist.changes.jobs) stored_jobs_[row.job().id()] = row;
     for (const WorkerRow& row : persist.changes.workers) stored_workers_[row.worker().id()] = row;
+    for (const std::string& id : persist.changes.removed_workers) stored_workers_.erase(id);
     for (const v1::Event& event : persist.changes.events) events_.push_back(event);
     Handle(CommittedEvent{persist.id});
   }
@@ -137,6 +139,8 @@ class CoreHarness {
   }
   void Report(SimulatedAgent& agent) {
     if (!agent.connected) return;
+    const bool card = agent.device.has_value() && agent.device->kind() == v1::DEVICE_CUDA;
+    if (card && !agent.card_unread && !agent.device_use.has_value()) agent.device_use.emplace();
     if (agent.device_use.has_value()) *agent.observed.mutable_device_use() = *agent.device_use;
     Handle(ReportEvent{agent.session, agent.id, core_->term(), ++agent.message, agent.observed});
   }

@@ -21,6 +21,32 @@ TEST_F(CoreTest, AnErrorByFaultOfTheSpecOrDataIsNotRetried) {
   }
 }
 
+// Roots and mounts differ from worker to worker.
+TEST_F(CoreTest, FilesThatOneWorkerCannotReachAreLookedForOnAnotherBeforeTheJobFails) {
+  for (const auto& [code, reason] : {std::pair{84, "checkpoint_storage"}, std::pair{80, "data"}}) {
+    const std::string fault = "'tiny' lies below none of the roots";
+    CoreHarness h;
+    h.AddAgent("w0");
+    h.AddAgent("w1");
+    const std::string id = h.Submit(CoreHarness::Spec(1));
+    h.Run(absl::Milliseconds(1100));
+    ASSERT_EQ(h.job(id).workers(0), "w0");
+    h.KillTrainer(h.agent("w0"), code, fault);
+    EXPECT_EQ(h.state(id), v1::JOB_STATE_QUEUED);
+    h.Run(absl::Milliseconds(200));
+    EXPECT_EQ(h.job(id).message(),
+              absl::StrCat("waits before its next attempt: ", reason, ": worker w0: ", fault));
+    while (h.state(id) == v1::JOB_STATE_QUEUED) h.Run(absl::Milliseconds(100));
+    ASSERT_EQ(h.job(id).workers(0), "w1");
+    h.Run(absl::Milliseconds(700));
+    ASSERT_EQ(h.state(id), v1::JOB_STATE_STARTING);
+    h.KillTrainer(h.agent("w1"), code, fault);
+    EXPECT_EQ(h.state(id), v1::JOB_STATE_FAILED) << "there is nobody else";
+    EXPECT_EQ(h.job(id).reason(), reason);
+    EXPECT_EQ(h.job(id).message(), absl::StrCat("worker w1: ", fault));
+  }
+}
+
 TEST_F(CoreTest, ACheckpointFolderThatCouldNeverBeWrittenFailsTheJobAtOnceALaterOneIsRetried) {
   h_.AddAgent("w0");
   const std::string first = h_.Submit(CoreHarness::Spec(1));

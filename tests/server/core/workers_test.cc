@@ -122,6 +122,83 @@ TEST_F(CoreTest, SomebodyWhoComesAndGoesOnACardIsToldOnceAMinute) {
   EXPECT_EQ(h_.CountEvents("device_clean"), 2);
 }
 
+TEST_F(CoreTest, ACardThatNobodyHasLookedAtTakesNothingYet) {
+  SimulatedAgent& agent = h_.NewAgent("card");
+  agent.device = CardOf("NVIDIA H200");
+  agent.card_unread = true;
+  h_.Connect(agent);
+  v1::JobSpec spec = CoreHarness::Spec(1);
+  spec.mutable_resources()->set_device(v1::DEVICE_CUDA);
+  const std::string id = h_.Submit(spec);
+  h_.Run(absl::Seconds(5));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_QUEUED);
+  EXPECT_EQ(h_.job(id).message(), "needs 1 cuda worker; 0 can be used");
+  agent.card_unread = false;
+  h_.Run(absl::Seconds(5));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_RUNNING);
+}
+
+// ---- leaving
+// --------------------------------------------------------------------------------------
+
+TEST_F(CoreTest, AWorkerThatLeavesInGoodOrderIsForgottenAndMayComeBack) {
+  SimulatedAgent& agent = h_.AddAgent("w0");
+  h_.AddAgent("w1");
+  h_.Run(absl::Seconds(1));
+  agent.frozen = true;
+  agent.observed.set_draining(true);
+  h_.Report(agent);
+  ASSERT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_DRAINING);
+  h_.Disconnect(agent);
+  ASSERT_EQ(h_.core().Workers().size(), 1u);
+  EXPECT_EQ(h_.core().Workers()[0].id(), "w1");
+  EXPECT_EQ(h_.CountEvents("worker_left"), 1);
+  h_.Run(absl::Minutes(1));
+  EXPECT_EQ(h_.CountEvents("worker_unreachable"), 0);
+  EXPECT_EQ(h_.Stored().workers.size(), 1u);
+  ++agent.life;
+  agent.observed.Clear();
+  agent.frozen = false;
+  h_.Connect(agent);
+  EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_IDLE);
+}
+
+TEST_F(CoreTest, AWorkerThatIsCutOffOrThatAnOperatorDrainsIsNotForgotten) {
+  SimulatedAgent& cut = h_.AddAgent("w0");
+  h_.AddAgent("w1");
+  h_.Disconnect(cut);
+  h_.Handle(UpdateWorkerEvent{{h_.NextToken(), "", 0, "uid:1"}, "w1", false, true});
+  h_.Disconnect(h_.agent("w1"));
+  h_.Run(absl::Seconds(30));
+  ASSERT_EQ(h_.core().Workers().size(), 2u);
+  EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_UNREACHABLE);
+}
+
+TEST_F(CoreTest, AWorkerThatLeavesWithATrainerIsKeptUntilTheDeviceIsNobodys) {
+  const std::string id = Running(1);
+  SimulatedAgent& agent = h_.agent("w0");
+  agent.frozen = true;
+  agent.observed.set_draining(true);
+  h_.Report(agent);
+  EXPECT_EQ(h_.job(id).intent(), v1::INTENT_DRAIN);
+  h_.Disconnect(agent);
+  EXPECT_EQ(h_.core().Workers().size(), 1u) << "its trainer may be stepping";
+  h_.Run(absl::Minutes(20));
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_QUEUED);
+}
+
+TEST_F(CoreTest, ReleaseOfAWorkerThatIsNotInQuarantineIsRefused) {
+  h_.AddAgent("w0");
+  const Token token = h_.NextToken();
+  h_.Handle(UpdateWorkerEvent{{token, "", 0, "uid:1"}, "w0", true, std::nullopt});
+  EXPECT_THAT(h_.TakeAnswer(token)->status,
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("worker 'w0' is IDLE, not in quarantine")));
+}
+
+// ---- cards
+// ----------------------------------------------------------------------------------------
+
 // What a trainer that runs shares its card with is no reason to stop it.
 TEST_F(CoreTest, ACardThatTurnsDirtyUnderAJobKeepsIt) {
   const std::string id = Running(1);
