@@ -76,7 +76,8 @@ std::string NumericsText(const v1::NumericsRecord& n) {
   const auto* precision = v1::Precision_descriptor()->FindValueByNumber(n.precision());
   return absl::StrCat(n.backend(), " ", n.instruction_set(), ", ",
                       precision ? EnumWord(*precision) : "?", ", ", n.world_size(),
-                      " ranks, micro-batch ", n.batch_micro(), ", ", n.collective());
+                      n.world_size() == 1 ? " rank, micro-batch " : " ranks, micro-batch ",
+                      n.batch_micro(), ", ", n.collective());
 }
 
 void AppendEvents(const std::vector<v1::Event>& events, std::string* out) {
