@@ -35,7 +35,9 @@ class CommunicatorTest : public testing::Test {
  protected:
   void SetUp() override {
     const auto communicator = Make();
-    if (!communicator.ok() && absl::StartsWith(communicator.status().message(), "NCCL")) {
+    // Not there, or too old. A second communicator of a device has the same code.
+    if (absl::IsFailedPrecondition(communicator.status()) &&
+        absl::StrContains(communicator.status().message(), "NCCL")) {
       GTEST_SKIP() << communicator.status().message();
     }
     ASSERT_THAT(communicator, IsOk());

@@ -1,5 +1,5 @@
 // cuDNN's attention on a card, against the CPU with the bounds of our own. Where there is no cuDNN
-// it is skipped: nothing needs it.
+// or an old one it is skipped: nothing needs it.
 
 #include <cstdlib>
 #include <string>
@@ -26,7 +26,11 @@ class CudnnAttentionTest : public testing::Test {
     setenv("VITSCALE_CUDNN", "on", 1);
     SelfAttentionForward f({1, 16, 1, 64}, DType::kBf16, 1);
     ASSERT_THAT(f.pair.Run(f.args), IsOk());
-    if (absl::StrContains(f.pair.variant(), "cannot be opened")) GTEST_SKIP() << f.pair.variant();
+    const std::string variant = f.pair.variant();  // what opened_library.h says of either
+    if (absl::StrContains(variant, "cuDNN cannot be opened") ||
+        absl::EndsWith(variant, " or later")) {
+      GTEST_SKIP() << variant;
+    }
   }
   void TearDown() override { setenv("VITSCALE_CUDNN", "off", 1); }
 };
