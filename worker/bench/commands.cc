@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/base/process_stats.h"
+#include "kernels/base/version.h"
 #include "worker/bench/allreduce_bench.h"
 #include "worker/bench/bench_model.h"
 #include "worker/bench/ceiling.h"
@@ -96,7 +97,8 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
                        "ceiling, peak memory, and which ops take the time");
   CLI::App* op = add("op", "Each op of a step: in its panel group, and alone");
   CLI::App* allreduce =
-      add("allreduce", "Sums of gradients between ranks on this machine, by TCP, shared memory or NCCL");
+      add("allreduce",
+          "Sums of gradients between ranks on this machine, by TCP, shared memory or NCCL");
   CLI::App* workers = add("workers",
                           "Steps by several workers of this machine against one with all its "
                           "threads, and how much of the sums backward hides");
@@ -105,8 +107,9 @@ std::vector<Command> AddCommands(CLI::App& app, Options& o) {
       add("checkpoint", "Saving a model's state: how long training stalls, write, sync and verify");
   CLI::App* ceiling =
       add("ceiling", "What the machine does at most: multiplies from registers, bytes from memory");
-  CLI::App* probe = add(
-      "probe", "What `vitscale plan` predicts step times from: a few seconds, stored in a file");
+  CLI::App* probe =
+      add("probe",
+          "What `vitscale plan` predicts step times from: 15 seconds or more, stored in a file");
   AddProbeFlags(*probe, o.probe);
   AddModelFlags(*step, o.model);
   step->add_flag("--roofline,!--no-roofline", o.model.roofline,
@@ -145,8 +148,10 @@ int RunBench(int argc, const char* const* argv, std::ostream& out, std::ostream&
                "vitscale-bench");
   TidyHelp(app);
   app.footer(kExamples);
+  app.set_version_flag("--version", "vitscale-bench " + VersionText());
   app.require_subcommand(1);
   Options options;
+  options.probe.progress = &err;
   const std::vector<Command> commands = AddCommands(app, options);
   if (argc > 1 && argv[1][0] != '-' && !KnowsCommand(argv[1], commands, err)) return 2;
   try {

@@ -1,9 +1,11 @@
 // vitscale-bench probe: what the plan predicts step times from (worker/plan/machine_rates.h),
-// measured with the real kernels on single blocks of a few widths. About five seconds.
+// measured with the real kernels on single blocks of a few widths. About 15 seconds on two cores
+// that nobody else uses.
 
 #ifndef WORKER_BENCH_PROBE_H_
 #define WORKER_BENCH_PROBE_H_
 
+#include <iosfwd>
 #include <string>
 #include <vector>
 
@@ -32,13 +34,20 @@ struct ProbeOptions {
   std::string instruction_set;
   std::string out;  // empty: DefaultRatesPath()
   bool json = false;
+  std::ostream* progress = nullptr;  // a line for each part, and a warning; null: none
 };
 
 void AddProbeFlags(CLI::App& command, ProbeOptions& options);
 
-absl::StatusOr<MachineRates> MeasureRates(const ProbeOptions& options);
+struct ProbeResult {
+  MachineRates rates;
+  // How much longer the slowest repetitions took than the fastest, of the part where that is most.
+  double spread_share = 0;
+};
+absl::StatusOr<ProbeResult> MeasureRates(const ProbeOptions& options);
 
-// Measures and writes the file. Keys: out, device, threads, ceilings, seconds (of the probe).
+// Measures and writes the file. Keys: out, device, threads, ceilings, spread_share, seconds (of the
+// probe).
 absl::StatusOr<nlohmann::json> BenchProbe(const ProbeOptions& options);
 
 }  // namespace vitscale

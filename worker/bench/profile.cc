@@ -83,11 +83,17 @@ std::string NameOf(const Program& piece) {
   return name;
 }
 
-void Count(Tallies& tallies, const std::string& name, double seconds, const OpCost& cost) {
+// The fastest and the slowest repetition.
+struct Range {
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+};
+
+void Count(Tallies& tallies, const std::string& name, const Range& seconds, const OpCost& cost) {
   Tally& tally = tallies[name];
   tally.name = name;
   ++tally.count;
-  tally.seconds += seconds;
+  tally.seconds += seconds.least;
+  tally.slowest_seconds += seconds.most;
   tally.cost.flops += cost.flops;
   tally.cost.bytes += cost.bytes;
 }
@@ -105,43 +111,45 @@ class Profiler {
   Profiler(Backend& backend, int repetitions) : backend_(backend), repetitions_(repetitions) {}
 
   absl::Status Time(const Program& piece) {
-    VITSCALE_ASSIGN_OR_RETURN(const double together, SecondsOfProgram(piece));
+    VITSCALE_ASSIGN_OR_RETURN(const Range together, SecondsOfProgram(piece));
     Program priced = piece;
     Count(groups_, NameOf(piece), together, CostOf(priced));
-    std::vector<double> alone;
+    std::vector<Range> alone;
     double sum = 0;
     for (Op& op : priced.mutable_ops()) {
-      double seconds = together;
+      Range seconds = together;
       if (IsMarker(op)) {
-        seconds = 0;
+        seconds = {0, 0};
       } else if (priced.ops().size() > 1) {
         Program single;
         single.mutable_ops().push_back(op);
         VITSCALE_ASSIGN_OR_RETURN(seconds, SecondsOfProgram(single));
       }
       alone.push_back(seconds);
-      sum += seconds;
+      sum += seconds.least;
     }
     for (size_t i = 0; i < alone.size(); ++i) {
       Op& op = priced.mutable_ops()[i];
       if (IsMarker(op)) continue;
       const OpCost cost = CostOf(op);
       Count(ops_, ShapeOf(op), alone[i], cost);
-      Count(kinds_, OpName(op), together * alone[i] / sum, cost);
+      const double share = alone[i].least / sum;
+      Count(kinds_, OpName(op), {together.least * share, together.most * share}, cost);
     }
     return absl::OkStatus();
   }
   StepProfile Take() { return {SlowestFirst(groups_), SlowestFirst(ops_), SlowestFirst(kinds_)}; }
 
  private:
-  absl::StatusOr<double> SecondsOfProgram(Program program) {
+  absl::StatusOr<Range> SecondsOfProgram(Program program) {
     VITSCALE_ASSIGN_OR_RETURN(auto prepared, backend_.Prepare(std::move(program)));
-    double seconds = std::numeric_limits<double>::infinity();
+    Range seconds;
     for (int i = 0; i <= repetitions_; ++i) {  // the first warms up
       absl::Status status;
       const double once = SecondsOf([&] { status = backend_.Run(*prepared, {}, nullptr); });
       VITSCALE_RETURN_IF_ERROR(status);
-      if (i > 0) seconds = std::min(seconds, once);
+      if (i == 0) continue;
+      seconds = {std::min(seconds.least, once), std::max(seconds.most, once)};
     }
     return seconds;
   }

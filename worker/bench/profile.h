@@ -3,7 +3,7 @@
 // goes (alone, an op has no warm cache, so that the sum is mostly above the group).
 //
 // Seconds are the fastest of the repetitions: pieces are short, and whatever else runs on the
-// machine only ever adds.
+// machine only ever adds. How much that was stands beside them.
 
 #ifndef WORKER_BENCH_PROFILE_H_
 #define WORKER_BENCH_PROFILE_H_
@@ -24,6 +24,7 @@ struct Tally {
   int count = 0;
   double seconds = 0;
   OpCost cost;
+  double slowest_seconds = 0;  // of the slowest repetitions
 };
 
 struct StepProfile {          // each list slowest first

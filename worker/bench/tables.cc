@@ -9,6 +9,12 @@ namespace {
 
 using nlohmann::json;
 
+// Milliseconds, but for what takes long enough to be waited for.
+std::string SecondsText(double seconds) {
+  return seconds < 10 ? absl::StrFormat("%.4g ms", 1e3 * seconds)
+                      : absl::StrFormat("%.1f s", seconds);
+}
+
 // The unit is the end of the key.
 std::string ValueText(const std::string& key, const json& value) {
   if (value.is_string()) return value.get<std::string>();
@@ -21,7 +27,7 @@ std::string ValueText(const std::string& key, const json& value) {
                         : absl::StrFormat("%.4g MB", number / 1e6);
   }
   if (absl::EndsWith(key, "share")) return absl::StrFormat("%.1f %%", 100 * number);
-  if (absl::StrContains(key, "seconds")) return absl::StrFormat("%.4g ms", 1e3 * number);
+  if (absl::StrContains(key, "seconds")) return SecondsText(number);
   return value.is_number_float() ? absl::StrFormat("%.5g", number) : value.dump();
 }
 

@@ -132,6 +132,15 @@ absl::Status RunOnce(const WorkersOptions& options, int threads, Side& side) {
   return absl::OkStatus();
 }
 
+// In a process of its own: nothing may run here when the next ones are forked.
+absl::StatusOr<double> CeilingInAProcess(Precision precision, int threads) {
+  VITSCALE_ASSIGN_OR_RETURN(const std::vector<json> ceiling,
+                            RunInProcesses(1, [&](int) -> absl::StatusOr<json> {
+                              return json(MeasureCeiling(precision, threads).flops_per_second);
+                            }));
+  return ceiling[0].get<double>();
+}
+
 json Report(const Side& side, const Side& single, const WorkersOptions& options) {
   const double seconds = Median(side.steps);
   json report = {{"name", side.name},
@@ -188,21 +197,18 @@ absl::StatusOr<json> BenchWorkers(const WorkersOptions& options) {
   std::vector<double> ceilings;
   for (int i = 0; i < options.repetitions; ++i) {
     for (Side& side : sides) VITSCALE_RETURN_IF_ERROR(RunOnce(options, threads, side));
-    // In a process of its own: nothing may run here when the next ones are forked.
-    VITSCALE_ASSIGN_OR_RETURN(const std::vector<json> ceiling,
-                              RunInProcesses(1, [&](int) -> absl::StatusOr<json> {
-                                return json(MeasureCeiling(precision, threads).flops_per_second);
-                              }));
-    ceilings.push_back(ceiling[0].get<double>());
+    if (!options.run.ceiling) continue;
+    VITSCALE_ASSIGN_OR_RETURN(ceilings.emplace_back(), CeilingInAProcess(precision, threads));
   }
-  json report = {
-      {"workers", options.workers},
-      {"threads", threads},
-      {"batch", options.run.batch},
-      {"repetitions", options.repetitions},
-      {"ceiling_flops_per_second", Median(ceilings)},
-      {"ceiling_min_flops_per_second", *std::min_element(ceilings.begin(), ceilings.end())},
-      {"ceiling_max_flops_per_second", *std::max_element(ceilings.begin(), ceilings.end())}};
+  json report = {{"workers", options.workers},
+                 {"threads", threads},
+                 {"batch", options.run.batch},
+                 {"repetitions", options.repetitions}};
+  if (!ceilings.empty()) {
+    report["ceiling_flops_per_second"] = Median(ceilings);
+    report["ceiling_min_flops_per_second"] = *std::min_element(ceilings.begin(), ceilings.end());
+    report["ceiling_max_flops_per_second"] = *std::max_element(ceilings.begin(), ceilings.end());
+  }
   for (const Side& side : sides) report["sides"].push_back(Report(side, sides[0], options));
   return report;
 }

@@ -24,7 +24,8 @@ void AddWorkersFlags(CLI::App& command, WorkersOptions& options);
 // `sleep_millis` instead of working ("sleeping"). Keys: sides, {name, algorithm, step_seconds,
 // _min, _max (medians of a repetition, slowest rank), exposed_seconds (waiting for sums after
 // backward), images_per_second, ratio_share (to single: median of the repetitions; not of
-// sleeping), hidden_share (of sleeping)}; ceiling_flops_per_second, _min, _max.
+// sleeping), hidden_share (of sleeping)}; ceiling_flops_per_second, _min, _max (not where
+// run.ceiling is false).
 absl::StatusOr<nlohmann::json> BenchWorkers(const WorkersOptions& options);
 
 }  // namespace vitscale

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <set>
+#include <sstream>
 
 #include "kernels/base/files.h"
 #include "tests/status_matchers.h"
@@ -320,8 +321,13 @@ TEST(ProbeTest, WritesRatesThatThePlannerReads) {
   options.update_depth = 1;
   options.threads = 1;
   options.out = directory.path() + "/new/rates.txt";
+  std::ostringstream progress;
+  options.progress = &progress;
   VITSCALE_ASSERT_OK_AND_ASSIGN(const json report, BenchProbe(options));
   EXPECT_EQ(report["out"], options.out);
+  EXPECT_GE(report["spread_share"], 0);
+  EXPECT_THAT(progress.str(), HasSubstr("1 of 8: bf16, width 32\n"));
+  EXPECT_THAT(progress.str(), HasSubstr("8 of 8: f32, sgd\n"));
   VITSCALE_ASSERT_OK_AND_ASSIGN(const MachineRates rates, ReadRates(options.out));
   EXPECT_EQ(rates.threads, 1);
   EXPECT_GT(rates.memory_bytes_per_second, 0);

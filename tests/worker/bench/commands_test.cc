@@ -74,6 +74,23 @@ TEST(BenchCommandsTest, EveryCommandGivesItsRateAsJson) {
             0);
 }
 
+TEST(BenchCommandsTest, WorkersLeaveTheCeilingOutWhereAsked) {
+  const std::string line =
+      "workers --repetitions 1 --sleep-millis 1 --json --variant mu/16 --image-size "
+      "32 --classes 10 --batch 4 --threads 2 --steps 1";
+  EXPECT_GT(JsonOf(line)["ceiling_flops_per_second"], 0);
+  const auto without = JsonOf(line + " --no-ceiling");
+  EXPECT_EQ(without["sides"].size(), 4u);
+  EXPECT_FALSE(without.contains("ceiling_flops_per_second"));
+  EXPECT_FALSE(without.contains("ceiling_max_flops_per_second"));
+}
+
+TEST(BenchCommandsTest, VersionNeedsNoCommand) {
+  const Outcome outcome = RunLine("--version");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.out, HasSubstr("vitscale-bench 0."));
+}
+
 TEST(BenchCommandsTest, WithoutJsonThereIsATable) {
   const Outcome outcome = RunLine(std::string("step ") + kModel);
   EXPECT_EQ(outcome.code, 0);
