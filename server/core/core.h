@@ -194,7 +194,7 @@ class Core {
   void Evaluate(JobEntry& job);
   bool CheckFinished(JobEntry& job);
   bool CheckUserErrors(JobEntry& job);
-  bool AnotherMayHaveFiles(const JobEntry& job) const;
+  bool AnotherMayHaveFolder(const JobEntry& job) const;
   void EvaluatePrepare(JobEntry& job);
   void EvaluateForm(JobEntry& job);
   void EvaluateGo(JobEntry& job);

@@ -109,7 +109,7 @@ bool Core::CheckFinished(JobEntry& job) {
 }
 
 // A worker that could take the job and was in none of its attempts so far.
-bool Core::AnotherMayHaveFiles(const JobEntry& job) const {
+bool Core::AnotherMayHaveFolder(const JobEntry& job) const {
   std::set<std::string> tried;
   for (const v1::Member& member : job.row.gang().members()) tried.insert(member.worker_id());
   for (const AttemptFailure& failure : job.row.failures()) {
@@ -124,9 +124,9 @@ bool Core::AnotherMayHaveFiles(const JobEntry& job) const {
   });
 }
 
-// An error by fault of the spec or the data ends the job, whichever rank met it. But files that one
-// worker cannot reach may lie where another can: while there is one that was not tried, the job
-// goes there instead.
+// An error by fault of the spec or the data ends the job, whichever rank met it. But a checkpoint
+// folder that one worker cannot reach may be another's: while there is one that was not tried, the
+// job goes there instead.
 bool Core::CheckUserErrors(JobEntry& job) {
   for (const Loss& loss : job.losses) {
     const ErrorClass error = ClassifyExit(loss.exit_code);
@@ -134,13 +134,13 @@ bool Core::CheckUserErrors(JobEntry& job) {
     // spec's.
     const bool never_wrote = error.code == "checkpoint_storage" && !job.row.job().has_start_time();
     if (error.kind != ErrorKind::kUser && !never_wrote) continue;
-    const bool of_files = never_wrote || error.code == "data";
+    const bool of_files = never_wrote || error.code == "data";  // a worker's own view of them
     const std::string text = loss.error.empty() ? absl::StrCat("the trainer on ", loss.worker_id,
                                                                " ended with code ", loss.exit_code)
                              : of_files ? absl::StrCat("worker ", loss.worker_id, ": ", loss.error)
                                         : loss.error;
-    if (of_files && !job.row.job().has_start_time() &&
-        job.row.job().state() != v1::JOB_STATE_STOPPING && AnotherMayHaveFiles(job)) {
+    if (never_wrote && job.row.job().state() != v1::JOB_STATE_STOPPING &&
+        AnotherMayHaveFolder(job)) {
       job.suspect = loss.worker_id;
       GiveUp(job, error.code, text, true);
     } else {

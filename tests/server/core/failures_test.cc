@@ -22,29 +22,36 @@ TEST_F(CoreTest, AnErrorByFaultOfTheSpecOrDataIsNotRetried) {
 }
 
 // Roots and mounts differ from worker to worker.
-TEST_F(CoreTest, FilesThatOneWorkerCannotReachAreLookedForOnAnotherBeforeTheJobFails) {
-  for (const auto& [code, reason] : {std::pair{84, "checkpoint_storage"}, std::pair{80, "data"}}) {
-    const std::string fault = "'tiny' lies below none of the roots";
-    CoreHarness h;
-    h.AddAgent("w0");
-    h.AddAgent("w1");
-    const std::string id = h.Submit(CoreHarness::Spec(1));
-    h.Run(absl::Milliseconds(1100));
-    ASSERT_EQ(h.job(id).workers(0), "w0");
-    h.KillTrainer(h.agent("w0"), code, fault);
-    EXPECT_EQ(h.state(id), v1::JOB_STATE_QUEUED);
-    h.Run(absl::Milliseconds(200));
-    EXPECT_EQ(h.job(id).message(),
-              absl::StrCat("waits before its next attempt: ", reason, ": worker w0: ", fault));
-    while (h.state(id) == v1::JOB_STATE_QUEUED) h.Run(absl::Milliseconds(100));
-    ASSERT_EQ(h.job(id).workers(0), "w1");
-    h.Run(absl::Milliseconds(700));
-    ASSERT_EQ(h.state(id), v1::JOB_STATE_STARTING);
-    h.KillTrainer(h.agent("w1"), code, fault);
-    EXPECT_EQ(h.state(id), v1::JOB_STATE_FAILED) << "there is nobody else";
-    EXPECT_EQ(h.job(id).reason(), reason);
-    EXPECT_EQ(h.job(id).message(), absl::StrCat("worker w1: ", fault));
-  }
+TEST_F(CoreTest, ACheckpointFolderThatOneWorkerCannotReachIsTriedOnAnotherBeforeTheJobFails) {
+  const std::string fault = "checkpoint.dir: 'tiny' lies below none of the roots";
+  h_.AddAgent("w0");
+  h_.AddAgent("w1");
+  const std::string id = h_.Submit(CoreHarness::Spec(1));
+  h_.Run(absl::Milliseconds(1100));
+  ASSERT_EQ(h_.job(id).workers(0), "w0");
+  h_.KillTrainer(h_.agent("w0"), 84, fault);
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_QUEUED);
+  h_.Run(absl::Milliseconds(200));
+  EXPECT_EQ(h_.job(id).message(),
+            absl::StrCat("waits before its next attempt: checkpoint_storage: worker w0: ", fault));
+  while (h_.state(id) == v1::JOB_STATE_QUEUED) h_.Run(absl::Milliseconds(100));
+  ASSERT_EQ(h_.job(id).workers(0), "w1");
+  h_.Run(absl::Milliseconds(700));
+  ASSERT_EQ(h_.state(id), v1::JOB_STATE_STARTING);
+  h_.KillTrainer(h_.agent("w1"), 84, fault);
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_FAILED) << "there is nobody else";
+  EXPECT_EQ(h_.job(id).reason(), "checkpoint_storage");
+  EXPECT_EQ(h_.job(id).message(), absl::StrCat("worker w1: ", fault));
+}
+
+TEST_F(CoreTest, ADataErrorFailsTheJobAtOnceAndNamesTheWorkerWhoeverElseIsThere) {
+  h_.AddAgent("w0");
+  h_.AddAgent("w1");
+  const std::string id = h_.Submit(CoreHarness::Spec(1));
+  h_.Run(absl::Milliseconds(1100));
+  h_.KillTrainer(h_.agent("w0"), 80, "data.train: 'train.idx': truncated");
+  EXPECT_EQ(h_.state(id), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(h_.job(id).message(), "worker w0: data.train: 'train.idx': truncated");
 }
 
 TEST_F(CoreTest, ACheckpointFolderThatCouldNeverBeWrittenFailsTheJobAtOnceALaterOneIsRetried) {
