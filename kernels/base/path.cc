@@ -108,7 +108,8 @@ absl::StatusOr<std::string> ResolveBelow(FileSystem& fs, const std::vector<std::
     return absl::NotFoundError(absl::StrCat("'", path, "' does not exist below ", RootList(roots)));
   }
   return absl::PermissionDeniedError(
-      absl::StrCat("'", path, "' lies below none of the roots of this worker: ", RootList(roots)));
+      absl::StrCat("'", path, "' lies below none of the roots of this worker: ", RootList(roots),
+                   "; they are given with --data-root and --checkpoint-root"));
 }
 
 }  // namespace vitscale

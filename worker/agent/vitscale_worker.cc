@@ -60,8 +60,7 @@ absl::StatusOr<UniqueFd> BlockStopSignals() {
 }
 
 int Fail(const absl::Status& status, int code) {
-  std::fprintf(stderr, "vitscale-worker: %s: %s\n", absl::StatusCodeToString(status.code()).c_str(),
-               std::string(status.message()).c_str());
+  std::fprintf(stderr, "vitscale-worker: %s\n", std::string(status.message()).c_str());
   return code;
 }
 
@@ -151,6 +150,17 @@ absl::StatusOr<Device> FindDevice(const Flags& flags) {
   return device;
 }
 
+// Jobs are placed here whatever roots this worker has: who starts it has to know.
+void WarnOfMissingRoots(const Flags& flags) {
+  if (flags.checkpoint_roots.empty()) {
+    VITSCALE_LOG(WARNING) << "worker " << flags.worker_id
+                          << " has no --checkpoint-root: no job can run here";
+  } else if (flags.data_roots.empty()) {
+    VITSCALE_LOG(WARNING) << "worker " << flags.worker_id
+                          << " has no --data-root: only jobs with synthetic images can run here";
+  }
+}
+
 int Run(const Flags& flags, int stop_fd) {
   auto device = FindDevice(flags);
   if (!device.ok())
@@ -186,6 +196,7 @@ int Run(const Flags& flags, int stop_fd) {
                      << device->info.instruction_set() << ", " << flags.threads
                      << " threads), coordinator " << flags.coordinator.ToString() << ", metrics "
                      << HostPort{flags.metrics.host, metrics_port}.ToString();
+  WarnOfMissingRoots(flags);
   std::unique_ptr<CardWatch> watch;
   if (device->nvml) {
     watch = std::make_unique<CardWatch>(

@@ -79,7 +79,8 @@ TEST_F(ResolveBelowTest, AMissingRootOrNoRootIsNamed) {
   EXPECT_THAT(ResolveBelow(fs_, {"/no/such/root"}, "x", MustExist::kYes),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/root")));
   EXPECT_THAT(ResolveBelow(fs_, {}, "x", MustExist::kYes),
-              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("none given")));
+              StatusIs(absl::StatusCode::kPermissionDenied,
+                       HasSubstr("(none given); they are given with --data-root")));
 }
 
 TEST(PathTest, JoinsAndSplits) {

@@ -33,6 +33,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::MatchesRegex;
+using testing::Not;
 
 std::string WorkerPath() {
   return JoinPath(DirectoryName(*PosixFileSystem().RealPath("/proc/self/exe")),
@@ -405,7 +406,8 @@ TEST_F(WorkerProgramTest, ADeviceThatIsHeldAPortThatIsTakenAndBadFlagsAreOneLine
   };
   const UniqueFd taken = *ListenTcp({"127.0.0.1", 0});
   const std::string port = absl::StrCat(*LocalPort(taken.get()));
-  EXPECT_THAT(run({"--lock-wait=1ms"}), MatchesRegex("75 .*UNAVAILABLE: device cpu0 is held by.*"));
+  EXPECT_THAT(run({"--lock-wait=1ms"}),
+              MatchesRegex("75 vitscale-worker: device cpu0 is held by.*"));
   EXPECT_THAT(run({"--device=cpu1", "--metrics=127.0.0.1:" + port}),
               MatchesRegex("1 .*serve /metrics on 127.0.0.1:" + port + ".*"));
   EXPECT_THAT(run({"--device=cpu1", "--metrics=0.0.0.0:0"}), MatchesRegex("78 .*not a loopback.*"));
@@ -418,6 +420,30 @@ TEST_F(WorkerProgramTest, ADeviceThatIsHeldAPortThatIsTakenAndBadFlagsAreOneLine
   EXPECT_THAT(run({"--data-address=203.0.113.9"}), MatchesRegex("78 .*--data-address: .*"));
   EXPECT_THAT(run({"--no-such-flag"}), MatchesRegex("2 .*"));
   EXPECT_THAT(run({"--threads=0"}), MatchesRegex("2 .*"));
+}
+
+TEST_F(WorkerProgramTest, AWorkerWithoutARootSaysWhichJobsCanRunThere) {
+  const auto log_without = [&](const std::vector<std::string>& roots) {
+    std::vector<std::string> flags = Flags(coordinator_->address());
+    std::erase_if(flags, [&](const std::string& flag) {
+      return std::any_of(roots.begin(), roots.end(),
+                         [&](const std::string& root) { return flag.starts_with(root + "="); });
+    });
+    const TemporaryDirectory folder;
+    Worker worker(folder.path(), flags);
+    EXPECT_TRUE(Eventually([&] { return absl::StrContains(worker.Log(), ", metrics "); }));
+    worker.Kill(SIGTERM);
+    EXPECT_EQ(worker.Wait(), 0) << worker.Log();
+    return worker.Log();
+  };
+  EXPECT_THAT(log_without({}), Not(HasSubstr("-root")));
+  EXPECT_THAT(log_without({"--data-root"}),
+              HasSubstr("worker w0 has no --data-root: only jobs with synthetic images can run"));
+  for (const auto& roots : std::vector<std::vector<std::string>>{
+           {"--checkpoint-root"}, {"--checkpoint-root", "--data-root"}}) {
+    EXPECT_THAT(log_without(roots),
+                HasSubstr("worker w0 has no --checkpoint-root: no job can run here"));
+  }
 }
 
 TEST_F(WorkerProgramTest, MetricsShowTheTrainerAndTheWorker) {
@@ -435,10 +461,12 @@ TEST_F(WorkerProgramTest, MetricsShowTheTrainerAndTheWorker) {
     }
     return text;
   };
-  EXPECT_TRUE(Eventually([&] {
-    return absl::StrContains(scrape(), "vitscale_train_images_total{job_name=\"fake\",rank=\"0\"}");
+  std::string text;
+  EXPECT_TRUE(Eventually([&] {  // its first step and its stage come by different messages
+    text = scrape();
+    return absl::StrContains(text, "vitscale_train_images_total{job_name=\"fake\",rank=\"0\"}") &&
+           absl::StrContains(text, "vitscale_worker_stage{stage=\"go\"} 1");
   }));
-  const std::string text = scrape();
   for (const char* series :
        {"vitscale_train_step_seconds_bucket{job_name=\"fake\",phase=\"all\",rank=\"0\",le=\"0."
         "01\"}",
