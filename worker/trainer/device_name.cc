@@ -74,7 +74,7 @@ int64_t DeviceMemoryBytes(absl::string_view backend_device) {
   const auto nvml = Nvml::Open();
   if (!nvml.ok()) return 0;
   const auto card = (*nvml)->ReadVisible(index);
-  return card.ok() ? card->memory_bytes : 0;
+  return card.ok() && !card->divided ? card->memory_bytes : 0;
 }
 
 }  // namespace vitscale

@@ -164,7 +164,7 @@ CudaOpOr MakeCudnn(Cudnn& cudnn, const Choice& choice, const AttentionSize& size
 }  // namespace
 
 absl::StatusOr<CudnnSetting> ParseCudnnSetting(const char* value) {
-  const absl::string_view text = value == nullptr ? "auto" : value;
+  const absl::string_view text = value == nullptr || *value == '\0' ? "auto" : value;
   if (text == "auto") return CudnnSetting{CudnnUse::kIfFaster, kCudnnFile};
   if (text == "on") return CudnnSetting{CudnnUse::kIfRight, kCudnnFile};
   if (text == "off") return CudnnSetting{CudnnUse::kOff, ""};

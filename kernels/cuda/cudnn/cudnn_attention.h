@@ -26,7 +26,7 @@ struct CudnnSetting {
   CudnnUse use = CudnnUse::kIfFaster;
   std::string file;
 };
-// Of VITSCALE_CUDNN, null where it is not set. INVALID_ARGUMENT naming the value.
+// Of VITSCALE_CUDNN, null where it is not set, which an empty one is too. INVALID_ARGUMENT naming the value.
 absl::StatusOr<CudnnSetting> ParseCudnnSetting(const char* value);
 
 // Of two that agree: "105.0 us, our own 120.0 us" with cuDNN, else "it takes 150.0 us, this 120.0

@@ -96,6 +96,7 @@ TEST(CudnnVariantTest, SettingsAreReadAsTheHeaderSays) {
   EXPECT_EQ(cuda::ParseCudnnSetting(nullptr)->use, cuda::CudnnUse::kIfFaster);
   EXPECT_EQ(cuda::ParseCudnnSetting(nullptr)->file, "libcudnn.so.9");
   EXPECT_EQ(cuda::ParseCudnnSetting("auto")->use, cuda::CudnnUse::kIfFaster);
+  EXPECT_EQ(cuda::ParseCudnnSetting("")->use, cuda::CudnnUse::kIfFaster);
   EXPECT_EQ(cuda::ParseCudnnSetting("on")->use, cuda::CudnnUse::kIfRight);
   EXPECT_EQ(cuda::ParseCudnnSetting("off")->use, cuda::CudnnUse::kOff);
   EXPECT_EQ(cuda::ParseCudnnSetting("/opt/libcudnn.so.9")->file, "/opt/libcudnn.so.9");

@@ -67,6 +67,29 @@ TEST_F(NcclStandinTest, WhoDoesNotAskFindsOldValues) {
   EXPECT_EQ(Gather(), ncclInvalidUsage);  // and may not go on
 }
 
+// A bucket that backward still writes.
+TEST_F(NcclStandinTest, ASumThatBeginsBeforeItsBucketIsCompleteIsCaught) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const Buffer<float> bucket{std::vector<float>(4, 1)};
+  cudaStream_t backward = nullptr;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&backward, cudaStreamNonBlocking), cudaSuccess);
+  Init(1);
+  EXPECT_EQ(State(), ncclSuccess);
+  const auto sum_behind_a_write = [&](bool wait) {
+    (void)cudaMemsetAsync(bucket.get(), 0, 4 * sizeof(float), backward);
+    if (wait) (void)cudaStreamSynchronize(backward);
+    (void)nccl_.AllReduce(bucket.get(), bucket.get(), 4, ncclFloat32, ncclSum, comm_, stream_);
+    (void)State();
+    (void)State();
+    (void)cudaStreamSynchronize(backward);  // as a step does in the end
+    (void)cudaStreamSynchronize(stream_);
+  };
+  EXPECT_DEATH(sum_behind_a_write(false), "all-reduce of rank 0 began before its 16 bytes were");
+  sum_behind_a_write(true);
+  EXPECT_EQ(bucket.Values(), std::vector<float>(4, 0));
+  (void)cudaStreamDestroy(backward);
+}
+
 TEST_F(NcclStandinTest, ACallThatBlocksBehindACollectiveIsCaught) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto block = [this] {
