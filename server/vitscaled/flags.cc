@@ -21,6 +21,14 @@ constexpr int64_t kSecretBytesMax = 4096;
 constexpr int kLocalWorkersMax = 256;
 constexpr int kThreadsMax = 1024;
 
+constexpr char kExamples[] = R"(
+Examples:
+  vitscaled --local-workers=2 --data-root=/srv/data --checkpoint-root=/srv/checkpoints
+  vitscaled --listen=10.0.0.1:7480 --insecure --join-secret-file=/etc/vitscale/secret
+
+SIGTERM: local workers let their jobs save a checkpoint and leave; jobs go on at the next start.
+Exit codes: 0 asked to leave and left, 1 failed, 2 command line, 78 bad configuration.)";
+
 struct DurationFlag {
   const char* name;
   const char* help;
@@ -131,6 +139,7 @@ absl::StatusOr<ServerFlags> ParseServerFlags(int argc, const char* const* argv,
   CLI::App app("The vitscale coordinator: takes jobs, gives them workers, keeps them running",
                "vitscaled");
   TidyHelp(app);
+  app.footer(kExamples);
   app.add_option("--state-dir", flags.state_dir, "Jobs, events, steps; one coordinator at a time")
       ->capture_default_str();
   app.add_option("--socket", flags.socket, "Unix socket of users and agents on this machine")

@@ -25,6 +25,8 @@ TEST_F(CliTest, HelpTeachesWithExamplesAndGoesToStandardOutput) {
   EXPECT_THAT(out(), AllOf(HasSubstr("Examples:"), HasSubstr("--idempotency-key")));
   EXPECT_EQ(Run({}), 0);
   EXPECT_THAT(out(), HasSubstr("submit"));
+  EXPECT_EQ(Run({"--version"}), 0);
+  EXPECT_THAT(out(), HasSubstr("vitscale 0."));
 }
 
 TEST_F(CliTest, UsageErrorsAreExitCode2OnStandardError) {

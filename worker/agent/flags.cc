@@ -23,6 +23,16 @@ constexpr size_t kWorkerIdMax = 63;
 constexpr int64_t kSecretBytesMax = 4096;
 constexpr int kThreadsMax = 1024;
 
+constexpr char kExamples[] = R"(
+Examples:
+  vitscale-worker --threads=8 --data-root=/srv/data --checkpoint-root=/srv/checkpoints
+  vitscale-worker --device=cuda0 --threads=8 --coordinator=10.0.0.1:7480 \
+    --join-secret-file=/etc/vitscale/secret --data-root=/srv/data --checkpoint-root=/srv/checkpoints
+
+Environment: VITSCALE_ADDRESS (as --coordinator).
+Exit codes: 0 asked to leave and left, 1 it cannot start, 2 command line, 75 the device is held by
+            somebody else, 78 bad configuration, 85 a newer agent has this worker id.)";
+
 // Values as the user typed them.
 struct Text {
   std::string coordinator, metrics = "127.0.0.1:0", join_secret_file;
@@ -190,6 +200,7 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv, FlagsExit& done) {
   CLI::App app("One worker: an agent that serves a vitscale coordinator with one device",
                "vitscale-worker");
   TidyHelp(app);
+  app.footer(kExamples);
   Flags flags;
   Text text;
   Declare(app, flags, text);

@@ -58,6 +58,8 @@ TEST(ServerFlagsTest, UsageErrorsAreTwoAndHelpIsNone) {
   EXPECT_TRUE(done.exit);
   EXPECT_EQ(done.code, 0);
   EXPECT_THAT(done.text, HasSubstr("--orphan-window"));
+  EXPECT_THAT(done.text, HasSubstr("Examples:\n  vitscaled --local-workers=2"));
+  EXPECT_THAT(done.text, HasSubstr("Exit codes: 0"));
 }
 
 }  // namespace
