@@ -106,5 +106,21 @@ TEST_F(CoreTest, ADrainingWorkerLetsItsJobGoAndTakesNothingNew) {
   EXPECT_EQ(h_.core().Workers()[0].state(), v1::WORKER_STATE_DRAINING);
 }
 
+TEST_F(CoreTest, AnIntentForAJobThatHasEndedIsRefusedWithHowItEnded) {
+  const std::string done = Running(1);
+  h_.steps_total = 3;
+  h_.Run(absl::Seconds(10));
+  ASSERT_EQ(h_.state(done), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_THAT(h_.SetIntent(done, v1::INTENT_CANCEL),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("job ", done, " (job) has already SUCCEEDED")));
+  const std::string gone = h_.Submit(CoreHarness::Spec(9));
+  EXPECT_THAT(h_.SetIntent(gone, v1::INTENT_CANCEL), IsOk());
+  EXPECT_THAT(h_.SetIntent(gone, v1::INTENT_CANCEL), IsOk()) << "so it is";
+  EXPECT_THAT(h_.SetIntent(gone, v1::INTENT_RUN),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("job ", gone, " (job) has already been CANCELLED")));
+}
+
 }  // namespace
 }  // namespace vitscale
