@@ -160,6 +160,18 @@ TEST(CudaBackendTest, DeviceThatIsNotThereIsNamed) {
                        HasSubstr("no CUDA device: device is cuda:3, this machine has 1")));
 }
 
+TEST(CudaBackendTest, ATrainerTakesNoOtherCardThanItsWorkers) {
+  const std::string here = "GPU-00000000-0000-0000-0000-000000000000";
+  const std::string other = "GPU-a1b2c3d4-0000-0000-0000-000000000007";
+  setenv("VITSCALE_CARD_UUID", here.c_str(), 1);
+  EXPECT_THAT(cuda::CreateCudaBackend({.device = "cuda:0"}), IsOk());
+  setenv("VITSCALE_CARD_UUID", other.c_str(), 1);
+  EXPECT_THAT(cuda::CreateCudaBackend({.device = "cuda:0"}),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("cuda:0 is the card " + here + ", this worker has " + other)));
+  unsetenv("VITSCALE_CARD_UUID");
+}
+
 TEST(CudaBackendTest, OutOfMemoryNamesArenaBytesAndWhatIsFree) {
   cuda_on_cpu::SetDeviceMemory(int64_t{1} << 30);
   const auto backend = MakeBackend();

@@ -186,6 +186,7 @@ cudaError_t cudaGetDevice(int* device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (!Device::Get().HasDevice(device)) return Remember(cudaErrorInvalidDevice);
   *properties = H100(Device::Get().memory_bytes);
+  properties->uuid.bytes[15] = static_cast<char>(device);
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {

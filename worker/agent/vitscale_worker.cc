@@ -144,6 +144,7 @@ absl::StatusOr<Device> FindDevice(const Flags& flags) {
   VITSCALE_ASSIGN_OR_RETURN(device.nvml, Nvml::Open());
   VITSCALE_ASSIGN_OR_RETURN(device.card, device.nvml->Read(device.card_index));
   const Card& card = device.card;
+  setenv("VITSCALE_CARD_UUID", card.uuid.c_str(), /*overwrite=*/1);  // trainers take no other
   VITSCALE_ASSIGN_OR_RETURN(device.info, DescribeCard(flags.device, card, flags.threads));
   device.limits =
       CardLimits{card.memory_bytes, PeakOf(flags, card, true), PeakOf(flags, card, false)};

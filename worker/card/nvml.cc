@@ -164,7 +164,8 @@ class OpenNvml : public Nvml {
     return 10 * major + minor;
   }
 
-  // The second form leaves out what the driver keeps for itself, some 0.5 GB of a large card.
+  // The second form tells what the driver keeps for itself, some 0.6 GB of a large card: nobody can
+  // allocate that.
   absl::Status ReadMemory(Device device, Card* card) const {
     MemoryV2 memory{};
     memory.version = kMemoryV2;
@@ -174,12 +175,12 @@ class OpenNvml : public Nvml {
       memory = {kMemoryV2, old.total, 0, old.free, old.used};
     }
     if (memory.total == 0 || memory.total > kMemoryBytesMax || memory.used > memory.total ||
-        memory.free > memory.total) {
+        memory.free > memory.total || memory.reserved >= memory.total) {
       return absl::InternalError(absl::StrCat("NVML: memory does not add up: ", memory.total,
                                               " bytes, ", memory.used, " used, ", memory.free,
                                               " free"));
     }
-    card->memory_bytes = static_cast<int64_t>(memory.total);
+    card->memory_bytes = static_cast<int64_t>(memory.total - memory.reserved);
     card->used_bytes = static_cast<int64_t>(memory.used);
     card->free_bytes = static_cast<int64_t>(memory.free);
     return absl::OkStatus();

@@ -30,8 +30,9 @@ struct Card {
   std::string uuid;    // "GPU-…"
   std::string driver;  // "580.82.07"
   int sm = 0;          // compute capability: 90
+  // Without what the driver keeps for itself; a driver before 510 does not say how much that is.
   int64_t memory_bytes = 0;
-  // In use by anybody, without what the driver keeps for itself.
+  // In use by anybody, without the same.
   int64_t used_bytes = 0;
   int64_t free_bytes = 0;
   std::vector<CardProcess> processes;  // each once

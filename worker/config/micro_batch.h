@@ -29,7 +29,7 @@ struct DeviceLimits {
 struct FixedSpec {
   std::string spec_bytes;  // the canonical spec, batch.micro filled
   // For people: "batch.micro 32 fits 2 cpu workers (62.8 GiB) and 4 cuda workers (NVIDIA H100 80GB
-  // HBM3, 79.65 GiB)"; of several workers of a kind the least memory.
+  // HBM3, 79.09 GiB)"; of several workers of a kind the least memory.
   std::string planned_for;
 };
 

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <fstream>
 
 #include "absl/strings/numbers.h"
@@ -33,6 +34,25 @@ absl::Status CheckDriver() {
   return absl::OkStatus();
 }
 
+// As NVML writes it: "GPU-8f2a6c10-…", groups of 4, 2, 2, 2 and 6 bytes.
+std::string UuidText(const cudaUUID_t& uuid) {
+  std::string text = "GPU";
+  for (int i = 0; i < 16; ++i) {
+    const bool begins = i == 0 || i == 4 || i == 6 || i == 8 || i == 10;
+    absl::StrAppend(&text, begins ? "-" : "",
+                    absl::Hex(static_cast<unsigned char>(uuid.bytes[i]), absl::kZeroPad2));
+  }
+  return text;
+}
+
+absl::Status CheckIsTheWorkersCard(int index, const cudaDeviceProp& properties) {
+  const char* wanted = std::getenv("VITSCALE_CARD_UUID");
+  const std::string uuid = UuidText(properties.uuid);
+  if (wanted == nullptr || *wanted == '\0' || uuid == wanted) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("no CUDA device: cuda:", index, " is the card ",
+                                                    uuid, ", this worker has ", wanted));
+}
+
 }  // namespace
 
 absl::StatusOr<int> ParseDeviceIndex(const std::string& device) {
@@ -60,6 +80,7 @@ absl::StatusOr<Device> FindDevice(int index) {
   cudaDeviceProp properties{};
   VITSCALE_RETURN_IF_ERROR(
       CudaStatus(cudaGetDeviceProperties(&properties, index), "read device properties"));
+  VITSCALE_RETURN_IF_ERROR(CheckIsTheWorkersCard(index, properties));
   Device device{index,
                 properties.name,
                 {properties.major * 10 + properties.minor, properties.multiProcessorCount,

@@ -28,7 +28,9 @@ struct Device {
 absl::StatusOr<int> ParseDeviceIndex(const std::string& device);
 
 // FAILED_PRECONDITION in one line: no driver, a driver too old for this runtime, no device of that
-// index, or one below sm_80.
+// index, or one below sm_80; or another card than that of environment VITSCALE_CARD_UUID, if an
+// agent has set it for its trainers: CUDA leaves out cards that NVML counts (lost ones, parts of
+// divided ones), and a job must not end up on a neighbour's.
 absl::StatusOr<Device> FindDevice(int index);
 
 // Calls of this thread go to that device from here on.

@@ -47,6 +47,7 @@ class CardClusterTest : public ClusterTest {
   static void Say(const std::string& processes) {
     const std::string path = cluster_->folder() + "/cards";
     std::ofstream(path + ".new") << "count 1\ncard 0 name NVIDIA H100 80GB HBM3\n"
+                                    "card 0 uuid GPU-00000000-0000-0000-0000-000000000000\n"
                                     "card 0 memory 85520809984 600000000 84900000000 20000000\n"
                                  << processes;
     ASSERT_EQ(rename((path + ".new").c_str(), path.c_str()), 0);

@@ -179,7 +179,7 @@ TEST_F(CardProgramTest, RegistersItsCardAndReportsWhenSomebodyElseComesAndGoes) 
   EXPECT_EQ(device.kind(), v1::DEVICE_CUDA);
   EXPECT_EQ(device.model(), "NVIDIA H100 80GB HBM3") << "whatever CUDA_VISIBLE_DEVICES says";
   EXPECT_EQ(device.driver(), "580.82.07");
-  EXPECT_EQ(device.memory_bytes(), 85520809984);
+  EXPECT_EQ(device.memory_bytes(), 84920809984);
   EXPECT_NEAR(static_cast<double>(coordinator_.observed().device_use().free_bytes()), 84.9e9, 2e7);
   Say("card 0 process 4711 71300000000\n");
   ASSERT_TRUE(WaitForDirt("process 4711 holds 71.3 GB of it"));
