@@ -127,7 +127,7 @@ void AddSubmit(Cli& cli) {
       "schedule.total counts from\nstep 0 of the long run.\n"
       "  for n in 100000 300000 1000000; do\n"
       "    c=$(vitscale checkpoints list long -o json | jq -r --argjson n $n \\\n"
-      "        '[.[] | select((.step | tonumber) == $n)][0].id')\n"
+      "        '[.[] | select(.step >= $n)] | min_by(.step) | .id')\n"
       "    vitscale submit --from $c --name long-$n \\\n"
       "        --set \"schedule.total=$((n + 50000)) steps\" --set \"schedule.cooldown=50000 "
       "steps\"\n"
