@@ -36,7 +36,7 @@ void CheckLoss(const LossArgs& a, OpChecker& c) {
   c.Is(a.logits, "logits", kOnlyF32, {kAny, kAny});
   if (!c.ok()) return;
   const int64_t batch = a.logits.shape[0], columns = a.logits.shape[1];
-  const int64_t classes = a.classes == 0 ? columns : a.classes;
+  const int64_t classes = a.class_count();
   c.Require(classes == columns || (classes > 0 && PadColumns(classes) == columns),
             absl::StrCat("classes is ", classes, ", want that logits have as many columns, or ",
                          "padded ones: they have ", columns));

@@ -28,6 +28,12 @@ namespace vitscale {
 // compute copies (packed, in the compute dtype) for every weight that a Linear or LinearGradInput names, and makes
 // them anew when PrepareWeights runs.
 using WeightParts = absl::InlinedVector<TensorView, 3>;
+// `out` of all parts together.
+inline int64_t Columns(const WeightParts& parts) {
+  int64_t columns = 0;
+  for (const TensorView& part : parts) columns += part.columns();
+  return columns;
+}
 
 // Columns of a padded row: the next multiple of 16 bytes of bf16.
 inline constexpr int64_t kPaddedColumns = 8;
@@ -231,6 +237,7 @@ struct LossArgs {
   TensorView loss_sum;     // [1], f64, in Arena::kStatistics
   TensorView correct;      // [1], i64, in Arena::kStatistics
   bool accumulate = false; // of loss_sum and correct
+  int64_t class_count() const { return classes == 0 ? logits.columns() : classes; }
 };
 struct SigmoidLossArgs : LossArgs {};
 // Sum over images of -sum_c y_c log softmax(z)_c; sparse labels count 1 / (number of labels) each.

@@ -40,7 +40,7 @@ class LossOp : public CpuOp {
         softmax_(softmax),
         batch_(args.logits.rows()),
         stride_(args.logits.columns()),
-        classes_(args.classes == 0 ? stride_ : args.classes),
+        classes_(args.class_count()),
         logits_(builder.Memory<const float>(args.logits)),
         kind_(args.labels.kind),
         ids_(builder.Memory<const int32_t>(args.labels.ids)),

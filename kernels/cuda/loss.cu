@@ -227,7 +227,7 @@ LossRows RowsOf(const LossArgs& args, CudaOpBuilder& builder) {
           .hits = builder.Reserve<int64_t>(batch),
           .batch = batch,
           .id_count = dense ? 0 : args.labels.ids.elements(),
-          .classes = static_cast<int>(args.classes == 0 ? args.logits.columns() : args.classes),
+          .classes = static_cast<int>(args.class_count()),
           .stride = static_cast<int>(args.logits.columns())};
 }
 

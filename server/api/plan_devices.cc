@@ -22,12 +22,11 @@ Workers Preferred(Workers workers, const std::function<bool(const v1::Worker&)>&
 }
 
 Workers OfWantedKind(v1::Device wanted, absl::Span<const v1::Worker> workers) {
-  const bool any = wanted == v1::DEVICE_ANY || wanted == v1::DEVICE_UNSPECIFIED;
   Workers found;
   for (const v1::Worker& worker : workers) {
     const v1::Device kind = worker.device().kind();
     const bool known = kind == v1::DEVICE_CPU || kind == v1::DEVICE_CUDA;
-    if (known && (any || kind == wanted)) found.push_back(&worker);
+    if (known && Admits(wanted, kind)) found.push_back(&worker);
   }
   return found;
 }

@@ -118,9 +118,8 @@ bool Core::AnotherMayHaveFolder(const JobEntry& job) const {
   const v1::Device wanted = job.row.job().spec().resources().device();
   return std::any_of(workers_.begin(), workers_.end(), [&](const auto& known) {
     const auto& [id, worker] = known;
-    const bool fits = wanted == v1::DEVICE_ANY || wanted == v1::DEVICE_UNSPECIFIED ||
-                      wanted == worker.row.worker().device().kind();
-    return fits && Usable(worker) && tried.count(id) == 0;
+    return Admits(wanted, worker.row.worker().device().kind()) && Usable(worker) &&
+           tried.count(id) == 0;
   });
 }
 

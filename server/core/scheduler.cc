@@ -22,10 +22,7 @@ struct Group {
   int usable() const { return static_cast<int>(free.size() + coming.size()) + held; }
 };
 
-bool Fits(const QueuedJob& job, const Group& group) {
-  return job.device == v1::DEVICE_ANY || job.device == v1::DEVICE_UNSPECIFIED ||
-         job.device == group.kind;
-}
+bool Fits(const QueuedJob& job, const Group& group) { return Admits(job.device, group.kind); }
 
 std::string DeviceWord(v1::Device device) {
   return device == v1::DEVICE_CPU ? "cpu " : device == v1::DEVICE_CUDA ? "cuda " : "";
@@ -253,6 +250,10 @@ class Pass {
 };
 
 }  // namespace
+
+bool Admits(v1::Device wanted, v1::Device kind) {
+  return wanted == v1::DEVICE_ANY || wanted == v1::DEVICE_UNSPECIFIED || wanted == kind;
+}
 
 SchedulerOutput Schedule(const SchedulerInput& input) { return Pass(input).Run(); }
 

@@ -38,6 +38,9 @@ enum class DeviceStatus {
   kHeld,      // by a job that runs
   kUnusable,  // unreachable, quarantined, draining, not heard of yet
 };
+// Whether a job that wants the one may have the other, a device's kind.
+bool Admits(v1::Device wanted, v1::Device kind);
+
 struct SchedulerDevice {
   absl::string_view worker_id;
   v1::Device kind = v1::DEVICE_CPU;

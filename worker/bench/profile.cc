@@ -31,11 +31,6 @@ bool BeginsWithOptimizer(const Program& piece) {
 std::string Matmul(const char* name, int64_t rows, int64_t in, int64_t out) {
   return absl::StrCat(name, " ", rows, "x", in, "x", out);
 }
-int64_t Columns(const WeightParts& parts) {
-  int64_t columns = 0;
-  for (const TensorView& part : parts) columns += part.columns();
-  return columns;
-}
 
 // Ops of one kind and shape count together.
 std::string ShapeOf(const Op& op) {

@@ -22,8 +22,6 @@ int64_t Room(const DeviceLimits& device) {
   return device.memory_bytes > 0 ? device.memory_bytes : std::numeric_limits<int64_t>::max();
 }
 
-const char* KindName(DeviceKind kind) { return kind == DeviceKind::kCuda ? "cuda" : "cpu"; }
-
 // ---- words -------------------------------------------------------------------
 
 // "2 cpu workers (62.8 GiB)"; all of one kind and model.
@@ -33,7 +31,7 @@ std::string GroupText(const std::vector<DeviceLimits>& group) {
   std::vector<std::string> facts;
   if (least.kind == DeviceKind::kCuda && !least.model.empty()) facts.push_back(least.model);
   facts.push_back(least.memory_bytes > 0 ? HumanBytes(least.memory_bytes) : "memory not known");
-  return absl::StrCat(group.size(), " ", KindName(least.kind),
+  return absl::StrCat(group.size(), " ", DeviceKindName(least.kind),
                       group.size() == 1 ? " worker (" : " workers (", absl::StrJoin(facts, ", "),
                       ")");
 }
@@ -125,7 +123,7 @@ absl::Status WithKindThatFits(const absl::Status& error, const JobConfig& job,
     const std::vector<DeviceLimits> same = OfKind(workers, kind);
     if (same.empty() || !ChooseFor(job, same).ok()) continue;
     return absl::ResourceExhaustedError(absl::StrCat(error.message(), "; or resources.device ",
-                                                     KindName(kind), ", which fits ",
+                                                     DeviceKindName(kind), ", which fits ",
                                                      WorkersText(same)));
   }
   return error;

@@ -68,6 +68,9 @@ struct ModelLayout {
       0;  // images whose logits exist at a time; below `batch` it is a multiple of 64.
           // 0: all. Gradients of the classifier are then summed piece by piece
   bool padded_logits = false;  // rows of logits and of their gradient are padded, as cards like it
+  int64_t logit_columns() const {
+    return padded_logits ? PadColumns(model.classes) : model.classes;
+  }
   float range_min = -1.0f, range_max = 1.0f;
   ParamTable table;
   std::vector<Bucket> buckets;

@@ -38,9 +38,8 @@ const TensorView& VitBuilder::ClassifierInput() const {
 void VitBuilder::Loss() {
   const int64_t rows = layout_.head_rows > 0 ? std::min(layout_.head_rows, batch_) : batch_;
   in_pieces_ = rows < batch_;
-  const int64_t columns = layout_.padded_logits ? PadColumns(m_.classes) : m_.classes;
-  head_.logits = New("logits", DType::kF32, rows, columns);
-  if (training_) grad_logits_ = New("grad_logits", compute_, rows, columns);
+  head_.logits = New("logits", DType::kF32, rows, layout_.logit_columns());
+  if (training_) grad_logits_ = New("grad_logits", compute_, rows, layout_.logit_columns());
   if (training_ && in_pieces_) NewGradOfClassifierInput();
   for (int64_t first = 0; first < batch_; first += rows) {
     const int64_t count = std::min(rows, batch_ - first);

@@ -30,12 +30,6 @@ int64_t Allocated(int64_t bytes) {
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t Columns(const WeightParts& parts) {
-  int64_t columns = 0;
-  for (const TensorView& part : parts) columns += part.columns();
-  return columns;
-}
-
 DType MultipliedAs(const TensorView& operand, bool full_precision) {
   return full_precision ? DType::kF32 : operand.dtype;
 }

@@ -3,11 +3,6 @@
 namespace vitscale {
 namespace {
 
-double Columns(const WeightParts& parts) {
-  double columns = 0;
-  for (const TensorView& part : parts) columns += part.columns();
-  return columns;
-}
 double Matmul(double rows, double in, double out) { return 2 * rows * in * out; }
 
 struct FlopsOfOp {

@@ -308,6 +308,8 @@ DeviceKind DeviceKindOf(absl::string_view device) {
   return absl::StartsWith(device, "cuda") ? DeviceKind::kCuda : DeviceKind::kCpu;
 }
 
+const char* DeviceKindName(DeviceKind kind) { return kind == DeviceKind::kCuda ? "cuda" : "cpu"; }
+
 int64_t HeadRows(int64_t batch, int64_t classes, int64_t logit_bytes_max) {
   constexpr int64_t kMultiple = 64;  // rows that begin at an aligned address whatever their dtype
   const int64_t row_bytes = classes * DTypeBytes(DType::kF32);

@@ -25,6 +25,7 @@ namespace vitscale {
 enum class DeviceKind : uint8_t { kCpu, kCuda };
 // Of "cpu" or "cuda:<index>".
 DeviceKind DeviceKindOf(absl::string_view device);
+const char* DeviceKindName(DeviceKind kind);  // "cpu", "cuda"
 
 // What auto means where memory does not decide; see README.md for what each level costs. A card
 // reads what it kept faster than it computes it again; caches of a CPU do not.

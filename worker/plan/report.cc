@@ -35,9 +35,9 @@ void BatchLines(std::string& text, const Plan& plan) {
                         ? absl::StrCat(", logits of ", plan.layout.head_rows, " at a time")
                         : ""));
   const int64_t classes = plan.request.model.classes;
-  if (plan.layout.padded_logits && PadColumns(classes) != classes) {
+  if (plan.layout.logit_columns() != classes) {
     Line(text, "logits",
-         absl::StrCat(classes, " classes in rows of ", PadColumns(classes),
+         absl::StrCat(classes, " classes in rows of ", plan.layout.logit_columns(),
                       ": the padding is in no sum"));
   }
 }
